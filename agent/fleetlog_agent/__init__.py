@@ -1,0 +1,1 @@
+"""Run commands on one host and report what happened."""

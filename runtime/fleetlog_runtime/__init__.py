@@ -1,0 +1,1 @@
+"""What runs a unit: pure contracts and the shell that performs effects."""

@@ -1,0 +1,1 @@
+"""Contracts without I/O: effects, engine, limits, settings, clock, bus types."""

@@ -1,0 +1,171 @@
+"""A service as a value: the order in which fold, observe and decide are called, and the read-back rule.
+
+The async service loop and the simulation both drive this class, so what the simulation proves is what runs.
+It does no I/O and reads no clock.
+
+The rule: a decision is acted on only after its events were read back from the log and folded. So `decide` is not
+called while an append is unsettled, and whatever is sent is a function of folded state. An append's fate is
+settled by reading: either its first event id comes by, or the log is read past the point at which it was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from fleetlog_runtime.pure.bus import Batch, Draft
+from fleetlog_runtime.pure.effects import Append, Changed, Effect, Performed, Tick, WakeAt
+from fleetlog_schemas import limits
+from fleetlog_schemas.codec import Event, encode
+from fleetlog_schemas.events import Data
+
+S = TypeVar("S")
+L = TypeVar("L")
+
+
+class Unit(Protocol[S, L]):
+    """The pure functions of one service."""
+
+    name: str
+    subject: str
+    """The fenced subject that it writes."""
+
+    def initial(self) -> S:
+        """Return the state of an empty log."""
+        ...
+
+    def fold(self, state: S, event: Event) -> object:
+        """Fold one event into *state* and return what changed, for `observe`."""
+        ...
+
+    def awaken(self, state: S, now_ms: int) -> L:
+        """Return the live state of a service that has just folded *state* and knows nothing else."""
+        ...
+
+    def observe(self, state: S, live: L, observation: object, now_ms: int) -> None:
+        """Take in what is not in the log. Changes only *live*."""
+        ...
+
+    def decide(self, state: S, live: L, now_ms: int) -> list[Effect]:
+        """Return what is due; changes nothing, so that deciding twice adds nothing."""
+        ...
+
+
+class Engine(Generic[S, L]):
+    """One running instance of a unit."""
+
+    def __init__(
+        self, unit: Unit[S, L], source: str, make_id: Callable[[], str], state: S | None = None, position: int = 0,
+        fence_seq: int = 0,
+    ) -> None:
+        """Start from nothing, or from a snapshot: *state* folded up to *position*."""
+        self.unit = unit
+        self.source = source
+        self.state: S = unit.initial() if state is None else state
+        self.position = position
+        """The last sequence folded."""
+        self.at_batch_end = True
+        self.fence_seq = fence_seq
+        """The last sequence folded of the unit's own subject."""
+        self.live: L | None = None
+        """None while this instance is a standby: it folds and does nothing else."""
+        self.pending: Batch | None = None
+        self.refused_at: int | None = None
+        """With a refused append: read at least this far before deciding anew."""
+        self.wake_at_ms: int | None = None
+        self._make_id = make_id
+
+    def lead(self, now_ms: int) -> None:
+        """Become active: from here on, observe and decide."""
+        self.live = self.unit.awaken(self.state, now_ms)
+
+    def follow(self) -> None:
+        """Become a standby. What was decided and not yet stored is void."""
+        self.live = None
+        self.pending = None
+        self.refused_at = None
+        self.wake_at_ms = None
+
+    def deliver(self, events: list[Event], now_ms: int) -> None:
+        """Fold events in the order of the log; those already folded are passed over."""
+        for event in events:
+            if event.seq <= self.position:
+                continue
+            changes = self.unit.fold(self.state, event)
+            self.position = event.seq
+            self.at_batch_end = event.batch_end
+            if event.subject == self.unit.subject:
+                self.fence_seq = event.seq
+            if self.pending is not None and event.id == self.pending.message_id:
+                self.pending = None
+                self.refused_at = None
+            if self.live is not None and changes:
+                self.unit.observe(self.state, self.live, Changed(event, changes), now_ms)
+        self._void_if_read_past()
+
+    def skip(self, seq: int, subject: str, *, batch_end: bool) -> None:
+        """Pass over a stored message that is not an event of ours: parked, with an alarm by the caller."""
+        self.position = seq
+        self.at_batch_end = batch_end
+        if subject == self.unit.subject:
+            self.fence_seq = seq
+        self._void_if_read_past()
+
+    def observe(self, observation: object, now_ms: int) -> None:
+        """Take in what is not in the log."""
+        if self.live is not None:
+            self.unit.observe(self.state, self.live, observation, now_ms)
+
+    def append_refused(self, actual_seq: int | None) -> None:
+        """The bus refused the pending batch: void once the log is read as far as the bus had it."""
+        self.refused_at = actual_seq if actual_seq is not None else self.position
+        self._void_if_read_past()
+
+    def _void_if_read_past(self) -> None:
+        if self.pending is not None and self.refused_at is not None and self.position >= self.refused_at:
+            self.pending = None
+            self.refused_at = None
+
+    def step(self, now_ms: int) -> list[Effect | Batch]:
+        """Decide, unless an append is unsettled, and return what to perform: batches to store, effects to send."""
+        if self.live is None or self.pending is not None or not self.at_batch_end:
+            return []
+        self.unit.observe(self.state, self.live, Tick(), now_ms)
+        self.wake_at_ms = None
+        performed: list[Effect | Batch] = []
+        for effect in self.unit.decide(self.state, self.live, now_ms):
+            if isinstance(effect, WakeAt):
+                self.wake_at_ms = effect.at_ms if self.wake_at_ms is None else min(self.wake_at_ms, effect.at_ms)
+                continue
+            if isinstance(effect, Append):
+                if self.pending is not None:
+                    continue  # one at a time; what is still due is decided again
+                self.pending = self._batch(effect.data, now_ms)
+                performed.append(self.pending)
+            else:
+                performed.append(effect)
+            self.unit.observe(self.state, self.live, Performed(effect), now_ms)
+        return performed
+
+    def _batch(self, data: tuple[Data, ...], now_ms: int) -> Batch:
+        drafts, first_id = [], ""
+        for one in data[: limits.BATCH_MESSAGES_MAX]:
+            event_id = self._make_id()
+            first_id = first_id or event_id
+            body = encode(Event(id=event_id, source=self.source, data=one, time_ms=now_ms))
+            drafts.append(Draft(subject=self.unit.subject, body=body))
+        return Batch(
+            drafts=tuple(drafts), message_id=first_id, expected_subject=self.unit.subject, expected_seq=self.fence_seq
+        )
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A folded state and where in the log it stands. Taken only at batch ends."""
+
+    unit: str
+    version: int
+    position: int
+    fence_seq: int
+    state: bytes

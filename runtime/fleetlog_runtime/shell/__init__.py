@@ -1,0 +1,1 @@
+"""The thin shell: NATS, files, clocks and processes."""

@@ -1,0 +1,398 @@
+"""Every event of the log: what is stored, for ever.
+
+These types ARE the stored format. A stored version never changes its meaning: a change is a new version with
+an upcast in `codec.py` and a golden sample beside the old one. Names are past tense. Events about attempts and
+tasks are plural: one dispatch round, one report or one submitted batch is one event.
+
+The counterparts are `pushes.py` (what an agent is asked) and `reports.py` (what an agent says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.spec import TaskSpec
+
+REQUEST = "evt.request"
+DISPATCH = "evt.dispatch"
+RESULT = "evt.result"
+HOST = "evt.host"
+ACCESS = "evt.access"
+
+
+class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
+    """Base of all event data: unknown fields are ignored, so that an older reader survives an added field."""
+
+
+class EventType(msgspec.Struct, frozen=True):
+    """One row of the registry: the stored type, its data, where it stands, who writes and who reads it."""
+
+    name: str
+    data: type[Data]
+    subject: str
+    written_by: str
+    read_by: tuple[str, ...]
+
+
+REGISTRY: dict[str, EventType] = {}
+NAMES: dict[type[Data], str] = {}
+
+_D = TypeVar("_D", bound=type[Data])
+
+
+def _event(name: str, subject: str, written_by: str, *read_by: str) -> Callable[[_D], _D]:
+    def register(data: _D) -> _D:
+        REGISTRY[name] = EventType(name=name, data=data, subject=subject, written_by=written_by, read_by=read_by)
+        NAMES[data] = name
+        return data
+
+    return register
+
+
+# --- tasks -----------------------------------------------------------------------------------------------
+
+
+class Submission(Data, frozen=True):
+    """One task as it was asked for. Who asked stands in the event's `authid`."""
+
+    task_id: str
+    spec: TaskSpec
+
+
+@_event("fleetlog.task.submitted.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class TasksSubmitted(Data, frozen=True):
+    """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
+
+    tasks: tuple[Submission, ...]
+
+
+@_event("fleetlog.task.cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class CancelRequested(Data, frozen=True):
+    """A person wants a task, or some of its commands, to end."""
+
+    task_id: str
+    host_ids: tuple[str, ...] = ()
+    """Empty: the whole task."""
+    reason: str = ""
+
+
+class PlannedHost(Data, frozen=True):
+    """A host as the plan froze it."""
+
+    host_id: str
+    name: str
+
+
+class Plan(Data, frozen=True):
+    """The frozen hosts of one task. A plan of more than EVENT_COMMANDS_MAX hosts has several parts in one batch."""
+
+    task_id: str
+    hosts: tuple[PlannedHost, ...]
+    plan_hash: str
+    part: int = 0
+    parts: int = 1
+
+
+@_event("fleetlog.task.planned.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class TasksPlanned(Data, frozen=True):
+    """Targets were resolved; from here on the hosts of these tasks do not change."""
+
+    plans: tuple[Plan, ...]
+
+
+class Refusal(Data, frozen=True):
+    """Why a task was refused. `code` is stable, `message` is for people."""
+
+    task_id: str
+    code: str
+    message: str
+    pointer: str = ""
+
+
+@_event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class TasksRefused(Data, frozen=True):
+    """Tasks that could not be planned. Nothing of them ran."""
+
+    refusals: tuple[Refusal, ...]
+
+
+@_event("fleetlog.task.timed-out.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class TasksTimedOut(Data, frozen=True):
+    """Tasks that outlived their task timeout: what waits is skipped, what runs is stopped."""
+
+    task_ids: tuple[str, ...]
+
+
+class TaskEnd(Data, frozen=True):
+    """The end of one task: its outcome, and how many commands ended how."""
+
+    task_id: str
+    outcome: Outcome
+    counts: dict[Outcome, int]
+
+
+@_event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class TasksEnded(Data, frozen=True):
+    """Every command of these tasks has ended."""
+
+    tasks: tuple[TaskEnd, ...]
+
+
+# --- attempts --------------------------------------------------------------------------------------------
+
+
+class AttemptKey(Data, frozen=True):
+    """Which attempt: a task, a host, and a number that starts at 1."""
+
+    task_id: str
+    host_id: str
+    attempt: int
+
+
+class Dispatch(AttemptKey, frozen=True):
+    """One attempt handed to delivery."""
+
+    epoch: int
+    """The host's session when it was decided."""
+
+
+@_event("fleetlog.attempt.dispatched.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class AttemptsDispatched(Data, frozen=True):
+    """Attempts that may now be sent. Nothing is sent before this is read back."""
+
+    attempts: tuple[Dispatch, ...]
+
+
+class Start(AttemptKey, frozen=True):
+    """An attempt's process exists."""
+
+    started_ms: int
+    slot: int = 0
+    """Output slot: its frames are on `out.<host_id>.<slot>`."""
+    output_first_seq: int = 0
+    """A sequence of OUTPUT at or before the first frame; 0: not known, read the slot from its start."""
+
+
+@_event("fleetlog.attempt.started.v1", RESULT, "result-recorder", "dispatcher", "reporter")
+class AttemptsStarted(Data, frozen=True):
+    """Attempts that agents started; sent for those that last."""
+
+    attempts: tuple[Start, ...]
+    counters: dict[str, int] = {}
+    """Journal counter by host id, as the reports carried them."""
+
+
+class OutputMark(Data, frozen=True):
+    """One entry of the sparse index: where in the stream an offset and a line begin."""
+
+    offset: int
+    line: int
+    seq: int
+
+
+class OutputSummary(Data, frozen=True):
+    """What an attempt wrote, and where to read it."""
+
+    slot: int
+    bytes: int
+    """Bytes that the process wrote, kept or not."""
+    lines: int
+    frames: int
+    sha256: str
+    """Of the kept bytes, in frame order."""
+    first_seq: int = 0
+    last_seq: int = 0
+    dropped_bytes: int = 0
+    """Bytes beyond the quota: written by the process and not kept."""
+    incomplete: bool = False
+    """OUTPUT did not take every frame in time."""
+    index: tuple[OutputMark, ...] = ()
+
+
+class End(AttemptKey, frozen=True):
+    """How one attempt ended. The first end of an attempt stands, for every reader."""
+
+    outcome: Outcome
+    ran: Ran
+    exit_code: int | None = None
+    signal: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    duration_ms: int | None = None
+    """By the host's monotonic clock: right even when its wall clock is wrong."""
+    error: str = ""
+    traceback: str = ""
+    tail: str = ""
+    """The end of its output, masked, at most OUTPUT_TAIL_BYTES_MAX."""
+    output: OutputSummary | None = None
+    return_value: str | None = None
+    """JSON text."""
+
+
+@_event(
+    "fleetlog.attempt.ended.v1", "evt.result evt.dispatch", "result-recorder dispatcher", "dispatcher", "reporter"
+)
+class AttemptsEnded(Data, frozen=True):
+    """The only end there is: on `evt.result` an agent said so, on `evt.dispatch` the dispatcher decided it.
+
+    A command that waits is ended by ending the attempt that it would have had next.
+    """
+
+    attempts: tuple[End, ...]
+    counters: dict[str, int] = {}
+
+
+# --- hosts -----------------------------------------------------------------------------------------------
+
+
+class Session(Data, frozen=True):
+    """One accepted connection of one host."""
+
+    host_id: str
+    epoch: int
+    nonce: str
+    boot_id: str
+    version: str
+    counter: int
+    """The journal counter that the host showed."""
+
+
+@_event("fleetlog.host.session-opened.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class SessionsOpened(Data, frozen=True):
+    """Hosts whose ticket fits; the ticket of each is a keyed hash over this event's sequence."""
+
+    sessions: tuple[Session, ...]
+
+
+class SessionRefusal(Data, frozen=True):
+    """Why a host was not let in: `ticket` or `counter` (a copied key, a restored or re-imaged machine)."""
+
+    host_id: str
+    code: str
+    message: str
+
+
+@_event("fleetlog.host.session-refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class SessionsRefused(Data, frozen=True):
+    """An alert: these hosts get nothing until a person accepts them again."""
+
+    hosts: tuple[SessionRefusal, ...]
+
+
+class HostEpoch(Data, frozen=True):
+    """A host and the session that is meant."""
+
+    host_id: str
+    epoch: int
+
+
+@_event("fleetlog.host.online.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class HostsOnline(Data, frozen=True):
+    """The first heartbeat of these sessions came, or one after silence: the ticket is used."""
+
+    hosts: tuple[HostEpoch, ...]
+
+
+@_event("fleetlog.host.offline.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class HostsOffline(Data, frozen=True):
+    """These hosts said goodbye or were silent for too long."""
+
+    hosts: tuple[HostEpoch, ...]
+    reason: str = ""
+    """`goodbye` or `silent`."""
+
+
+@_event("fleetlog.host.facts-changed.v1", RESULT, "result-recorder", "dispatcher", "reporter")
+class FactsChanged(Data, frozen=True):
+    """What a host is made of, as its agent found it."""
+
+    host_id: str
+    facts: dict[str, str | int | float | bool]
+
+
+@_event("fleetlog.host.labelled.v1", HOST, "gateway", "dispatcher", "reporter")
+class HostLabelled(Data, frozen=True):
+    """Labels of a host were set (a value) or removed (null)."""
+
+    host_id: str
+    labels: dict[str, str | None]
+
+
+@_event("fleetlog.host.maintenance-set.v1", HOST, "gateway", "dispatcher", "reporter")
+class MaintenanceSet(Data, frozen=True):
+    """A host was taken out of work, or given back. What runs goes on; nothing new is dispatched."""
+
+    host_id: str
+    on: bool
+    reason: str = ""
+
+
+@_event("fleetlog.host.accepted.v1", HOST, "gateway", "dispatcher", "reporter")
+class HostAccepted(Data, frozen=True):
+    """A person looked at a refused host and lets it in again: its next session starts from nothing."""
+
+    host_id: str
+    reason: str = ""
+
+
+@_event("fleetlog.report.refused.v1", RESULT, "result-recorder", "dispatcher", "reporter")
+class ReportsRefused(Data, frozen=True):
+    """An alert: one host's reports that failed verification within one minute."""
+
+    host_id: str
+    minute: int
+    """Unix minutes."""
+    counts: dict[str, int]
+    """How many, by reason: token, size, form, kind."""
+    attempts: tuple[AttemptKey, ...] = ()
+    """Which, as far as it could be read; at most 100."""
+
+
+# --- access ----------------------------------------------------------------------------------------------
+
+
+@_event("fleetlog.access.host-invited.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
+class HostInvited(Data, frozen=True):
+    """A one-time join token was made. Only its hash is kept."""
+
+    token_sha256: str
+    name: str
+    labels: dict[str, str]
+    expires_ms: int
+
+
+@_event("fleetlog.access.host-enrolled.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
+class HostEnrolled(Data, frozen=True):
+    """A host made its key and spent its token. The host id is derived from the key: identity is the key."""
+
+    host_id: str
+    name: str
+    labels: dict[str, str]
+    public_key: str
+    token_sha256: str = ""
+
+
+@_event("fleetlog.access.host-revoked.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
+class HostRevoked(Data, frozen=True):
+    """A host's key is refused from here on."""
+
+    host_id: str
+    public_key: str
+    reason: str = ""
+
+
+@_event("fleetlog.access.refused.v1", ACCESS, "gateway", "reporter")
+class AccessRefused(Data, frozen=True):
+    """Requests that were refused for who asked, within one minute."""
+
+    minute: int
+    counts: dict[str, int]
+    """How many, by reason."""
+
+
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS)
+"""The subjects of EVENTS that have writers today."""

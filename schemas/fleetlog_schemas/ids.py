@@ -1,0 +1,61 @@
+"""Identifiers: what they look like, what they carry, and how they are checked.
+
+Task and event ids are UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits, so an id sorts by
+time and a reader can refuse one that is too old. Nothing here reads a clock or a random source.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+HOST_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+"""A host id is one NATS subject token: no dot, no wildcard, no space."""
+
+_MASK_74_BITS = (1 << 74) - 1
+
+
+class InvalidId(ValueError):
+    """An identifier does not have the form that its kind requires."""
+
+
+def new_id(now_ms: int, entropy: bytes) -> str:
+    """Return the UUIDv7 of *now_ms* (Unix milliseconds) and at least 10 bytes of *entropy*."""
+    random_bits = int.from_bytes(entropy[:10], "big") & _MASK_74_BITS
+    value = (now_ms & 0xFFFF_FFFF_FFFF) << 80
+    value |= 0x7 << 76
+    value |= (random_bits >> 62) << 64
+    value |= 0b10 << 62
+    value |= random_bits & ((1 << 62) - 1)
+    return str(uuid.UUID(int=value))
+
+
+def id_ms(identifier: str) -> int:
+    """Return the Unix milliseconds that a UUIDv7 carries.
+
+    Raises:
+        InvalidId: the text is not a UUIDv7 in canonical form.
+    """
+    try:
+        value = uuid.UUID(identifier)
+    except ValueError:
+        raise InvalidId(f"not a UUID: {identifier[:60]!r}") from None
+    if value.version != 7 or str(value) != identifier:
+        raise InvalidId(f"not a UUIDv7 in canonical (lower-case, hyphenated) form: {identifier[:60]!r}")
+    return value.int >> 80
+
+
+def check_host_id(host_id: str) -> str:
+    """Return *host_id* unchanged.
+
+    Raises:
+        InvalidId: it is not a single safe subject token.
+    """
+    if not HOST_ID.fullmatch(host_id):
+        raise InvalidId(f"not a host id (1-40 of A-Z a-z 0-9 _ -): {host_id[:60]!r}")
+    return host_id
+
+
+def short(identifier: str) -> str:
+    """Return the last 8 characters: the head of a UUIDv7 is time, so the tail tells ids apart."""
+    return identifier[-8:]

@@ -1,0 +1,440 @@
+"""The one lifecycle of tasks, commands and attempts: every transition of all three lives in this file.
+
+Theory of operation. The log's order settles every race: `apply` takes events in that order and is the only code
+that changes these records, for the dispatcher, the reporter and replay alike. An event that finds no transition
+in the table is void: it changes nothing, and is still in the log for whoever asks. The first end of an attempt
+stands; another end is kept as `late`.
+
+A task's state follows from its events; a command's from its attempts: it waits until an attempt is dispatched,
+and it has ended when its last attempt has ended and `retry_due_ms` says that no other is due. So nobody can
+forget to end a command, and no event is needed to schedule a retry.
+"""
+
+from __future__ import annotations
+
+import zlib
+from enum import StrEnum
+
+import msgspec
+
+from fleetlog_schemas import events, limits
+from fleetlog_schemas.codec import Event
+from fleetlog_schemas.ids import InvalidId, id_ms
+from fleetlog_schemas.outcomes import Outcome, Ran, worst
+from fleetlog_schemas.spec import TaskSpec
+
+
+class AttemptState(StrEnum):
+    """Where one try of a command stands."""
+
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class CommandState(StrEnum):
+    """Where a task's share on one host stands."""
+
+    WAITING = "waiting"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class TaskState(StrEnum):
+    """Where a task stands."""
+
+    SUBMITTED = "submitted"
+    PLANNED = "planned"
+    REFUSED = "refused"
+    ENDED = "ended"
+
+
+ATTEMPT_TRANSITIONS: dict[tuple[AttemptState | None, type[events.Data]], AttemptState] = {
+    (None, events.AttemptsDispatched): AttemptState.DISPATCHED,
+    (None, events.AttemptsEnded): AttemptState.ENDED,  # ended by decision while it waited
+    (AttemptState.DISPATCHED, events.AttemptsStarted): AttemptState.RUNNING,
+    (AttemptState.DISPATCHED, events.AttemptsEnded): AttemptState.ENDED,
+    (AttemptState.RUNNING, events.AttemptsEnded): AttemptState.ENDED,
+}
+"""From (state, event) to state; None is "there is no such attempt yet". What is absent is void."""
+
+TASK_TRANSITIONS: dict[tuple[TaskState | None, type[events.Data]], TaskState] = {
+    (None, events.TasksSubmitted): TaskState.SUBMITTED,
+    (TaskState.SUBMITTED, events.TasksPlanned): TaskState.PLANNED,
+    (TaskState.SUBMITTED, events.TasksRefused): TaskState.REFUSED,
+    (TaskState.PLANNED, events.TasksEnded): TaskState.ENDED,
+}
+
+_COMMAND_STATE = {
+    AttemptState.DISPATCHED: CommandState.DISPATCHED,
+    AttemptState.RUNNING: CommandState.RUNNING,
+}
+
+
+class Attempt(msgspec.Struct):
+    """One try of a command."""
+
+    number: int
+    state: AttemptState
+    epoch: int = 0
+    dispatched_ms: int | None = None
+    dispatched_seq: int = 0
+    start: events.Start | None = None
+    end: events.End | None = None
+    end_seq: int = 0
+    end_ms: int = 0
+    """The log's time of the end: retries count from it."""
+    decided: bool = False
+    """The dispatcher decided the end; the agent's own may still come, late."""
+    late: list[events.End] = []
+    late_seq: list[int] = []
+    refused: bool = False
+    """A recorder refused what the agent said of it."""
+
+
+class Command(msgspec.Struct):
+    """A task's share on one host."""
+
+    host_id: str
+    host_name: str
+    state: CommandState = CommandState.WAITING
+    attempts: list[Attempt] = []
+    due_ms: int = 0
+    """While it waits: not before this time of the log (a retry's backoff)."""
+    stop: str = ""
+    """Why it alone is to end: empty or `cancelled`."""
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt, if there is one."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended: the outcome of its last attempt."""
+        end = self.attempts[-1].end if self.attempts and self.state is CommandState.ENDED else None
+        return end.outcome if end else None
+
+    @property
+    def ran(self) -> Ran:
+        """Whether any attempt ran."""
+        ran = {attempt.end.ran for attempt in self.attempts if attempt.end}
+        return Ran.YES if Ran.YES in ran else Ran.UNKNOWN if Ran.UNKNOWN in ran else Ran.NO
+
+
+class Task(msgspec.Struct):
+    """One request to run something, and everything that became of it."""
+
+    task_id: str
+    spec: TaskSpec
+    submitted_by: str
+    submitted_ms: int
+    submitted_seq: int
+    state: TaskState = TaskState.SUBMITTED
+    commands: dict[str, Command] = {}
+    """By host id, in the order of the plan."""
+    parts: int = 0
+    """Parts of the plan that were folded; the plan is whole at the task's first transition to PLANNED."""
+    plan_hash: str = ""
+    planned_ms: int = 0
+    counts: dict[str, int] = {}
+    """How many commands are in each state, the ended ones by outcome."""
+    open: int = 0
+    """Commands that have not ended."""
+    stop: str = ""
+    """Why all of it is to end: empty, `cancelled` or `timeout`."""
+    stop_by: str = ""
+    stop_reason: str = ""
+    stop_ms: int = 0
+    refusal: events.Refusal | None = None
+    outcome: Outcome | None = None
+    ended_ms: int = 0
+    ended_seq: int = 0
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What one entry of an event did: `what` is the event's short name, or `late`, `void`, `refused`."""
+
+    what: str
+    task: Task
+    command: Command | None = None
+    attempt: Attempt | None = None
+
+
+class Tasks(msgspec.Struct):
+    """All tasks that a reader keeps in memory, and the ids of those that it no longer keeps."""
+
+    by_id: dict[str, Task] = {}
+    closed: dict[str, int] = {}
+    """Task ids that were used and left memory, with the time they carry; kept for as long as they could return."""
+
+    def evict(self, task_id: str) -> None:
+        """Drop an ended task from memory; its id stays used."""
+        self.by_id.pop(task_id, None)
+        self.closed[task_id] = id_ms(task_id)
+
+
+def retry_due_ms(task: Task, command: Command) -> int | None:
+    """Return the time of the log from which the next attempt may be dispatched, or None when none is due.
+
+    Backoff doubles from `backoff_ms` to `backoff_ms_max`; the half below it is jitter from the ids, so that every
+    reader computes the same time.
+    """
+    last = command.last
+    if last is None or last.end is None or task.stop or command.stop:
+        return None
+    retry = task.spec.retry
+    if last.number >= retry.attempts_max or last.end.outcome not in retry.on:
+        return None
+    backoff = min(retry.backoff_ms << min(last.number - 1, 40), retry.backoff_ms_max)
+    seed = zlib.crc32(f"{task.task_id}/{command.host_id}/{last.number}".encode())
+    return last.end_ms + backoff // 2 + backoff * seed // (2 * 0xFFFF_FFFF)
+
+
+def same_end(one: events.End, other: events.End) -> bool:
+    """Tell whether two ends of one attempt are the same report, delivered twice."""
+    return (one.outcome, one.ran, one.exit_code, one.ended_ms, one.duration_ms) == (
+        other.outcome, other.ran, other.exit_code, other.ended_ms, other.duration_ms,
+    )
+
+
+def task_end(task: Task) -> events.TaskEnd:
+    """Return the end of a planned task whose commands have all ended."""
+    counts: dict[Outcome, int] = {}
+    for command in task.commands.values():
+        if command.outcome is not None:
+            counts[command.outcome] = counts.get(command.outcome, 0) + 1
+    return events.TaskEnd(task_id=task.task_id, outcome=worst(counts), counts=counts)
+
+
+def apply(tasks: Tasks, event: Event) -> list[Change]:
+    """Fold one event into *tasks* and return what changed, in the order of the event's entries.
+
+    Events about other things change nothing. Repeating an event changes nothing.
+    """
+    match event.data:
+        case events.TasksSubmitted(tasks=submissions):
+            _forget_old_ids(tasks, event.time_ms)
+            return [c for one in submissions if (c := _submitted(tasks, event, one))]
+        case events.TasksPlanned(plans=plans):
+            return [c for plan in plans if (c := _planned(tasks, event, plan))]
+        case events.TasksRefused(refusals=refusals):
+            return [c for refusal in refusals if (c := _refused(tasks, event, refusal))]
+        case events.AttemptsDispatched(attempts=dispatches):
+            return [c for one in dispatches if (c := _dispatched(tasks, event, one))]
+        case events.AttemptsStarted(attempts=starts):
+            return [c for start in starts if (c := _started(tasks, start))]
+        case events.AttemptsEnded(attempts=ends):
+            return [c for end in ends if (c := _ended(tasks, event, end))]
+        case events.CancelRequested():
+            return _cancel_requested(tasks, event, event.data)
+        case events.TasksTimedOut(task_ids=task_ids):
+            return [c for task_id in task_ids for c in _timed_out(tasks, event, task_id)]
+        case events.TasksEnded(tasks=ends_of_tasks):
+            return [c for one in ends_of_tasks if (c := _task_ended(tasks, event, one))]
+        case events.ReportsRefused(attempts=keys):
+            return [c for key in keys if (c := _report_refused(tasks, key))]
+        case _:
+            return []
+
+
+def _forget_old_ids(tasks: Tasks, now_ms: int) -> None:
+    oldest = now_ms - limits.TASK_ID_AGE_MS_MAX - limits.TASK_ID_AHEAD_MS_MAX
+    while tasks.closed:
+        task_id, its_ms = next(iter(tasks.closed.items()))
+        if its_ms >= oldest:
+            return
+        del tasks.closed[task_id]
+
+
+def _submitted(tasks: Tasks, event: Event, one: events.Submission) -> Change | None:
+    try:
+        age_ms = event.time_ms - id_ms(one.task_id)
+    except InvalidId:
+        return None
+    in_window = -limits.TASK_ID_AHEAD_MS_MAX <= age_ms <= limits.TASK_ID_AGE_MS_MAX
+    if not in_window or one.task_id in tasks.by_id or one.task_id in tasks.closed:
+        return None
+    task = Task(
+        task_id=one.task_id, spec=one.spec, submitted_by=event.authid or "", submitted_ms=event.time_ms,
+        submitted_seq=event.seq,
+    )
+    tasks.by_id[one.task_id] = task
+    return Change("submitted", task)
+
+
+def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
+    task = tasks.by_id.get(plan.task_id)
+    if task is None or (task.state, events.TasksPlanned) not in TASK_TRANSITIONS or plan.part != task.parts:
+        return None
+    for host in plan.hosts:
+        task.commands[host.host_id] = Command(host_id=host.host_id, host_name=host.name)
+    task.parts += 1
+    if task.parts < plan.parts:
+        return None  # the rest of the plan follows in the same batch
+    task.state = TaskState.PLANNED
+    task.plan_hash = plan.plan_hash
+    task.planned_ms = event.time_ms
+    task.open = len(task.commands)
+    task.counts = {CommandState.WAITING.value: task.open}
+    return Change("planned", task)
+
+
+def _refused(tasks: Tasks, event: Event, refusal: events.Refusal) -> Change | None:
+    task = tasks.by_id.get(refusal.task_id)
+    if task is None or (task.state, events.TasksRefused) not in TASK_TRANSITIONS:
+        return None
+    task.state = TaskState.REFUSED
+    task.refusal = refusal
+    task.ended_ms, task.ended_seq = event.time_ms, event.seq
+    return Change("refused", task)
+
+
+def _find(tasks: Tasks, key: events.AttemptKey) -> tuple[Task, Command] | None:
+    task = tasks.by_id.get(key.task_id)
+    command = task.commands.get(key.host_id) if task else None
+    return (task, command) if task and command else None
+
+
+def _dispatched(tasks: Tasks, event: Event, one: events.Dispatch) -> Change | None:
+    found = _find(tasks, one)
+    if found is None:
+        return None
+    task, command = found
+    is_next = command.state is CommandState.WAITING and one.attempt == len(command.attempts) + 1
+    if not is_next or task.stop or command.stop or task.state is not TaskState.PLANNED:
+        return None
+    attempt = Attempt(
+        number=one.attempt, state=AttemptState.DISPATCHED, epoch=one.epoch, dispatched_ms=event.time_ms,
+        dispatched_seq=event.seq,
+    )
+    command.attempts.append(attempt)
+    _move(task, command)
+    return Change("dispatched", task, command, attempt)
+
+
+def _started(tasks: Tasks, start: events.Start) -> Change | None:
+    found = _find(tasks, start)
+    if found is None or not 0 < start.attempt <= len(found[1].attempts):
+        return None
+    task, command = found
+    attempt = command.attempts[start.attempt - 1]
+    state = ATTEMPT_TRANSITIONS.get((attempt.state, events.AttemptsStarted))
+    if state is None:
+        return None
+    attempt.state = state
+    attempt.start = start
+    _move(task, command)
+    return Change("started", task, command, attempt)
+
+
+def _ended(tasks: Tasks, event: Event, end: events.End) -> Change | None:
+    found = _find(tasks, end)
+    if found is None:
+        return None
+    task, command = found
+    decided = event.subject == events.DISPATCH
+    if end.attempt == len(command.attempts) + 1 and command.state is CommandState.WAITING and decided:
+        attempt = Attempt(number=end.attempt, state=AttemptState.ENDED)
+        command.attempts.append(attempt)
+    elif 0 < end.attempt <= len(command.attempts):
+        attempt = command.attempts[end.attempt - 1]
+        if attempt.end is not None:
+            return _late(event, end, attempt, Change("late", task, command, attempt), decided=decided)
+        attempt.state = ATTEMPT_TRANSITIONS[attempt.state, events.AttemptsEnded]
+    else:
+        return None
+    attempt.end, attempt.end_seq, attempt.end_ms, attempt.decided = end, event.seq, event.time_ms, decided
+    _move(task, command)
+    return Change("ended", task, command, attempt)
+
+
+def _late(event: Event, end: events.End, attempt: Attempt, change: Change, *, decided: bool) -> Change | None:
+    known = [attempt.end, *attempt.late]
+    if decided or any(one is not None and same_end(one, end) for one in known):
+        return None
+    attempt.late.append(end)
+    attempt.late_seq.append(event.seq)
+    return change
+
+
+def _move(task: Task, command: Command) -> None:
+    """Derive the command's state from its attempts, and keep the task's counts in step."""
+    before = _count_key(command)
+    last = command.attempts[-1]
+    if last.end is None:
+        command.state = _COMMAND_STATE[last.state]
+    else:
+        due_ms = retry_due_ms(task, command)
+        command.state = CommandState.ENDED if due_ms is None else CommandState.WAITING
+        command.due_ms = due_ms or 0
+    after = _count_key(command)
+    if after == before:
+        return
+    task.counts[before] -= 1
+    if not task.counts[before]:
+        del task.counts[before]
+    task.counts[after] = task.counts.get(after, 0) + 1
+    if command.state is CommandState.ENDED:
+        task.open -= 1
+
+
+def _count_key(command: Command) -> str:
+    outcome = command.outcome
+    return command.state.value if outcome is None else outcome.value
+
+
+def _cancel_requested(tasks: Tasks, event: Event, cancel: events.CancelRequested) -> list[Change]:
+    task = tasks.by_id.get(cancel.task_id)
+    if task is None or task.state in (TaskState.ENDED, TaskState.REFUSED) or task.stop:
+        return []
+    if not cancel.host_ids:
+        return _stop(task, event, "cancelled", cancel.reason)
+    changes = []
+    for host_id in cancel.host_ids:
+        command = task.commands.get(host_id)
+        if command and not command.stop and command.state is not CommandState.ENDED:
+            command.stop = "cancelled"
+            changes.append(_stop_command(task, command))
+    return changes
+
+
+def _timed_out(tasks: Tasks, event: Event, task_id: str) -> list[Change]:
+    task = tasks.by_id.get(task_id)
+    if task is None or task.state in (TaskState.ENDED, TaskState.REFUSED) or task.stop:
+        return []
+    return _stop(task, event, "timeout", "the task's time is over")
+
+
+def _stop(task: Task, event: Event, stop: str, reason: str) -> list[Change]:
+    task.stop, task.stop_by, task.stop_reason, task.stop_ms = stop, event.authid or "", reason, event.time_ms
+    changes = [Change("stop", task)]
+    changes += [_stop_command(task, c) for c in task.commands.values() if c.state is not CommandState.ENDED]
+    return changes
+
+
+def _stop_command(task: Task, command: Command) -> Change:
+    """A command that waited for a retry has now ended; any other goes on until its attempt is ended."""
+    if command.state is CommandState.WAITING and command.attempts:
+        _move(task, command)
+    return Change("stop", task, command, command.last)
+
+
+def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | None:
+    task = tasks.by_id.get(end.task_id)
+    if task is None or (task.state, events.TasksEnded) not in TASK_TRANSITIONS or task.open:
+        return None
+    task.state = TaskState.ENDED
+    task.outcome = end.outcome
+    task.ended_ms, task.ended_seq = event.time_ms, event.seq
+    return Change("task-ended", task)
+
+
+def _report_refused(tasks: Tasks, key: events.AttemptKey) -> Change | None:
+    found = _find(tasks, key)
+    if found is None or not 0 < key.attempt <= len(found[1].attempts):
+        return None
+    attempt = found[1].attempts[key.attempt - 1]
+    attempt.refused = True
+    return Change("report-refused", found[0], found[1], attempt)

@@ -1,0 +1,51 @@
+"""Limits of what may be written, each with its reason. A unit's own limits stand in its settings."""
+
+from __future__ import annotations
+
+EVENT_COMMANDS_MAX = 1_000
+"""Entries in one plural event: a thousand commands fit well inside EVENT_BYTES_MAX."""
+EVENT_BYTES_MAX = 256 * 1024
+"""Bytes of one stored event; a quarter of the bus's own 1 MiB payload limit leaves room for headers."""
+BATCH_MESSAGES_MAX = 1_000
+"""Messages in one atomic batch: the server's limit (NATS ADR-50)."""
+BUS_MESSAGE_BYTES_MAX = 1024 * 1024
+"""Largest message the bus carries (`max_payload`)."""
+PUSH_BYTES_MAX = 512 * 1024
+"""Bytes of one signed push; more attempts than fit are several pushes."""
+REPORT_BYTES_MAX = 256 * 1024
+"""Bytes of one report: an agent splits what would be larger."""
+HEARTBEAT_BYTES_MAX = 256 * 1024
+"""Bytes of one heartbeat or session request: room for HELD_MAX entries."""
+HELD_MAX = 1_000
+"""Attempts an agent holds at once (accepted, running, or ended and not yet forgotten)."""
+OUTPUT_FRAME_BYTES_MAX = 64 * 1024
+"""Bytes of process output in one frame."""
+OUTPUT_INDEX_ENTRIES_MAX = 256
+"""Entries of the sparse index in an end report; the step doubles when it is full."""
+OUTPUT_TAIL_BYTES_MAX = 2 * 1024
+"""Bytes of masked output kept in the log with the end of an attempt."""
+BLOB_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of one blob (script, stdin, environment)."""
+BLOB_CHUNK_BYTES = 256 * 1024
+"""Bytes of one blob chunk as agents receive it."""
+ARGV_BYTES_MAX = 64 * 1024
+"""Bytes of one argv: it is kept in the log for ever, and repeated in each push."""
+ERROR_TEXT_BYTES_MAX = 2 * 1024
+"""Bytes of an error text in an event."""
+FACTS_BYTES_MAX = 16 * 1024
+"""Bytes of a host's facts in one event."""
+LABELS_PER_HOST_MAX = 64
+LABEL_BYTES_MAX = 256
+"""Bytes of one label's key, and of its value."""
+HOST_NAME_BYTES_MAX = 253
+"""A DNS name's limit (RFC 1035)."""
+HOSTS_PER_TASK_MAX = 100_000
+TASKS_PER_SUBMIT_MAX = 1_000
+"""Tasks in one submitted batch."""
+TIMEOUT_MS_MAX = 30 * 24 * 3_600_000
+"""Thirty days: a longer-lived process is a service, not a command."""
+ATTEMPTS_MAX = 100
+TASK_ID_AGE_MS_MAX = 24 * 3_600_000
+"""Older task ids are refused, so that remembering the ids of one day is enough to make "first wins" hold for ever."""
+TASK_ID_AHEAD_MS_MAX = 5 * 60_000
+"""How far a client's clock may be ahead of the bus's."""

@@ -1,0 +1,314 @@
+"""What the gateway asks the reporter and the dispatcher: JSON requests on `ask.<service>.<question>`.
+
+Every answer is an `Answer`: the data and the log sequence that it reflects, or a `Problem`. The HTTP API hands both
+through unchanged, so these shapes are the API's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleetlog_schemas.spec import TaskSpec
+
+PAGE_MAX = 500
+"""Items in one page."""
+SQL_ROWS_MAX = 10_000
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a question has no answer; becomes an RFC 9457 problem over HTTP."""
+
+    status: int
+    code: str
+    message: str
+    pointer: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The envelope of every answer."""
+
+    seq: int
+    """The last log sequence that the data reflects."""
+    data: Any = None
+    problem: Problem | None = None
+
+
+class AsOf(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which state a question is about: now, but no older than `at_least_seq`; or a past one."""
+
+    at_least_seq: int = 0
+    as_of_seq: int = 0
+    as_of_ms: int = 0
+
+
+class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`tasks`: which tasks there are, newest first. Answer: Page of TaskSummary."""
+
+    kind: str = ""
+    state: str = ""
+    """submitted, planned, refused, ended, or `open` (submitted or planned)."""
+    outcome: str = ""
+    host: str = ""
+    """Host id or name."""
+    submitted_by: str = ""
+    name: str = ""
+    tag: str = ""
+    since_ms: int = 0
+    until_ms: int = 0
+    limit: int = 50
+    cursor: str = ""
+
+
+class TaskQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`task`: everything about one task. Answer: TaskView. Also `progress` (Progress)."""
+
+    task_id: str
+    """A task id, its last characters (at least 6), or `last`."""
+
+
+class CommandsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`commands`: the commands of one task by host name. Answer: Page of CommandView."""
+
+    task_id: str
+    state: str = ""
+    outcome: str = ""
+    host: str = ""
+    limit: int = 100
+    cursor: str = ""
+
+
+class EventsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`events`: stored events in the order of the log. Answer: Page of StoredEvent."""
+
+    task_id: str = ""
+    host: str = ""
+    type: str = ""
+    after_seq: int = 0
+    limit: int = 100
+
+
+class OutputQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`output`: what a command wrote. Answer: OutputPage."""
+
+    task_id: str
+    host: str
+    attempt: int = 0
+    """0: the last one."""
+    stream: str = ""
+    """stdout, stderr, or empty for both in the order written."""
+    after_frame: int = 0
+    """Continue after this OUTPUT sequence."""
+    tail_lines: int = 0
+    """Only the last lines."""
+    limit_bytes: int = 262_144
+
+
+class HostsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`hosts`: Page of HostView by name. `host`: one HostView, by `name` (id or name)."""
+
+    name: str = ""
+    presence: str = ""
+    label: str = ""
+    """`key` or `key=value`."""
+    limit: int = 100
+    cursor: str = ""
+
+
+class StatsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`stats`: counts, success rate and durations of ended commands. Answer: Page of StatsRow."""
+
+    by: str = "kind"
+    """kind, host or day."""
+    since_ms: int = 0
+    until_ms: int = 0
+    kind: str = ""
+    host: str = ""
+
+
+class SqlQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`sql`: one read-only statement on the projection. Answer: SqlTable."""
+
+    query: str
+    limit: int = 1000
+
+
+class VerifyQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`verify`: rebuild the projection from the log beside the kept one and compare. Answer: Verified."""
+
+
+class PlanQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`plan`, to the dispatcher: what submitting this would do now. Answer: PlanAnswer."""
+
+    spec: TaskSpec
+
+
+class WaitingQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`waiting`, to the dispatcher: why commands of an open task have not ended. Answer: list of WaitingGroup."""
+
+    task_id: str
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some items, and how to get the next ones (null: there are none)."""
+
+    items: list[Any]
+    next_cursor: str | None = None
+
+
+class TaskSummary(msgspec.Struct, frozen=True):
+    """One line of a list of tasks."""
+
+    task_id: str
+    kind: str
+    name: str
+    summary: str
+    """What it runs, in one line."""
+    state: str
+    outcome: str | None
+    target: str
+    submitted_by: str
+    submitted_at: str
+    ended_at: str | None
+    duration_seconds: float | None
+    hosts: int
+    counts: dict[str, int]
+    tags: tuple[str, ...]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a task is; answered from memory while it runs."""
+
+    task_id: str
+    state: str
+    outcome: str | None
+    hosts: int
+    ended: int
+    counts: dict[str, int]
+    percent: float
+    eta_seconds: float | None
+    """By the durations of its ended commands, or of earlier ended commands that ran the same; null: not known."""
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event as it stands in the log."""
+
+    seq: int
+    subject: str
+    stored_at: str
+    event: Any
+    """The CloudEvent."""
+
+
+class OutputChunk(msgspec.Struct, frozen=True):
+    """Consecutive bytes of one stream, decoded as UTF-8 with replacement."""
+
+    stream: str
+    offset: int
+    line: int
+    at: str
+    text: str
+    gap_bytes: int
+    frame: int
+
+
+class OutputPage(msgspec.Struct, frozen=True):
+    """A piece of a command's output."""
+
+    task_id: str
+    host: str
+    attempt: int
+    chunks: list[OutputChunk]
+    next_frame: int
+    """Ask again with `after_frame` of this value."""
+    complete: bool
+    """The end of the output is in this page."""
+    expired: bool
+    """Some or all of it is older than what OUTPUT keeps."""
+    incomplete: bool
+    dropped_bytes: int
+
+
+class HostView(msgspec.Struct, frozen=True):
+    """One host as the log knows it."""
+
+    host_id: str
+    name: str
+    presence: str
+    since: str | None
+    labels: dict[str, str]
+    maintenance: bool
+    maintenance_reason: str
+    epoch: int
+    version: str
+    enrolled_at: str
+    running: int
+    """Commands dispatched or running there now."""
+    facts: dict[str, Any]
+    alerts: list[dict[str, str]]
+    """time, code, message."""
+    refused_reason: str
+
+
+class StatsRow(msgspec.Struct, frozen=True):
+    """Statistics of the ended commands of one key."""
+
+    key: str
+    commands: int
+    outcomes: dict[str, int]
+    success_ratio: float
+    p50_seconds: float | None
+    p95_seconds: float | None
+    p99_seconds: float | None
+
+
+class SqlTable(msgspec.Struct, frozen=True):
+    """A result of SQL; values are as JSON has them."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+    truncated: bool
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """Whether the kept projection is what the log gives."""
+
+    equal: bool
+    through_seq: int
+    events: int
+    tables: dict[str, str]
+    """Table to `equal`, or what differs."""
+
+
+class PlannedView(msgspec.Struct, frozen=True):
+    """A host in a plan."""
+
+    host_id: str
+    name: str
+    presence: str
+    maintenance: bool
+    would: str
+    """`run`, `wait` or `be unreached`."""
+
+
+class PlanAnswer(msgspec.Struct, frozen=True):
+    """What submitting would do; `problem` when it would be refused."""
+
+    plan_hash: str
+    hosts: list[PlannedView]
+    offline: int
+    problem: Problem | None = None
+
+
+class WaitingGroup(msgspec.Struct, frozen=True):
+    """Commands that wait for the same thing."""
+
+    state: str
+    reason: str
+    """Stable code: host-offline, slot, parallel, backoff, maintenance, refused-host, delivery, running, stopping, planning."""
+    message: str
+    hosts: str
+    """Folded names."""
+    count: int
+    since: str | None

@@ -1,0 +1,157 @@
+"""What an agent says: session requests, heartbeats, reports, output frames and requests for content.
+
+MessagePack on the wire; the host id is never inside, for it comes from the subject, which the bus enforces.
+Anything read here may come from a broken or hostile host: decode with `wire.decode`, which bounds and checks.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.outcomes import Outcome, Ran
+
+
+class HeldState(StrEnum):
+    """Where an attempt stands in an agent's journal."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt that an agent holds: from its journal entry until it is told to forget."""
+
+    task_id: str
+    attempt: int
+    state: HeldState
+    slot: int = 0
+
+
+class OpenSession(msgspec.Struct, frozen=True):
+    """Ask for a session."""
+
+    nonce: str
+    ticket: str
+    """The last one received; empty when there never was one."""
+    boot_id: str
+    version: str
+    counter: int
+    held: tuple[Held, ...]
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How busy a host is."""
+
+    cpu_ratio: float
+    """0 to 1 over all cores, since the last heartbeat."""
+    memory_ratio: float
+    disk_ratio: float
+    """Of the file system that holds the agent's data."""
+    load_1m: float
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """I live, this is what I hold."""
+
+    epoch: int
+    boot_id: str
+    counter: int
+    newest_seq: int
+    load: Load
+    held: tuple[Held, ...]
+    goodbye: bool = False
+    spool_full: bool = False
+
+
+class ReportStarted(msgspec.Struct, frozen=True, tag="started", tag_field="report"):
+    """The process of an attempt exists."""
+
+    task_id: str
+    attempt: int
+    token: str
+    token_key_id: str
+    started_ms: int
+    slot: int = 0
+    output_first_seq: int = 0
+
+
+class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", omit_defaults=True):
+    """How an attempt ended; implies that it started unless `ran` is no."""
+
+    task_id: str
+    attempt: int
+    token: str
+    token_key_id: str
+    outcome: Outcome
+    ran: Ran
+    exit_code: int | None = None
+    signal: int | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    duration_ms: int | None = None
+    error: str = ""
+    tail: str = ""
+    output: OutputSummary | None = None
+
+
+class ReportFacts(msgspec.Struct, frozen=True, tag="facts", tag_field="report"):
+    """What the host is made of, when that changed."""
+
+    facts: dict[str, str | int | float | bool]
+
+
+ReportItem = ReportStarted | ReportEnded | ReportFacts
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Several items in one message. Sent again, byte for byte, until each end is told to be forgotten."""
+
+    report_id: str
+    epoch: int
+    counter: int
+    items: tuple[ReportItem, ...]
+
+
+class Stream(StrEnum):
+    """Which of a process's two outputs."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of output. Duplicates are recognised by attempt, stream and offset."""
+
+    task_id: str
+    attempt: int
+    stream: Stream
+    offset: int
+    """Of its first byte among the bytes this stream wrote."""
+    line: int
+    """Number of its first line, from 1, counted over both streams in frame order."""
+    time_ms: int
+    data: bytes
+    gap_bytes: int = 0
+    """Bytes dropped before this frame because the quota was reached."""
+    last: bool = False
+    """The end marker: no frame of this attempt follows."""
+
+
+class BlobRequest(msgspec.Struct, frozen=True):
+    """Ask for one chunk of a blob."""
+
+    sha256: str
+    token: str
+    offset: int
+
+
+class BlobChunk(msgspec.Struct, frozen=True):
+    """The answer: bytes from `offset`, or why not."""
+
+    data: bytes
+    size: int
+    error: str = ""

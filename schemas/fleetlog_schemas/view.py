@@ -1,0 +1,233 @@
+"""A task as people and programs see it: one shape for `show`, `replay`, the API and the page.
+
+`task_view` derives it from the lifecycle's record. The reporter stores ended tasks as rows and must give back the
+same view, byte for byte; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from fleetlog_schemas import events, hostset
+from fleetlog_schemas.codec import rfc3339
+from fleetlog_schemas.lifecycle import Attempt, Command, CommandState, Task
+from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.spec import TaskSpec, kind
+
+GROUPS_MAX = 20
+"""Failure groups shown; the rest are counted in the last one."""
+
+
+class LateView(msgspec.Struct, frozen=True):
+    """An end that came after the one that stands."""
+
+    outcome: str
+    exit_code: int | None
+    ended_at: str | None
+    seq: int
+
+
+class AttemptView(msgspec.Struct, frozen=True):
+    """One try."""
+
+    number: int
+    state: str
+    dispatched_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    duration_seconds: float | None
+    outcome: str | None
+    ran: str | None
+    exit_code: int | None
+    signal: int | None
+    error: str
+    tail: str
+    decided: bool
+    """The dispatcher decided this end; the host did not confirm it."""
+    late: tuple[LateView, ...]
+
+
+class CommandView(msgspec.Struct, frozen=True):
+    """A task's share on one host."""
+
+    host_id: str
+    host: str
+    state: str
+    outcome: str | None
+    ran: str | None
+    attempts: tuple[AttemptView, ...]
+
+
+class FailureGroup(msgspec.Struct, frozen=True):
+    """Commands that ended badly in the same way."""
+
+    outcome: str
+    exit_code: int | None
+    line: str
+    """The last line of output or the error, with numbers and host names masked."""
+    hosts: str
+    """Folded, ready to paste as a target."""
+    count: int
+    example: str
+    """The line as the first of these hosts wrote it."""
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    """Everything about one task."""
+
+    task_id: str
+    kind: str
+    name: str
+    state: str
+    outcome: str | None
+    target: str
+    submitted_by: str
+    submitted_at: str
+    planned_at: str | None
+    ended_at: str | None
+    duration_seconds: float | None
+    plan_hash: str | None
+    rerun_of: str | None
+    tags: tuple[str, ...]
+    stop: str | None
+    stop_by: str | None
+    stop_reason: str | None
+    refusal_code: str | None
+    refusal: str | None
+    refusal_pointer: str | None
+    hosts: int
+    counts: dict[str, int]
+    failures: tuple[FailureGroup, ...]
+    spec: TaskSpec
+    commands: tuple[CommandView, ...]
+
+
+def task_view(task: Task) -> TaskView:
+    """Return the view of *task*; commands are in the order of host names."""
+    refusal = task.refusal
+    commands = sorted(task.commands.values(), key=lambda command: (command.host_name, command.host_id))
+    return TaskView(
+        task_id=task.task_id,
+        kind=kind(task.spec),
+        name=task.spec.name,
+        state=task.state.value,
+        outcome=task.outcome.value if task.outcome else None,
+        target=task.spec.target,
+        submitted_by=task.submitted_by,
+        submitted_at=rfc3339(task.submitted_ms),
+        planned_at=_time(task.planned_ms),
+        ended_at=_time(task.ended_ms),
+        duration_seconds=(task.ended_ms - task.submitted_ms) / 1000 if task.ended_ms else None,
+        plan_hash=task.plan_hash or None,
+        rerun_of=task.spec.rerun_of,
+        tags=task.spec.tags,
+        stop=task.stop or None,
+        stop_by=task.stop_by or None,
+        stop_reason=task.stop_reason or None,
+        refusal_code=refusal.code if refusal else None,
+        refusal=refusal.message if refusal else None,
+        refusal_pointer=refusal.pointer if refusal else None,
+        hosts=len(task.commands),
+        counts=dict(sorted(task.counts.items())),
+        failures=failure_groups(commands),
+        spec=task.spec,
+        commands=tuple(command_view(command) for command in commands),
+    )
+
+
+def command_view(command: Command) -> CommandView:
+    """Return the view of one command."""
+    ended = command.state is CommandState.ENDED
+    return CommandView(
+        host_id=command.host_id,
+        host=command.host_name,
+        state=command.state.value,
+        outcome=command.outcome.value if command.outcome else None,
+        ran=command.ran.value if ended else None,
+        attempts=tuple(_attempt_view(attempt) for attempt in command.attempts),
+    )
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    end, start = attempt.end, attempt.start
+    started_ms = end.started_ms if end and end.started_ms is not None else start.started_ms if start else None
+    ended_ms = (end.ended_ms if end.ended_ms is not None else attempt.end_ms) if end else None
+    duration_ms = end.duration_ms if end else None
+    return AttemptView(
+        number=attempt.number,
+        state=attempt.state.value,
+        dispatched_at=_time(attempt.dispatched_ms),
+        started_at=_time(started_ms),
+        ended_at=_time(ended_ms),
+        duration_seconds=duration_ms / 1000 if duration_ms is not None else None,
+        outcome=end.outcome.value if end else None,
+        ran=end.ran.value if end else None,
+        exit_code=end.exit_code if end else None,
+        signal=end.signal if end else None,
+        error=end.error if end else "",
+        tail=end.tail if end else "",
+        decided=attempt.decided,
+        late=tuple(
+            LateView(outcome=late.outcome.value, exit_code=late.exit_code, ended_at=_time(late.ended_ms), seq=seq)
+            for late, seq in zip(attempt.late, attempt.late_seq, strict=True)
+        ),
+    )
+
+
+def _time(time_ms: int | None) -> str | None:
+    return rfc3339(time_ms) if time_ms else None
+
+
+_MASKS = (
+    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[0-9.,:Z+-]*"), "<time>"),
+    (re.compile(r"0x[0-9a-fA-F]+"), "<hex>"),
+    (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"), "<id>"),
+    (re.compile(r"\b[0-9a-f]{12,}\b"), "<hex>"),
+    (re.compile(r"\d+"), "<n>"),
+)
+
+
+def normalise_line(line: str, host_name: str) -> str:
+    """Return *line* without what differs from host to host: times, numbers, ids and the host's own name."""
+    text = line.replace(host_name, "<host>") if host_name else line
+    for pattern, mask in _MASKS:
+        text = pattern.sub(mask, text)
+    return " ".join(text.split())[:200]
+
+
+def last_line(end: events.End) -> str:
+    """Return the line that says most about a bad end: its error, or the last line that is not blank."""
+    if end.error:
+        return end.error.strip().splitlines()[-1] if end.error.strip() else ""
+    lines = [line for line in end.tail.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def failure_groups(commands: Iterable[Command]) -> tuple[FailureGroup, ...]:
+    """Group the commands that ended badly by outcome, exit code and normalised last line, largest first."""
+    found: dict[tuple[str, int | None, str], list[tuple[str, str]]] = {}
+    for command in commands:
+        outcome, last = command.outcome, command.last
+        if outcome is None or outcome in (Outcome.SUCCESS, Outcome.SKIPPED) or last is None or last.end is None:
+            continue
+        line = last_line(last.end)
+        key = (outcome.value, last.end.exit_code, normalise_line(line, command.host_name))
+        found.setdefault(key, []).append((command.host_name, line))
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[1][0]))
+    shown = ordered if len(ordered) <= GROUPS_MAX else ordered[: GROUPS_MAX - 1]
+    groups = [_group(outcome, exit_code, line, members) for (outcome, exit_code, line), members in shown]
+    rest = ordered[len(shown) :]
+    if rest:
+        members = [member for _, some in rest for member in some]
+        groups.append(_group("several", None, f"{len(rest)} further kinds of failure", members))
+    return tuple(groups)
+
+
+def _group(outcome: str, exit_code: int | None, line: str, members: list[tuple[str, str]]) -> FailureGroup:
+    return FailureGroup(
+        outcome=outcome, exit_code=exit_code, line=line, count=len(members), example=members[0][1][:400],
+        hosts=hostset.fold(name for name, _ in members),
+    )

@@ -1,0 +1,1 @@
+"""Decide what runs where and when; see README.md beside this package."""

@@ -1,0 +1,1 @@
+"""Serve HTTP: authenticate, validate, append requests, ask, feed."""

@@ -1,0 +1,1 @@
+"""Answer questions about the log from DuckDB and memory."""

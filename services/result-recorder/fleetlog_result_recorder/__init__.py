@@ -1,0 +1,1 @@
+"""Verify what agents report and append it to the log."""
