@@ -6,7 +6,7 @@ Source of the format: CloudEvents 1.0 (JSON event format) and its NATS protocol 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -85,7 +85,7 @@ _upcasts: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 def rfc3339(time_ms: int) -> str:
     """Return Unix milliseconds as RFC 3339 in UTC with milliseconds."""
     seconds, rest = divmod(time_ms, 1000)
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
 
 
@@ -96,7 +96,7 @@ def parse_rfc3339(text: str) -> int:
         Malformed: it is not one, or has no time zone.
     """
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        moment = dt.datetime.fromisoformat(text)
     except ValueError:
         raise Malformed(f"not an RFC 3339 time: {text[:40]!r}") from None
     if moment.tzinfo is None:
