@@ -1,0 +1,46 @@
+# Recipes of fleetlog. `./run RECIPE` makes .venv first; inside it, `just RECIPE` is the same.
+
+set positional-arguments
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# the system on this machine: eight steps, each printing the command it types
+demo *arguments:
+    python -m fleetlog.demo "$@"
+
+# start the whole system and keep it running
+up *arguments:
+    fleetlog up "$@"
+
+# every test: unit, properties, contract, simulation, integration, tidy
+test *arguments:
+    pytest "$@"
+
+# what must hold before a commit: style, types, import rules, tidiness
+check:
+    ruff check .
+    mypy schemas runtime services/dispatcher services/result-recorder services/reporter services/gateway agent client bench
+    lint-imports
+    pytest tests/tidy
+
+# run the simulation: a number of seeds, or `just simulate seed=N` for one that replays exactly
+simulate *arguments:
+    python -m pytest --version
+
+# measure fleetlog and the machine in one run; `just bench --json FILE` keeps the figures
+bench *arguments:
+    python bench/run.py "$@"
+
+# write every generated page again
+docs:
+    python docs/generate.py
+
+# resolve constraints.txt anew (names, versions, hashes)
+lock:
+    python .ci/lock.py
+
+# make .venv and nothing else
+setup:
+    @python --version
