@@ -72,6 +72,9 @@ class Event(msgspec.Struct, frozen=True):
     """Whether the atomic batch that carried it ends here: readers checkpoint only at such places."""
 
 
+_LAST_MS = 253_402_300_799_999
+"""The end of the year 9999. A hostile host may report any number, and it must still be shown."""
+
 _encode = msgspec.json.Encoder().encode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decoders: dict[str, Callable[[bytes | msgspec.Raw], events.Data]] = {
@@ -83,8 +86,8 @@ _upcasts: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
 
 def rfc3339(time_ms: int) -> str:
-    """Return Unix milliseconds as RFC 3339 in UTC with milliseconds."""
-    seconds, rest = divmod(time_ms, 1000)
+    """Return Unix milliseconds as RFC 3339 in UTC with milliseconds; a time beyond the years 1970-9999 is their edge."""
+    seconds, rest = divmod(min(max(time_ms, 0), _LAST_MS), 1000)
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
 
@@ -97,11 +100,13 @@ def parse_rfc3339(text: str) -> int:
     """
     try:
         moment = dt.datetime.fromisoformat(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            raise Malformed(f"a time needs a zone (Z): {text[:40]!r}")
+        return round(moment.timestamp() * 1000)
+    except Malformed:
+        raise
+    except (ValueError, OverflowError):
         raise Malformed(f"not an RFC 3339 time: {text[:40]!r}") from None
-    if moment.tzinfo is None:
-        raise Malformed(f"a time needs a zone (Z): {text[:40]!r}")
-    return round(moment.timestamp() * 1000)
 
 
 def encode(event: Event) -> bytes:

@@ -13,6 +13,7 @@ RANGE_HOSTS_MAX = 100_000
 """Names that one bracket may expand to."""
 
 _FOLDED = re.compile(r"([^\[\]]*)\[([0-9,\-]+)\]([^\[\]]*)")
+_PIECE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _NUMBERED = re.compile(r"(.*?)([0-9]+)(\D*)")
 
 
@@ -31,19 +32,20 @@ def expand(text: str) -> Iterator[str]:
         return
     folded = _FOLDED.fullmatch(text)
     if folded is None:
-        raise BadRange(f"cannot read the range in {text!r}: write it as web[01-40,42]")
+        raise BadRange(f"cannot read the range in {text[:80]!r}: write it as web[01-40,42]")
     head, inside, tail = folded.groups()
     total = 0
     for piece in inside.split(","):
-        low, dash, high = piece.partition("-")
-        if not low or (dash and not high):
-            raise BadRange(f"cannot read {piece!r} in {text!r}: write a number or a range such as 01-40")
+        read = _PIECE.fullmatch(piece)
+        if read is None:
+            raise BadRange(f"cannot read {piece[:40]!r} in {text[:80]!r}: write a number or a range such as 01-40")
+        low, high = read.groups()
         first, last = int(low), int(high or low)
         if last < first:
-            raise BadRange(f"the range {piece!r} in {text!r} runs backwards")
+            raise BadRange(f"the range {piece!r} in {text[:80]!r} runs backwards")
         total += last - first + 1
         if total > RANGE_HOSTS_MAX:
-            raise BadRange(f"{text!r} stands for more than {RANGE_HOSTS_MAX} names")
+            raise BadRange(f"{text[:80]!r} stands for more than {RANGE_HOSTS_MAX} names")
         for number in range(first, last + 1):
             yield f"{head}{number:0{len(low)}d}{tail}"
 

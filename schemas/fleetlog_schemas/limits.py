@@ -30,6 +30,14 @@ BLOB_CHUNK_BYTES = 256 * 1024
 """Bytes of one blob chunk as agents receive it."""
 ARGV_BYTES_MAX = 64 * 1024
 """Bytes of one argv: it is kept in the log for ever, and repeated in each push."""
+SPEC_BYTES_MAX = 192 * 1024
+"""Bytes of one task's specification as JSON: one submission must fit into one event (EVENT_BYTES_MAX)."""
+TASK_NAME_BYTES_MAX = 200
+"""Bytes of a task's name: one line of a list."""
+HASH_OR_ID_BYTES_MAX = 64
+"""Bytes of a task id or a hash in a specification: 64 hexadecimal digits."""
+PATH_BYTES_MAX = 4096
+"""Bytes of a path: Linux's own PATH_MAX."""
 ERROR_TEXT_BYTES_MAX = 2 * 1024
 """Bytes of an error text in an event."""
 FACTS_BYTES_MAX = 16 * 1024

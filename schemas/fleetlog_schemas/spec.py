@@ -127,8 +127,11 @@ def check_spec(spec: TaskSpec) -> None:
             check_host_id(host_id)
         except InvalidId as error:
             raise SpecError(f"/host_ids/{index}", str(error)) from None
-    _in_range("/target", len(spec.target.encode()), 0, limits.ARGV_BYTES_MAX)
-    _in_range("/name", len(spec.name.encode()), 0, 200)
+    _in_range("/target", _utf8_bytes("/target", spec.target), 0, limits.ARGV_BYTES_MAX)
+    _in_range("/name", _utf8_bytes("/name", spec.name), 0, limits.TASK_NAME_BYTES_MAX)
+    for field in ("rerun_of", "plan_hash"):
+        text = getattr(spec, field) or ""
+        _in_range(f"/{field}", _utf8_bytes(f"/{field}", text), 0, limits.HASH_OR_ID_BYTES_MAX)
     _in_range("/timeout_ms", spec.timeout_ms, 1, limits.TIMEOUT_MS_MAX)
     _in_range("/task_timeout_ms", spec.task_timeout_ms, 0, limits.TIMEOUT_MS_MAX)
     _in_range("/wait_offline_ms", spec.wait_offline_ms, 0, limits.TIMEOUT_MS_MAX)
@@ -143,6 +146,7 @@ def check_spec(spec: TaskSpec) -> None:
     for index, tag in enumerate(spec.tags):
         if not _TAG.fullmatch(tag):
             raise SpecError(f"/tags/{index}", "a tag is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit")
+    _in_range("", len(msgspec.json.encode(spec)), 0, limits.SPEC_BYTES_MAX)
 
 
 def _check_payload(payload: Payload) -> None:
@@ -160,9 +164,8 @@ def _check_argv(pointer: str, argv: tuple[str, ...], *, at_least: int) -> None:
     for index, part in enumerate(argv):
         if "\x00" in part:
             raise SpecError(f"{pointer}/{index}", "an argument cannot contain a NUL character")
-        if not part.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in part):
-            raise SpecError(f"{pointer}/{index}", "an argument must be valid UTF-8")
-    _in_range(pointer, sum(len(part.encode()) + 1 for part in argv), 0, limits.ARGV_BYTES_MAX)
+    bytes_total = sum(_utf8_bytes(f"{pointer}/{index}", part) + 1 for index, part in enumerate(argv))
+    _in_range(pointer, bytes_total, 0, limits.ARGV_BYTES_MAX)
 
 
 def _check_options(options: Options) -> None:
@@ -178,6 +181,7 @@ def _check_options(options: Options) -> None:
             raise SpecError(f"/options/secret_names/{index}", "a secret must be one of env_names")
     if bool(options.env_names) != (options.env is not None):
         raise SpecError("/options/env", "env and env_names come together")
+    _in_range("/options/cwd", _utf8_bytes("/options/cwd", options.cwd or ""), 0, limits.PATH_BYTES_MAX)
     if options.cwd is not None and (not posixpath.isabs(options.cwd) or "\x00" in options.cwd):
         raise SpecError("/options/cwd", "the working directory must be an absolute path")
     if options.user is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", options.user):
@@ -197,6 +201,15 @@ def _check_blob(pointer: str, blob: Blob) -> None:
     if not _DIGEST.fullmatch(blob.sha256):
         raise SpecError(f"{pointer}/sha256", "a digest is 64 lower-case hexadecimal digits")
     _in_range(f"{pointer}/size", blob.size, 0, limits.BLOB_BYTES_MAX)
+    _in_range(f"{pointer}/name", _utf8_bytes(f"{pointer}/name", blob.name), 0, limits.PATH_BYTES_MAX)
+
+
+def _utf8_bytes(pointer: str, text: str) -> int:
+    """Return the length of *text* in UTF-8; an argument of a shell may be bytes that are no text."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise SpecError(pointer, "must be valid UTF-8") from None
 
 
 def _in_range(pointer: str, value: int, low: int, high: int) -> None:
