@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from fleetlog_testing.history import START_MS, History, make_id
 
 from fleetlog_schemas import events, lifecycle, limits
 from fleetlog_schemas.lifecycle import AttemptState, CommandState, TaskState, retry_due_ms
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
+from fleetlog_testing.history import START_MS, History, make_id
 
 RETRY = Retry(attempts_max=3, on=(Outcome.FAILURE, Outcome.ERROR), backoff_ms=1_000, backoff_ms_max=4_000)
 
