@@ -134,11 +134,10 @@ class Refusals:
 
     def due(self, now_ms: int) -> list[events.ReportsRefused]:
         """Return, and drop, the minutes that are over."""
-        over = sorted(key for key in self._minutes if key[0] < now_ms // 60_000)
+        over = [(key, self._minutes.pop(key)) for key in sorted(self._minutes) if key[0] < now_ms // 60_000]
         return [
             events.ReportsRefused(
                 host_id=host_id, minute=minute, counts=kept.refused, attempts=tuple(kept.refused_attempts)
             )
-            for minute, host_id in over
-            if (kept := self._minutes.pop((minute, host_id)))
+            for (minute, host_id), kept in over
         ]

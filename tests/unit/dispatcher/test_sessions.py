@@ -1,0 +1,207 @@
+"""Who is let in, who is there, and who is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fleetlog_runtime.pure.settings import DispatcherSettings
+from fleetlog_schemas import events, pushes
+from fleetlog_schemas.pushes import SessionDenied, SessionGranted
+from fleetlog_schemas.reports import Held, HeldState
+from fleetlog_testing.dispatching import KEYS, Stage, shell
+
+
+def answered(stage: Stage) -> Any:
+    """The last answer to a session request."""
+    return stage.answers[-1][1]
+
+
+def test_an_enrolled_host_gets_a_session_a_ticket_and_the_signing_keys() -> None:
+    stage = Stage()
+    stage.enrolled("web1")
+    stage.opens("web1")
+    answer = answered(stage)
+    assert isinstance(answer, SessionGranted)
+    assert (answer.epoch, answer.ticket) == (1, stage.ticket("web1"))
+    assert answer.signing_keys == {KEYS.signer.key_id: KEYS.signer.public_key}
+    assert not stage.state.hosts.by_id["h-web1"].online
+
+
+def test_the_first_heartbeat_brings_a_host_online() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    assert stage.state.hosts.by_id["h-web1"].online
+    stage.beats("web1")
+    assert len(stage.decided(events.HostsOnline)) == 1
+
+
+def test_an_unknown_host_is_denied() -> None:
+    stage = Stage()
+    stage.opens("nobody", ticket="")
+    assert answered(stage).code == "unknown"
+
+
+def test_the_same_nonce_gets_the_same_answer_and_no_second_session() -> None:
+    stage = Stage()
+    stage.enrolled("web1")
+    stage.opens("web1", nonce="once")
+    stage.opens("web1", nonce="once")
+    assert len(stage.decided(events.SessionsOpened)) == 1
+    assert stage.answers[0][1].ticket == stage.answers[1][1].ticket
+
+
+def test_opens_that_arrive_together_are_one_event() -> None:
+    stage = Stage(leading=False)
+    stage.enrolled("a", "b", "c")
+    stage.engine.lead(stage.now_ms)
+    stage.settle()
+    settle, stage.settle = stage.settle, lambda: None  # type: ignore[method-assign]
+    for name in ("a", "b", "c"):
+        stage.opens(name)
+    stage.settle = settle  # type: ignore[method-assign]
+    stage.settle()
+    [opened] = stage.decided(events.SessionsOpened)
+    assert len(opened.sessions) == 3
+
+
+def test_the_previous_ticket_opens_while_the_current_one_is_unused() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    first = stage.ticket("web1")
+    stage.opens("web1", ticket=first)
+    # The answer was lost: the host comes again with the ticket that it has.
+    stage.opens("web1", ticket=first)
+    assert isinstance(answered(stage), SessionGranted)
+    assert answered(stage).epoch == 3
+
+
+def test_a_used_ticket_shows_a_copied_key_and_blocks_the_host() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    first = stage.ticket("web1")
+    task_id = stage.submitted(shell())
+    stage.opens("web1", ticket=first)
+    stage.beats("web1")
+    stage.opens("web1", ticket=first)
+    assert isinstance(answered(stage), SessionDenied)
+    assert answered(stage).code == "ticket"
+    assert stage.outcomes(task_id) == {"web1": "lost"}
+    before = len(stage.sent)
+    stage.submitted(shell())
+    stage.later(5_000)
+    assert len(stage.sent) == before
+    stage.happened(events.HostAccepted(host_id="h-web1"))
+    stage.opens("web1", ticket="")
+    assert isinstance(answered(stage), SessionGranted)
+
+
+def test_a_journal_counter_below_what_the_log_has_shows_a_rolled_back_machine() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    stage.started(task_id, "web1")
+    stage.opens("web1", counter=0)
+    assert answered(stage).code == "counter"
+    assert stage.outcomes(task_id) == {"web1": "lost"}
+
+
+def test_a_new_session_that_does_not_hold_an_unseen_attempt_is_offered_it_again() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    stage.opens("web1")
+    assert stage.pushed(pushes.StartPush) == [(task_id, 1)] * 2
+    assert [push.epoch for push in stage.sent if isinstance(push, pushes.StartPush)] == [1, 2]
+
+
+def test_a_new_session_that_does_not_hold_a_started_attempt_makes_it_lost() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    stage.started(task_id, "web1")
+    stage.opens("web1", counter=5)
+    stage.later(1_000)
+    assert stage.outcomes(task_id) == {"web1": "lost"}
+
+
+def test_a_new_session_that_holds_a_running_attempt_goes_on() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    stage.opens("web1", Held(task_id, 1, HeldState.RUNNING))
+    stage.beats("web1", Held(task_id, 1, HeldState.RUNNING))
+    stage.later(10_000)
+    assert stage.outcomes(task_id) == {}
+
+
+def test_silence_makes_a_host_suspect_and_then_offline() -> None:
+    settings = DispatcherSettings()
+    stage = Stage(settings)
+    stage.connected("web1")
+    stage.later(settings.suspect_ms)
+    stage.submitted(shell(wait_offline_ms=600_000))
+    assert stage.pushed(pushes.StartPush) == []
+    assert stage.state.hosts.by_id["h-web1"].online
+    stage.later(settings.offline_ms - settings.suspect_ms)
+    assert [one.reason for one in stage.decided(events.HostsOffline)] == ["silent"]
+
+
+def test_a_goodbye_is_offline_at_once() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    stage.beats("web1", goodbye=True)
+    assert [one.reason for one in stage.decided(events.HostsOffline)] == ["goodbye"]
+
+
+def test_many_hosts_that_fall_silent_together_are_not_judged_at_once() -> None:
+    settings = DispatcherSettings()
+    stage = Stage(settings)
+    names = [f"web{number}" for number in range(24)]
+    stage.connected(*names)
+    stage.later(settings.offline_ms + 5_000)
+    assert stage.decided(events.HostsOffline) == []
+    stage.later(settings.mass_silence_hold_ms)
+    assert sum(len(one.hosts) for one in stage.decided(events.HostsOffline)) == 24
+
+
+def test_few_hosts_that_fall_silent_among_many_are_judged_as_usual() -> None:
+    settings = DispatcherSettings()
+    stage = Stage(settings)
+    names = [f"web{number}" for number in range(24)]
+    stage.connected(*names)
+    for _ in range(7):
+        stage.later(10_000)
+        for name in names[2:]:
+            stage.beats(name)
+    assert sum(len(one.hosts) for one in stage.decided(events.HostsOffline)) == 2
+
+
+def test_a_new_dispatcher_gives_every_host_its_full_grace() -> None:
+    settings = DispatcherSettings()
+    stage = Stage(settings)
+    stage.connected("web1")
+    stage.later(settings.offline_ms - 5_000)
+    stage.engine.follow()
+    stage.engine.lead(stage.now_ms)
+    stage.later(settings.offline_ms - 5_000)
+    assert stage.decided(events.HostsOffline) == []
+
+
+def test_a_revoked_host_is_denied_and_its_attempts_are_lost() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    stage.happened(events.HostRevoked(host_id="h-web1", public_key="key of web1"))
+    assert stage.outcomes(task_id) == {"web1": "lost"}
+    stage.opens("web1")
+    assert (answered(stage).code, answered(stage).retry) == ("revoked", False)
+
+
+def test_an_overtaken_heartbeat_of_the_same_session_is_not_heard() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    stage.beats("web1", Held(task_id, 1, HeldState.RUNNING), counter=4)
+    stage.beats("web1", counter=3)
+    stage.later(1_000)
+    assert stage.outcomes(task_id) == {}
