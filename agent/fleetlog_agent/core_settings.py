@@ -1,0 +1,55 @@
+"""The core's own limits and times, each with its reason. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleetlog_schemas import limits
+
+HEARTBEAT_JITTER = 0.1
+"""Part of the heartbeat time that is random, so that a fleet started together does not beat together."""
+HEARTBEAT_CHANGE_MS = 1_000
+"""A change of the held set that no report has told by then is told by a heartbeat."""
+REPORTS_IN_FLIGHT_MAX = 8
+"""Reports sent and not yet stored; while as many are under way, items gather and share the next one."""
+REPORT_RETRY_MS, REPORT_RETRY_MS_MAX = 2_000, 30_000
+"""A report that the bus did not confirm is sent again, byte for byte, after this time, doubling to the second."""
+REPORT_OVERHEAD_BYTES = 1_024
+"""Of REPORT_BYTES_MAX: room for everything around the items."""
+FACTS_MS_MIN = 3_600_000
+"""Facts are reported at most hourly: each report of them is an event for ever."""
+SESSION_RETRY_MS_MIN, SESSION_RETRY_MS_MAX = 500, 30_000
+"""Full jitter between these when nobody answers: a fleet must not hammer a dispatcher that comes back."""
+SESSION_DENIED_MS = 60_000
+"""After a refusal that asking again cannot help: a person may accept the host meanwhile."""
+KILL_REPEAT_MS = 2_000
+"""A kill is repeated after this time while the process is still there (it may be in the kernel)."""
+INBOX_PUSHES_MAX = 64
+"""Pushes received and not yet obeyed (32 MiB at worst); what does not fit is pushed again by reconciliation."""
+REFUSALS_HELD_MAX = 1_000
+"""Refused attempts kept beyond `held_max`, so that a copy of a refused start never runs later."""
+GAP_DEAF_MS = 1_000
+"""After a gap, pushes are dropped for so long: those that were buffered meanwhile come first."""
+STOP_MS_MAX = 5_000
+"""Longest wait, when stopping, for the journal and for reports to be stored."""
+TICK_MS_MAX = 5_000
+"""Longest time between steps: well below `gap_ms`, so that a gap means that we did not run."""
+ALARM_REPEAT_MS = 60_000
+"""The same alarm is raised at most once in this time."""
+ALARMS_MAX = 100
+"""Different alarms remembered for that."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a host's administrator, or a simulation, may set."""
+
+    heartbeat_ms: int = 10_000
+    kill_grace_ms: int = 10_000
+    """From SIGTERM to SIGKILL: systemd's default is 90 s, docker's 10 s."""
+    held_max: int = limits.HELD_MAX
+    started_after_ms: int = 200
+    """`started` is reported only of attempts that last longer: a short one's end says it all."""
+    report_repeat_ms: int = 30_000
+    """Ends are reported again until they are told to be forgotten."""
+    gap_ms: int = 10_000
+    """A longer pause between two steps means that the machine or the agent was stopped."""
