@@ -6,15 +6,21 @@ through unchanged, so these shapes are the API's.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import msgspec
 
+from fleetlog_schemas import limits
 from fleetlog_schemas.spec import TaskSpec
 
 PAGE_MAX = 500
 """Items in one page."""
 SQL_ROWS_MAX = 10_000
+ANSWER_BYTES_MAX = limits.BUS_MESSAGE_BYTES_MAX - 16 * 1024
+"""Bytes of one answer on the bus; what is larger is packed, and what is larger even then is refused."""
+ANSWER_UNPACKED_BYTES_MAX = 256 * 1024 * 1024
+"""Bytes of an answer unpacked: a task on HOSTS_PER_TASK_MAX hosts with room to spare."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -33,6 +39,44 @@ class Answer(msgspec.Struct, frozen=True):
     """The last log sequence that the data reflects."""
     data: Any = None
     problem: Problem | None = None
+
+
+class AnswerTooLarge(ValueError):
+    """An answer that does not fit into one message of the bus, even packed: ask for a smaller piece."""
+
+
+def pack_answer(body: bytes) -> bytes:
+    """Return the JSON of an `Answer` as it goes over the bus: as it is, or compressed (RFC 1950) when it is large.
+
+    Raises:
+        AnswerTooLarge: it does not fit even so.
+    """
+    if len(body) <= ANSWER_BYTES_MAX:
+        return body
+    packed = zlib.compress(body, 1)
+    if len(packed) > ANSWER_BYTES_MAX:
+        packed = zlib.compress(body, 6)
+    if len(packed) > ANSWER_BYTES_MAX or len(body) > ANSWER_UNPACKED_BYTES_MAX:
+        raise AnswerTooLarge(f"the answer has {len(body)} bytes: ask for a smaller piece, page by page")
+    return packed
+
+
+def unpack_answer(body: bytes) -> bytes:
+    """Return the JSON of an `Answer` from what came over the bus.
+
+    Raises:
+        ValueError: it is neither JSON nor something that `pack_answer` made.
+    """
+    if body[:1] == b"{":
+        return body
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(body, ANSWER_UNPACKED_BYTES_MAX)
+    except zlib.error as error:
+        raise ValueError(f"not an answer: {error}") from None
+    if not unpacker.eof:
+        raise ValueError("not an answer: cut short, or too large")
+    return unpacked
 
 
 class AsOf(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
