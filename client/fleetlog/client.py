@@ -1,0 +1,207 @@
+"""The Python client: submit a task, wait for its end, look at it. The command line is built on it.
+
+>>> client = fleetlog.Client("http://127.0.0.1:8470", token)
+>>> task_id = client.submit(TaskSpec(payload=Shell(argv=("uptime",)), target="web*"))
+>>> client.wait(task_id).outcome
+'success'
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from fleetlog.exits import CliError, Exit
+from fleetlog.follow import Fold, StoredRaw, decode_stored
+from fleetlog.http import Gateway, GatewayError, segment
+from fleetlog.sse import Feed, Item
+from fleetlog_schemas.ids import new_id
+from fleetlog_schemas.spec import Blob, TaskSpec
+from fleetlog_schemas.view import TaskView, task_view
+
+SUBMIT_TRIES_MAX = 3
+"""A submission without an answer is repeated with the same id, which the log takes once."""
+SUBMIT_PAUSE_S = 0.5
+LOG_PAGE = 500
+"""Events asked for at once when the log is read."""
+
+
+class TaskAnswer(msgspec.Struct, frozen=True):
+    """A task, and the log sequence that the answer reflects."""
+
+    seq: int
+    data: TaskView
+
+
+class _LogPage(msgspec.Struct, frozen=True):
+    items: list[StoredRaw]
+    next_seq: int | None
+
+
+class _LogAnswer(msgspec.Struct, frozen=True):
+    seq: int
+    data: _LogPage
+
+
+_decode_task = msgspec.json.Decoder(TaskAnswer).decode
+_decode_log = msgspec.json.Decoder(_LogAnswer).decode
+
+
+class Client:
+    """A client of one gateway. Not for several threads."""
+
+    def __init__(self, url: str, token: str, ca: str | None = None) -> None:
+        self.gateway = Gateway(url, token, Path(ca) if ca else None)
+
+    @classmethod
+    def over(cls, gateway: Gateway) -> Client:
+        """Return a client that uses an existing connection."""
+        client = cls.__new__(cls)
+        client.gateway = gateway
+        return client
+
+    def put_blob(self, content: bytes, name: str = "") -> Blob:
+        """Store content (a script, stdin, the environment) and return the reference that a task carries."""
+        answer = self.gateway.post("/blobs", content)
+        return Blob(sha256=answer["sha256"], size=answer["size"], name=name)
+
+    def submit(self, spec: TaskSpec, task_id: str = "") -> str:
+        """Submit a task and return its id.
+
+        Raises:
+            CliError: the gateway refused it, or could not be reached.
+        """
+        task_id = task_id or new_task_id()
+        for attempt in range(1, SUBMIT_TRIES_MAX + 1):
+            try:
+                answer = self.gateway.post("/tasks", msgspec.to_builtins(spec), Idempotency_Key=task_id)
+            except CliError as error:
+                unsettled = isinstance(error, GatewayError) and error.status in (503, 504)
+                if not unsettled or attempt == SUBMIT_TRIES_MAX:
+                    raise
+                time.sleep(SUBMIT_PAUSE_S)
+            else:
+                return str(answer["task_id"])
+        raise AssertionError("unreachable")
+
+    def show(self, task_id: str, as_of: str = "") -> TaskView:
+        """Return everything about a task: its id, the last characters of its id (at least 6), or `last`."""
+        body = self.gateway.get_bytes(f"/tasks/{segment(task_id)}", as_of=as_of)
+        return read_answer(body).data
+
+    def wait(self, task_id: str, timeout_s: float | None = None) -> TaskView:
+        """Return the task when it has ended or was refused.
+
+        Raises:
+            CliError: `timeout_s` is over (code WAITED), or the gateway stayed away.
+        """
+        fold = Fold(task_id)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        feed = Feed(self.gateway, f"/tasks/{segment(task_id)}/events")
+        try:
+            while not fold.over:
+                left_s = 60.0 if deadline is None else deadline - time.monotonic()
+                if left_s <= 0:
+                    raise CliError(Exit.WAITED, f"task {task_id} has not ended in {timeout_s:g} s; it goes on")
+                item = feed.take(left_s)
+                if isinstance(item, Item) and item.event != "reset":
+                    fold.feed(decode_stored(item.data))
+        finally:
+            feed.close()
+        assert fold.task is not None
+        return task_view(fold.task)
+
+    def replay(self, task_id: str) -> Fold:
+        """Read the log from the time that the id carries to its end, and return the folded task.
+
+        Raises:
+            CliError: the log has no such task.
+        """
+        fold = Fold(task_id)
+        for stored in self.read_log(task_id=task_id):
+            fold.feed(stored)
+        if fold.task is None:
+            raise CliError(Exit.NOT_FOUND, f"the log has no task {task_id}")
+        return fold
+
+    def read_log(self, *, task_id: str = "", from_seq: int = 0, before_seq: int = 0) -> Iterator[StoredRaw]:
+        """Yield stored events from *from_seq* (or the time that *task_id* carries) to the end of the log.
+
+        With *task_id* only those that touch this task; with *before_seq* only those below it.
+        """
+        next_seq: int | None = from_seq
+        while next_seq is not None and (not before_seq or next_seq < before_seq):
+            page = _decode_log(self.gateway.get_bytes("/log", task_id=task_id, from_seq=next_seq, limit=LOG_PAGE)).data
+            for stored in page.items:
+                if before_seq and stored.seq >= before_seq:
+                    return
+                yield stored
+            next_seq = page.next_seq
+
+    def resolve_in_log(self, identifier: str) -> str:
+        """Return the full id for `last` or the end of an id, by reading the log backwards.
+
+        Raises:
+            CliError: nothing fits.
+        """
+        high = int(self.gateway.get("/log", limit=1)["seq"]) + 1
+        while high > 1:
+            low = max(1, high - LOG_PAGE)
+            newest = ""
+            for stored in self.read_log(from_seq=low, before_seq=high):
+                newest = _submitted_in(stored, identifier) or newest
+            if newest:
+                return newest
+            high = low
+        raise CliError(Exit.NOT_FOUND, f"the log has no task {identifier}")
+
+
+class _SubmittedHead(msgspec.Struct, frozen=True):
+    task_id: str
+
+
+class _SubmittedTasks(msgspec.Struct, frozen=True):
+    tasks: list[_SubmittedHead] = []
+
+
+class _SubmittedEvent(msgspec.Struct, frozen=True):
+    type: str
+    data: _SubmittedTasks
+
+
+def _submitted_in(stored: StoredRaw, identifier: str) -> str:
+    """Return the last task submitted by this event that *identifier* means, or an empty text."""
+    if stored.subject != "evt.request":
+        return ""
+    try:
+        event = msgspec.json.decode(stored.event, type=_SubmittedEvent)
+    except msgspec.MsgspecError:
+        return ""  # not an event that any reader can use
+    for head in reversed(event.data.tasks):
+        if identifier == "last" or head.task_id.endswith(identifier):
+            return head.task_id
+    return ""
+
+
+def read_answer(body: bytes) -> TaskAnswer:
+    """Return the task in the body of an answer.
+
+    Raises:
+        CliError: this is not the answer of a gateway of this version.
+    """
+    try:
+        return _decode_task(body)
+    except msgspec.MsgspecError as error:
+        raise CliError(
+            Exit.INTERNAL, f"the gateway's answer does not fit this version of fleetlog: {error}",
+            "install the version that `fleetlog version` shows for the gateway",
+        ) from None
+
+
+def new_task_id() -> str:
+    """Return a new task id of now."""
+    return new_id(time.time_ns() // 1_000_000, os.urandom(10))

@@ -1,0 +1,282 @@
+"""The grammar of the command line: every verb, its options, and the function that does it.
+
+Verbs name their function as text (`module:function`), so that building the parser loads none of them. The
+reference in docs/cli.md is printed from here (`reference.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from fleetlog.values import (
+    count,
+    duration_ms,
+    env_value,
+    label,
+    octal,
+    port,
+    positive,
+    quantity,
+    secret_value,
+    separated,
+)
+
+_SUPPRESS = argparse.SUPPRESS
+DEFAULTS: dict[str, Any] = {
+    "data": None, "url": None, "output_form": "table", "color": "auto", "wait_timeout_ms": None, "yes": False,
+}
+"""Values of the options that stand before or after the verb, when nobody gives them."""
+
+EPILOG = (
+    "ID is a task's id, its last characters (at least 6), or `last`. TARGET is names, globs, ranges and labels:"
+    " web01, 'web*', 'web[01-40]', 'env=prod and role in (web, api) and not dc=b', all."
+    " Exit codes: `fleetlog help exit-codes`."
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Say what was typed wrong and what to read, and leave with 2."""
+        self.exit(2, f"{self.prog}: {message}\n  see: {self.prog} --help\n")
+
+
+def _global_options(*, wait_alias: bool) -> argparse.ArgumentParser:
+    parent = argparse.ArgumentParser(add_help=False, argument_default=_SUPPRESS)
+    group = parent.add_argument_group("everywhere")
+    group.add_argument("--data", metavar="DIR", help="data folder (default: FLEETLOG_DATA, ~/.local/share/fleetlog)")
+    group.add_argument("--url", help="address of the gateway (default: FLEETLOG_URL, or the data folder's)")
+    group.add_argument("-o", "--output", dest="output_form", choices=("table", "json"), help="form of the answer")
+    group.add_argument("--color", choices=("auto", "always", "never"), help="colours (default: on a terminal)")
+    names = ["--wait-timeout", "--timeout"] if wait_alias else ["--wait-timeout"]
+    group.add_argument(
+        *names, dest="wait_timeout_ms", type=duration_ms, metavar="TIME",
+        help="stop waiting after this (exit 7); the task goes on",
+    )
+    return parent
+
+
+_AddVerb = Callable[..., argparse.ArgumentParser]
+
+
+def build() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = _Parser(
+        prog="fleetlog", description="Run tasks on a fleet of hosts; everything that happens is an event in one log.",
+        epilog=EPILOG, parents=[_global_options(wait_alias=False)],
+    )
+    parser.add_argument("--version", action="store_true", default=False, help="print the version")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    add = _adder(verbs, "")
+    for section in (_running, _looking, _hosts, _agent, _numbers, _system):
+        section(add)
+    return parser
+
+
+def _adder(verbs: Any, prefix: str) -> _AddVerb:
+    def add(
+        name: str, run: str, text: str, *, aliases: tuple[str, ...] = (), wait_alias: bool = True,
+        usage: str | None = None,
+    ) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            name, aliases=aliases, help=text, description=text[0].upper() + text[1:] + ".", usage=usage,
+            parents=[_global_options(wait_alias=wait_alias)],
+        )
+        parser.set_defaults(run=f"fleetlog.verbs.{run}" if ":" in run else "", path=f"{prefix}{name}")
+        return parser
+
+    return add
+
+
+def _group(add: _AddVerb, name: str, text: str) -> _AddVerb:
+    parser = add(name, "", text)
+    subverbs = parser.add_subparsers(dest="subverb", metavar="VERB", required=True, title="verbs")
+    return _adder(subverbs, f"{name} ")
+
+
+def _running(add: _AddVerb) -> None:
+    verb = add(
+        "exec", "submit:exec_argv", "run a program on hosts", wait_alias=False,
+        usage="fleetlog exec -t TARGET [options] (-- ARGV... | -c STRING)",
+    )
+    verb.add_argument("-c", dest="shell_text", metavar="STRING", help="run this text with /bin/sh -c")
+    _task_options(verb)
+    verb.set_defaults(rest=[])
+    verb = add(
+        "run", "submit:run_file", "run a script on hosts", wait_alias=False,
+        usage="fleetlog run FILE -t TARGET [options] [-- ARGS...]",
+    )
+    verb.add_argument("file", metavar="FILE", help="the script; it is sent to the hosts by its digest")
+    verb.add_argument("--interpreter", metavar="PROGRAM", help="what runs it (default: its #! line, else /bin/sh)")
+    _task_options(verb)
+    verb.set_defaults(rest=[])
+    verb = add("rerun", "submit:rerun", "run a task again, on all of its hosts or on those where it failed")
+    _task_argument(verb)
+    verb.add_argument("--failed", action="store_true", help="only hosts with failure, timeout, error or unreached")
+    verb.add_argument("--include-lost", action="store_true", help="with --failed: also where it may have run")
+    _following(verb)
+    verb = add("cancel", "tasks:cancel", "stop a task, or its commands on some hosts")
+    _task_argument(verb)
+    verb.add_argument("--host", action="append", default=[], metavar="NAME", help="only on this host (repeatable)")
+    verb.add_argument("--reason", default="", help="why; kept in the log")
+    verb.add_argument("--detach", action="store_true", help="do not wait until every host has confirmed")
+
+
+def _following(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--detach", action="store_true", help="print the task's id and leave")
+    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="do not ask, whatever the number of hosts")
+
+
+def _task_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("-t", "--target", required=True, metavar="TARGET", help="on which hosts")
+    _following(verb)
+    verb.add_argument("--plan", action="store_true", help="print the hosts and how many are offline; run nothing")
+    verb.add_argument("--name", default="", help="a name to find it by")
+    verb.add_argument("--tag", action="append", default=[], metavar="TAG", help="a mark to filter by (repeatable)")
+    around = verb.add_argument_group("surroundings of the command")
+    around.add_argument(
+        "--env", action="append", default=[], type=env_value, metavar="K=V",
+        help="environment; K alone takes its value from here (repeatable)",
+    )
+    around.add_argument(
+        "--secret", action="append", default=[], type=secret_value, metavar="NAME[=@FILE]",
+        help="environment whose value is read from here or a file and masked in output (repeatable)",
+    )
+    around.add_argument("--stdin", metavar="FILE", help="standard input; - for this one's")
+    around.add_argument("--cwd", metavar="DIR", help="working directory on the host")
+    around.add_argument("--user", help="run as this user")
+    around.add_argument("--umask", type=octal, metavar="OCTAL", help="file mode mask")
+    limits = verb.add_argument_group("limits")
+    limits.add_argument("--memory", type=quantity, metavar="SIZE", help="memory, as 512M")
+    limits.add_argument("--files", type=positive, metavar="N", help="open files")
+    limits.add_argument("--output-max", type=quantity, metavar="SIZE", help="output kept per command (default 10Mi)")
+    limits.add_argument("--ok-codes", default=None, metavar="N,N", help="exit codes that count as success (default 0)")
+    limits.add_argument(
+        "--timeout", dest="timeout_ms", type=duration_ms, default=3_600_000, metavar="TIME",
+        help="longest run of the command (default 1h)",
+    )
+    limits.add_argument("--task-timeout", dest="task_timeout_ms", type=duration_ms, default=0, metavar="TIME",
+                        help="longest life of the whole task")
+    limits.add_argument("--wait-offline", dest="wait_offline_ms", type=duration_ms, default=0, metavar="TIME",
+                        help="wait so long for hosts that are offline (default: they are unreached at once)")
+    limits.add_argument("--parallel", type=count, default=0, metavar="N", help="hosts at once (default: no limit)")
+    retry = verb.add_argument_group("retries")
+    retry.add_argument("--retries", type=count, default=0, metavar="N", help="try again so often (default: never)")
+    retry.add_argument("--retry-on", type=separated, default=(), metavar="OUTCOME,...",
+                       help="outcomes to retry (default failure,timeout,error; `lost` may run it twice)")
+    retry.add_argument("--backoff", dest="backoff_ms", type=duration_ms, default=1_000, metavar="TIME",
+                       help="wait before the first retry; doubles (default 1s)")
+
+
+def _task_argument(verb: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    nargs = "?" if optional else None
+    verb.add_argument("task", metavar="ID", nargs=nargs, default="last" if optional else None,
+                      help="task id, its last characters, or `last`" + (" (the default)" if optional else ""))
+
+
+def _as_of(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--as-of", default="", metavar="SEQ|TIME", help="as it was at a log sequence or RFC 3339 time")
+
+
+def _period(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--since", type=duration_ms, default=0, metavar="TIME", help="only the last TIME, as 7d")
+
+
+def _looking(add: _AddVerb) -> None:
+    verb = add("ls", "tasks:ls", "list tasks, newest first")
+    verb.add_argument("--limit", type=positive, default=20, help="how many (default 20)")
+    for name in ("state", "outcome", "kind", "host", "name", "tag"):
+        verb.add_argument(f"--{name}", default="", help=f"only tasks with this {name}")
+    verb.add_argument("--by", dest="submitted_by", default="", metavar="WHO", help="only tasks that WHO asked for")
+    _period(verb)
+    _as_of(verb)
+    verb = add("show", "tasks:show", "show everything about a task")
+    _task_argument(verb, optional=True)
+    _as_of(verb)
+    verb = add("watch", "submit:watch", "follow a task until it ends")
+    _task_argument(verb, optional=True)
+    verb = add("why", "tasks:why", "say why a task failed, or what it waits for")
+    _task_argument(verb, optional=True)
+    verb = add("output", "output:output", "print what a task's commands wrote", aliases=("logs",))
+    _task_argument(verb, optional=True)
+    verb.add_argument("--host", action="append", default=[], metavar="NAME", help="of this host (repeatable)")
+    verb.add_argument("--failed", action="store_true", help="of the hosts where it did not succeed")
+    verb.add_argument("-f", "--follow", action="store_true", help="go on until the commands have ended")
+    verb.add_argument("--tail", type=count, default=0, metavar="N", help="only the last N lines")
+    verb.add_argument("--stream", choices=("stdout", "stderr"), default="", help="only this stream")
+    verb.add_argument("--attempt", type=count, default=0, metavar="N", help="of this attempt (default: the last)")
+    verb.add_argument("--group", action="store_true", help="hosts that wrote the same stand together")
+    verb.add_argument("--raw", action="store_true", help="with escape sequences, as the host wrote it (not to a terminal)")
+    verb = add("events", "events:events", "print events of the log, of a task or of all")
+    verb.add_argument("task", metavar="ID", nargs="?", default="", help="task id, its last characters, or `last`")
+    verb.add_argument("-f", "--follow", action="store_true", help="go on with what happens now")
+    verb.add_argument("--type", default="", help="only this type, as fleetlog.task.ended.v1")
+    verb.add_argument("--host", default="", metavar="NAME", help="only what touches this host")
+    verb.add_argument("--after", dest="after_seq", type=count, default=0, metavar="SEQ", help="after this sequence")
+    verb.add_argument("--limit", type=positive, default=100, help="how many (default 100)")
+    verb = add("replay", "tasks:replay", "fold a task's events from the log alone; the same answer as show")
+    _task_argument(verb, optional=True)
+
+
+def _hosts(add: _AddVerb) -> None:
+    verbs = _group(add, "host", "hosts: list, show, add, label, take out of work, let in, revoke")
+    verb = verbs("ls", "hosts:ls", "list hosts")
+    verb.add_argument("--presence", default="", help="only online, offline, refused, revoked or joined")
+    verb.add_argument("--label", default="", metavar="K[=V]", help="only hosts with this label")
+    _as_of(verb)
+    verb = verbs("show", "hosts:show", "show everything about a host")
+    verb.add_argument("name", metavar="NAME")
+    verb = verbs("add", "hosts:add", "print the line that joins a machine; it works once, within 15 minutes")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--label", action="append", default=[], type=label, metavar="K=V", help="label (repeatable)")
+    verb = verbs("label", "hosts:label", "set labels (K=V) or remove them (K-)")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("labels", nargs="+", type=label, metavar="K=V|K-")
+    verb = verbs("maintenance", "hosts:maintenance", "take a host out of work, or give it back")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("switch", choices=("on", "off"))
+    verb.add_argument("--reason", default="", help="why; kept in the log")
+    for name, text in (
+        ("accept", "let a refused host in again, after looking at the machine"),
+        ("revoke", "refuse a host's key from now on"),
+    ):
+        verb = verbs(name, f"hosts:{name}", text)
+        verb.add_argument("name", metavar="NAME")
+        verb.add_argument("--reason", default="", help="why; kept in the log")
+
+
+def _agent(add: _AddVerb) -> None:
+    verb = add("agent", "agent:agent", "the agent on this host: run, join, ps, status",
+               usage="fleetlog agent {run,join,ps,status} ...")
+    verb.add_argument("rest", nargs=argparse.REMAINDER, help=_SUPPRESS)
+
+
+def _numbers(add: _AddVerb) -> None:
+    verb = add("stats", "numbers:stats", "counts, success rate and durations of ended commands")
+    verb.add_argument("--by", choices=("kind", "host", "day"), default="kind", help="one line for each (default kind)")
+    verb.add_argument("--kind", default="", help="only this kind")
+    verb.add_argument("--host", default="", metavar="NAME", help="only this host")
+    _period(verb)
+    _as_of(verb)
+    verb = add("sql", "numbers:sql", "ask the projection in SQL, read-only")
+    verb.add_argument("query", help="one statement; - reads it from stdin")
+    verb.add_argument("--limit", type=positive, default=1000, help="rows (default 1000)")
+    _as_of(verb)
+    verbs = _group(add, "verify", "compare what is derived with the log")
+    verbs("projection", "numbers:verify_projection", "rebuild the projection from the log and compare")
+
+
+def _system(add: _AddVerb) -> None:
+    verb = add("up", "up:up", "start the whole system on this machine; Ctrl-C stops it")
+    verb.add_argument("--listen", default="", metavar="ADDR", help="take agents and clients of other machines, by TLS")
+    verb.add_argument("--port", type=port, default=0, metavar="N", help="port of the gateway (default: a free one)")
+    verb.add_argument("--processes", action="store_true", help="each service in a process of its own, restarted")
+    verb.add_argument("--no-agent", action="store_true", help="no agent on this machine")
+    verb.add_argument("--no-page", action="store_true", help="do not serve the web page")
+    add("doctor", "doctor:doctor", "check the system and say what to do")
+    add("version", "about:version", "print the versions of this client and of the gateway")
+    verb = add("help", "about:help_topic", "explain a topic")
+    verb.add_argument("topic", nargs="?", default="", help="exit-codes, or a verb")
+    verb = add("completion", "about:completion", "print completion for a shell")
+    verb.add_argument("shell", choices=("bash", "zsh", "fish"))

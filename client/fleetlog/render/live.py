@@ -1,0 +1,127 @@
+"""Progress of a running task: one line redrawn on a terminal, a plain line now and then without one.
+
+Failures appear as they happen, at most FAILURES_SHOWN_MAX of them; the rest is counted and `why` groups it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from typing import TextIO
+
+from fleetlog.render.task import counts_text
+from fleetlog.render.text import Style, count_of, seconds, shorten, width
+from fleetlog_schemas.lifecycle import Change, Command, CommandState, Task, TaskState
+from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.view import last_line
+
+FAILURES_SHOWN_MAX = 20
+PLAIN_EVERY_MS = 5_000
+"""Without a terminal: how often a line says how far it is."""
+_QUIET = (Outcome.SUCCESS, Outcome.SKIPPED)
+
+
+def eta_seconds(task: Task, now_ms: int) -> float | None:
+    """Return how long the rest will take by the pace so far, or None before the first command has ended."""
+    ended = len(task.commands) - task.open
+    if not ended or not task.open or not task.planned_ms:
+        return None
+    return max(now_ms - task.planned_ms, 0) / 1000 / ended * task.open
+
+
+def status_line(task: Task | None, now_ms: int, style: Style) -> str:
+    """Return how far a task is: ended of all, counts by state, elapsed time, time left."""
+    if task is None or task.state is TaskState.SUBMITTED:
+        return "waiting for the plan"
+    total = len(task.commands)
+    parts = [f"{total - task.open}/{total} ended", counts_text(task.counts, style)]
+    parts.append(seconds(max(now_ms - task.submitted_ms, 0) // 1000))
+    eta = eta_seconds(task, now_ms)
+    if eta is not None:
+        parts.append(f"about {seconds(round(eta))} left")
+    if task.stop:
+        parts.append("stopping")
+    return "  ".join(parts)
+
+
+def failure_line(command: Command, style: Style) -> str:
+    """Return the line of one command that has ended badly."""
+    last, outcome = command.last, command.outcome
+    assert last is not None
+    assert last.end is not None
+    assert outcome is not None
+    code = f"  exit {last.end.exit_code}" if last.end.exit_code is not None else ""
+    said = shorten(style.line(last_line(last.end)), 120)
+    name = style.paint(style.line(command.host_name), "bold")
+    return f"{style.glyph(outcome)} {name}  {outcome.value}{code}" + (f"  {said}" if said else "")
+
+
+class Progress:
+    """Shows a task as it goes on, on *stream*."""
+
+    def __init__(self, stream: TextIO, style: Style, *, animated: bool) -> None:
+        self._stream, self._style, self._animated = stream, style, animated
+        self._drawn = False
+        self._shown_ms = 0
+        self._failures = 0
+        self._status = ""
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        """Show what is worth a line of its own."""
+        for change in changes:
+            command = change.command
+            if change.what == "planned":
+                if self._animated:
+                    continue  # the status line says so
+                self.note(f"planned on {count_of(len(change.task.commands), 'host')}  task {change.task.task_id}")
+            elif change.what == "late" and command is not None:
+                self.note(f"{self._style.line(command.host_name)}: a later end was reported and changes nothing")
+            elif change.what == "ended" and command is not None:
+                self._command_ended(command)
+            elif change.what == "stop" and command is None:
+                self.note(f"stopping: {self._style.line(change.task.stop_reason) or change.task.stop}")
+
+    def _command_ended(self, command: Command) -> None:
+        last = command.last
+        if command.state is not CommandState.ENDED:
+            if last is not None and last.end is not None:
+                self.note(f"{self._style.line(command.host_name)}: attempt {last.number} {last.end.outcome}, will retry")
+            return
+        if command.outcome in _QUIET:
+            return
+        self._failures += 1
+        if self._failures <= FAILURES_SHOWN_MAX:
+            self.note(failure_line(command, self._style))
+        elif self._failures == FAILURES_SHOWN_MAX + 1:
+            self.note("… more failures are only counted here; `fleetlog why` groups them")
+
+    def status(self, task: Task | None, now_ms: int) -> None:
+        """Redraw the line that says how far it is."""
+        if not self._animated:
+            if self._shown_ms and now_ms - self._shown_ms >= PLAIN_EVERY_MS:
+                self._stream.write(status_line(task, now_ms, self._style) + "\n")
+                self._stream.flush()
+                self._shown_ms = now_ms
+            self._shown_ms = self._shown_ms or now_ms
+            return
+        line = status_line(task, now_ms, self._style)
+        columns = shutil.get_terminal_size().columns
+        if width(line) >= columns:
+            line = shorten(status_line(task, now_ms, Style(colour=False, unicode=self._style.unicode)), columns - 1)
+        if line != self._status or not self._drawn:
+            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.flush()
+            self._status, self._drawn = line, True
+
+    def note(self, text: str) -> None:
+        """Print a line above the status line."""
+        self.clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Take the status line away."""
+        if self._drawn:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._drawn = False

@@ -1,0 +1,148 @@
+"""One task as text and as JSON. `show` and `replay` both end here, so equal records give equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fleetlog.render.text import Style, clean_json, count_of, moment, seconds, shorten, table
+from fleetlog_schemas import hostset
+from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
+from fleetlog_schemas.spec import Script, Shell, TaskSpec
+from fleetlog_schemas.view import CommandView, FailureGroup, TaskView
+
+ROWS_MAX = 50
+"""Commands listed one by one; of more, the good ones are folded into one line."""
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def task_json(view: TaskView) -> str:
+    """Return the one JSON form of a task."""
+    return clean_json(msgspec.json.format(_encoder.encode(view), indent=2).decode())
+
+
+def task_text(view: TaskView, style: Style) -> str:
+    """Return a task for people: count, groups, then host by host."""
+    lines = [*_head(view, style), *group_lines(view.failures, style)]
+    if view.commands:
+        lines += ["", *_commands(view.commands, style)]
+    return "\n".join(lines)
+
+
+def _head(view: TaskView, style: Style) -> list[str]:
+    fields = [
+        ("runs", shorten(style.line(what_runs(view.spec)), 160)),
+        ("name", style.line(view.name)),
+        ("target", style.line(view.target) or (count_of(len(view.spec.host_ids), "chosen host"))),
+        ("asked", f"{moment(view.submitted_at)} by {style.line(view.submitted_by) or 'unknown'}"),
+        ("rerun of", view.rerun_of or ""),
+        ("tags", " ".join(view.tags)),
+        ("ended", f"{moment(view.ended_at)} after {seconds(view.duration_seconds)}" if view.ended_at else ""),
+        ("stopped", _stopped(view, style)),
+        ("refused", style.line(view.refusal or "")),
+        ("hosts", f"{view.hosts}: {counts_text(view.counts, style)}" if view.hosts else ""),
+    ]
+    state = view.outcome or view.state
+    lines = [f"task {view.task_id}  {view.kind}  {style.state(state)}"]
+    return lines + [f"  {name:<9} {value}" for name, value in fields if value]
+
+
+def _stopped(view: TaskView, style: Style) -> str:
+    if not view.stop:
+        return ""
+    who = f" by {style.line(view.stop_by)}" if view.stop_by else ""
+    why = f": {style.line(view.stop_reason)}" if view.stop_reason else ""
+    return f"{view.stop}{who}{why}"
+
+
+def what_runs(spec: TaskSpec) -> str:
+    """Return what a task runs, in one line, as a person would type it."""
+    payload = spec.payload
+    if isinstance(payload, Shell):
+        return " ".join(_quoted(part) for part in payload.argv)
+    assert isinstance(payload, Script)
+    name = payload.content.name or payload.content.sha256[:12]
+    return " ".join(_quoted(part) for part in (*payload.interpreter, name, *payload.args))
+
+
+def _quoted(part: str) -> str:
+    plain = part and all(character.isalnum() or character in "@%_-+=:,./" for character in part)
+    return part if plain else "'" + part.replace("'", "'\\''") + "'"
+
+
+def counts_text(counts: Mapping[str, int], style: Style) -> str:
+    """Return how many commands are in each state, the bad ones first."""
+    order = [outcome.value for outcome in Outcome] + ["running", "dispatched", "waiting"]
+    known = sorted(counts, key=lambda name: order.index(name) if name in order else len(order))
+    return ", ".join(f"{style.glyph(name)} {counts[name]} {name}" for name in known)
+
+
+def group_lines(groups: Iterable[FailureGroup], style: Style) -> list[str]:
+    """Return one line for each group of failures: how many, how, where, and the line that says why."""
+    return [group_line(msgspec.to_builtins(group), style) for group in groups]
+
+
+def group_line(group: Mapping[str, Any], style: Style) -> str:
+    """Return the line of one group, as the API gives it."""
+    code = f"  exit {group['exit_code']}" if group["exit_code"] is not None else ""
+    line = shorten(style.line(str(group["example"] or group["line"])), 160)
+    text = (
+        f"  {style.glyph(group['outcome'])} {count_of(group['count'], 'host')}  {group['outcome']}{code}"
+        f"  {style.paint(style.line(group['hosts']), 'bold')}"
+    )
+    return f"{text}  {line}" if line else text
+
+
+def _commands(commands: Sequence[CommandView], style: Style) -> list[str]:
+    listed: Sequence[CommandView] = commands
+    lines = []
+    if len(commands) > ROWS_MAX:
+        good = [command for command in commands if command.outcome == "success"]
+        listed = [command for command in commands if command.outcome != "success"][:ROWS_MAX]
+        hidden = len(commands) - len(good) - len(listed)
+        if good:
+            folded = hostset.fold(command.host for command in good)
+            lines.append(f"  {style.state('success')}: {shorten(style.line(folded), 400)}")
+        if hidden:
+            lines.append(f"  {count_of(hidden, 'further host')}: see `fleetlog show -o json`")
+    if listed:
+        rows = [_command_row(command, style) for command in listed]
+        lines.append(table(("HOST", "OUTCOME", "EXIT", "ATTEMPTS", "RAN", "STARTED", "LINE"), rows, style))
+    return lines
+
+
+def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
+    last = command.attempts[-1] if command.attempts else None
+    notes = []
+    if last is not None and last.decided:
+        notes.append("not confirmed by the host")
+    if any(attempt.late for attempt in command.attempts):
+        notes.append("a later end was reported")
+    line = "" if last is None else style.line((last.error or last.tail).strip().rpartition("\n")[2])
+    return (
+        style.line(command.host),
+        style.state(command.outcome or command.state),
+        "-" if last is None or last.exit_code is None else str(last.exit_code),
+        str(len(command.attempts)),
+        seconds(last.duration_seconds) if last else "-",
+        moment(last.started_at) if last else "-",
+        shorten("; ".join([*notes, line] if line else notes), 100),
+    )
+
+
+def end_lines(hosts_by_outcome: Mapping[str, Sequence[str]], reference: str) -> list[str]:
+    """Return what to type after a task that did not go well everywhere; the last line is ready to paste."""
+    lines = []
+    lost = hosts_by_outcome.get("lost", ())
+    if lost:
+        lines.append(f"lost: {hostset.fold(lost)}   may have run: look first: fleetlog why {reference}")
+    stopped = [name for outcome in ("cancelled", "skipped") for name in hosts_by_outcome.get(outcome, ())]
+    again = [name for outcome in RERUN_OUTCOMES for name in hosts_by_outcome.get(outcome.value, ())]
+    if stopped:
+        lines.append(f"cancelled: {hostset.fold(stopped)}   fleetlog rerun {reference}")
+    if again:
+        lines.append(f"failed: {hostset.fold(again)}   fleetlog rerun {reference} --failed")
+    return lines

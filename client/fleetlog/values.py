@@ -1,0 +1,102 @@
+"""How values are written on the command line: times, sizes, labels. Each error says how it should look."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
+_SIZE = re.compile(r"([0-9]+)(?:([kKMGT])(i?))?B?")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def duration_ms(text: str) -> int:
+    """Return the milliseconds of `500ms`, `30s`, `5m`, `1h`, `1h30m`, `7d`; a bare number is seconds."""
+    position, total = 0, 0.0
+    while position < len(text) or not text:
+        match = _TIME.match(text, position)
+        if match is None or (not match[2] and match.group() != text):
+            raise ArgumentTypeError(f"cannot read the time {text!r}: write 30s, 5m, 1h or 1h30m")
+        total += float(match[1]) * _UNIT_MS[match[2]]
+        position = match.end()
+    return round(total)
+
+
+def quantity(text: str) -> int:
+    """Return the bytes of `512M`, `2G`, `10Mi`, `65536`."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ArgumentTypeError(f"cannot read the size {text!r}: write 512M, 2G or 10Mi")
+    number, unit, binary = match.groups()
+    power = "kMGT".index(unit.replace("K", "k")) + 1 if unit else 0
+    base = 1024 if binary else 1000
+    return int(number) * int(base**power)
+
+
+def count(text: str) -> int:
+    """Return a number from 0 on."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Return a number from 1 on."""
+    number = count(text)
+    if not number:
+        raise ArgumentTypeError("at least 1")
+    return number
+
+
+def port(text: str) -> int:
+    """Return a port."""
+    number = count(text)
+    if not 0 < number < 65_536:
+        raise ArgumentTypeError(f"{text} is not a port: 1-65535")
+    return number
+
+
+def octal(text: str) -> int:
+    """Return an octal number such as `022`."""
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not octal: write 022 or 077") from None
+
+
+def separated(text: str) -> tuple[str, ...]:
+    """Return the words of `a,b`."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def label(text: str) -> tuple[str, str | None]:
+    """Return key and value of `K=V`; the value is None for `K-` (remove), empty for `K`."""
+    key, equals, value = text.partition("=")
+    if not equals and key.endswith("-"):
+        return key[:-1], None
+    if not key:
+        raise ArgumentTypeError(f"{text!r} is not a label: write KEY=VALUE")
+    return key, value
+
+
+def env_value(text: str) -> tuple[str, str | None]:
+    """Return name and value of `K=V`; the value is None for `K` alone (taken from the environment here)."""
+    name, equals, value = text.partition("=")
+    if not _NAME.fullmatch(name):
+        raise ArgumentTypeError(f"{name!r} is not the name of an environment variable: write K=V")
+    return name, value if equals else None
+
+
+def secret_value(text: str) -> tuple[str, str | None]:
+    """Return name and file of `NAME=@FILE`; the file is None for `NAME` alone (taken from the environment here)."""
+    name, equals, value = text.partition("=")
+    if not _NAME.fullmatch(name):
+        raise ArgumentTypeError(f"{name!r} is not the name of an environment variable: write NAME or NAME=@FILE")
+    if equals and not value.startswith("@"):
+        # The value itself is not repeated: it is on the command line already, but need not be in a log.
+        raise ArgumentTypeError(
+            f"a secret's value does not belong on the command line, where every user sees it:"
+            f" export {name} and write --secret {name}, or --secret {name}=@FILE"
+        )
+    return name, value[1:] if equals else None

@@ -1,0 +1,101 @@
+"""host ls, show, add, label, maintenance, accept, revoke."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fleetlog.console import Console
+from fleetlog.exits import CliError, Exit
+from fleetlog.http import segment
+from fleetlog.render.lists import host_text, hosts_text
+from fleetlog.render.text import moment
+
+PAGE_MAX = 500
+
+
+def ls(console: Console) -> int:
+    """List hosts by name."""
+    options = console.options
+    items: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = console.gateway.get(
+            "/hosts", presence=options.presence, label=options.label, as_of=options.as_of, limit=PAGE_MAX, cursor=cursor
+        )["data"]
+        items += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    if console.json:
+        console.put_json({"items": items, "next_cursor": None})
+    else:
+        console.put(hosts_text(items, console.out_style))
+    return Exit.OK
+
+
+def _find(console: Console) -> dict[str, Any]:
+    found: dict[str, Any] = console.gateway.get(f"/hosts/{segment(console.options.name)}")["data"]
+    return found
+
+
+def show(console: Console) -> int:
+    """Show everything about a host."""
+    host = _find(console)
+    if console.json:
+        console.put_json(host)
+    else:
+        console.put(host_text(host, console.out_style))
+    return Exit.OK
+
+
+def add(console: Console) -> int:
+    """Print the line that joins a machine."""
+    options = console.options
+    answer = console.gateway.post("/hosts", {"name": options.name, "labels": dict(_set_only(options.label))})
+    if console.json:
+        console.put_json(answer)
+        return Exit.OK
+    console.say(f"paste this on {options.name}; it works once, until {moment(answer['expires_at'])}:")
+    console.put(answer["line"])
+    return Exit.OK
+
+
+def _set_only(labels: list[tuple[str, str | None]]) -> list[tuple[str, str]]:
+    kept = []
+    for key, value in labels:
+        if value is None:
+            raise CliError(Exit.TYPED_WRONG, f"--label {key}-: a new host has no label to remove")
+        kept.append((key, value))
+    return kept
+
+
+def _change(console: Console, what: str, body: dict[str, Any], done: str) -> int:
+    host = _find(console)
+    answer = console.gateway.post(f"/hosts/{segment(host['host_id'])}/{what}", body)
+    if console.json:
+        console.put_json(answer)
+    else:
+        console.say(f"{console.err_style.line(host['name'])}: {done}")
+    return Exit.OK
+
+
+def label(console: Console) -> int:
+    """Set or remove labels."""
+    return _change(console, "labels", {"labels": dict(console.options.labels)}, "labelled")
+
+
+def maintenance(console: Console) -> int:
+    """Take a host out of work, or give it back."""
+    on = console.options.switch == "on"
+    done = "takes nothing new; what runs goes on" if on else "takes work again"
+    return _change(console, "maintenance", {"on": on, "reason": console.options.reason}, done)
+
+
+def accept(console: Console) -> int:
+    """Let a refused host in again."""
+    return _change(console, "accept", {"reason": console.options.reason}, "accepted; its next session starts from nothing")
+
+
+def revoke(console: Console) -> int:
+    """Refuse a host's key from now on."""
+    return _change(console, "revoke", {"reason": console.options.reason}, "revoked; it can come back only by joining anew")

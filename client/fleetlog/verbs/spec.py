@@ -1,0 +1,207 @@
+"""From what was typed to a task's specification; environment, stdin and scripts become blobs on the way.
+
+Everything is checked before anything is sent, so that a wrong option costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fleetlog.exits import CliError, Exit
+from fleetlog.http import flag_of
+from fleetlog_schemas import limits
+from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.spec import (
+    Blob,
+    Options,
+    Payload,
+    Retry,
+    Script,
+    Shell,
+    SpecError,
+    TaskSpec,
+    check_spec,
+)
+
+if TYPE_CHECKING:
+    from fleetlog.client import Client
+
+_UNSENT = Blob(sha256="0" * 64, size=0)
+"""Stands for content while the specification is checked."""
+
+
+class Content:
+    """What has to be uploaded with a task."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.env = _environment(options)
+        self.stdin = _stdin(options.stdin)
+        self.script: bytes | None = None
+        self.script_name = ""
+
+    def upload(self, client: Client, spec: TaskSpec) -> TaskSpec:
+        """Store the content and return *spec* with the references to it."""
+        around, payload = spec.options, spec.payload
+        if self.env:
+            encoded = json.dumps(self.env, ensure_ascii=False).encode("utf-8", "surrogateescape")
+            around = _replace_options(around, env=client.put_blob(encoded, "env"))
+        if self.stdin is not None:
+            around = _replace_options(around, stdin=client.put_blob(self.stdin, "stdin"))
+        if isinstance(payload, Script) and self.script is not None:
+            stored = client.put_blob(self.script, self.script_name)
+            payload = Script(content=stored, interpreter=payload.interpreter, args=payload.args)
+        return _replace_spec(spec, payload, around)
+
+
+def _replace_options(options: Options, **fields: Blob) -> Options:
+    from msgspec.structs import replace
+
+    return replace(options, **fields)
+
+
+def _replace_spec(spec: TaskSpec, payload: Payload, options: Options) -> TaskSpec:
+    from msgspec.structs import replace
+
+    return replace(spec, payload=payload, options=options)
+
+
+def of_argv(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
+    """Return the task of `exec`.
+
+    Raises:
+        CliError: there is nothing to run, or two things.
+    """
+    if options.shell_text is not None:
+        if options.rest:
+            raise CliError(Exit.TYPED_WRONG, "give either -c STRING or -- ARGV, not both")
+        argv: tuple[str, ...] = ("/bin/sh", "-c", options.shell_text)
+    else:
+        argv = tuple(options.rest)
+    if not argv:
+        raise CliError(
+            Exit.TYPED_WRONG, "there is nothing to run", "write -- PROGRAM ARGS, or -c 'TEXT' for a shell"
+        )
+    return _task(options, Shell(argv=argv)), Content(options)
+
+
+def of_file(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
+    """Return the task of `run`.
+
+    Raises:
+        CliError: the file cannot be read or is too large.
+    """
+    content = Content(options)
+    content.script = _read(options.file)
+    content.script_name = Path(options.file).name
+    interpreter = tuple(shlex.split(options.interpreter)) if options.interpreter else interpreter_of(content.script)
+    payload = Script(content=_UNSENT, interpreter=interpreter, args=tuple(options.rest))
+    return _task(options, payload), content
+
+
+def interpreter_of(script: bytes) -> tuple[str, ...]:
+    """Return what the `#!` line of a script names, or /bin/sh."""
+    first = script.split(b"\n", 1)[0]
+    if not first.startswith(b"#!"):
+        return ("/bin/sh",)
+    words = shlex.split(first[2:].decode("utf-8", "replace").strip())
+    if words[:2] == ["/usr/bin/env", "-S"]:
+        del words[1]  # env's flag to split its one argument: here they are split already
+    return tuple(words) or ("/bin/sh",)
+
+
+def _task(options: argparse.Namespace, payload: Payload) -> TaskSpec:
+    names = tuple(sorted({name for name, _ in [*options.env, *options.secret]}))
+    fields = {"output_bytes_max": options.output_max} if options.output_max is not None else {}
+    spec = TaskSpec(
+        payload=payload,
+        target=options.target,
+        name=options.name,
+        options=Options(
+            env=_UNSENT if names else None, env_names=names,
+            secret_names=tuple(sorted({name for name, _ in options.secret})),
+            stdin=_UNSENT if options.stdin else None, cwd=options.cwd, user=options.user, umask=options.umask,
+            memory_bytes_max=options.memory, files_max=options.files, exit_codes=_codes(options.ok_codes), **fields,
+        ),
+        timeout_ms=options.timeout_ms, task_timeout_ms=options.task_timeout_ms,
+        wait_offline_ms=options.wait_offline_ms, parallel=options.parallel, retry=_retry(options),
+        tags=tuple(options.tag),
+    )
+    check(spec)
+    return spec
+
+
+def check(spec: TaskSpec) -> None:
+    """Hold a specification to the rules that the gateway holds it to.
+
+    Raises:
+        CliError: naming the option that is wrong.
+    """
+    try:
+        check_spec(spec)
+    except SpecError as error:
+        raise CliError(Exit.TYPED_WRONG, f"{flag_of(error.pointer)}: {error.message}") from None
+
+
+def _codes(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return (0,)
+    try:
+        return tuple(int(code) for code in text.split(","))
+    except ValueError:
+        raise CliError(Exit.TYPED_WRONG, f"--ok-codes: cannot read {text!r}: write 0,1,2") from None
+
+
+def _retry(options: argparse.Namespace) -> Retry:
+    known = {outcome.value: outcome for outcome in Outcome}
+    for word in options.retry_on:
+        if word not in known:
+            raise CliError(Exit.TYPED_WRONG, f"--retry-on: {word!r} is not an outcome: {', '.join(known)}")
+    chosen = {"on": tuple(known[word] for word in options.retry_on)} if options.retry_on else {}
+    default_max = Retry().backoff_ms_max
+    return Retry(
+        attempts_max=options.retries + 1, backoff_ms=options.backoff_ms,
+        backoff_ms_max=max(default_max, options.backoff_ms), **chosen,
+    )
+
+
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    found = {name: _from_here(name, "--env") if value is None else value for name, value in options.env}
+    for name, path in options.secret:
+        if path is None:
+            found[name] = _from_here(name, "--secret")
+        else:
+            found[name] = _read(path).decode("utf-8", "surrogateescape").removesuffix("\n")
+    return found
+
+
+def _from_here(name: str, flag: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise CliError(Exit.TYPED_WRONG, f"{flag} {name}: this environment has no {name}", f"export {name} first")
+    return value
+
+
+def _stdin(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    return _bounded(sys.stdin.buffer.read(limits.BLOB_BYTES_MAX + 1), "stdin") if path == "-" else _read(path)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return _bounded(file.read(limits.BLOB_BYTES_MAX + 1), path)
+    except OSError as error:
+        raise CliError(Exit.TYPED_WRONG, f"cannot read {path}: {error.strerror}") from None
+
+
+def _bounded(content: bytes, what: str) -> bytes:
+    if len(content) > limits.BLOB_BYTES_MAX:
+        raise CliError(Exit.TYPED_WRONG, f"{what} is larger than {limits.BLOB_BYTES_MAX} bytes")
+    return content

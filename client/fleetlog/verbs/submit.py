@@ -1,0 +1,107 @@
+"""exec, run, rerun and watch: everything that ends in following a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleetlog.client import new_task_id
+from fleetlog.console import Console
+from fleetlog.exits import CliError, Exit, of_refusal
+from fleetlog.http import flag_of, segment
+from fleetlog.render.lists import plan_text
+from fleetlog.verbs import spec as specs
+from fleetlog.verbs.following import follow_to_end, resolve
+from fleetlog.verbs.spec import Content
+from fleetlog_schemas import hostset
+from fleetlog_schemas.ids import short
+from fleetlog_schemas.outcomes import RERUN_OUTCOMES
+from fleetlog_schemas.spec import TaskSpec
+
+
+def exec_argv(console: Console) -> int:
+    """Run a program on hosts."""
+    return _submit(console, *specs.of_argv(console.options))
+
+
+def run_file(console: Console) -> int:
+    """Run a script on hosts."""
+    return _submit(console, *specs.of_file(console.options))
+
+
+def _submit(console: Console, spec: TaskSpec, content: Content) -> int:
+    spec = content.upload(console.client, spec)
+    options = console.options
+    if options.plan or not options.yes:
+        plan = _plan(console, spec)
+        if options.plan:
+            return _print_plan(console, plan)
+        if console.confirm_hosts(len(plan["hosts"])):
+            # What was confirmed is what runs: another plan is refused.
+            spec = msgspec.structs.replace(spec, plan_hash=plan["plan_hash"])
+    task_id = new_task_id()
+    try:
+        task_id = console.client.submit(spec, task_id)
+    except KeyboardInterrupt:
+        console.say(f"\ninterrupted while submitting:  fleetlog show {task_id}  says whether it was")
+        return Exit.INTERRUPTED
+    return _go_on(console, task_id, "last")
+
+
+def _go_on(console: Console, task_id: str, reference: str) -> int:
+    if not console.options.detach:
+        return follow_to_end(console, task_id, reference)
+    if console.json:
+        console.put_json({"task_id": task_id})
+    else:
+        console.put(task_id)
+    return Exit.OK
+
+
+def _plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
+    """Return what submitting would do.
+
+    Raises:
+        CliError: it would be refused.
+    """
+    answer = console.gateway.post("/plan", msgspec.to_builtins(spec))
+    plan: dict[str, Any] = answer.get("data", answer)
+    problem = plan.get("problem")
+    if problem:
+        field = f"{flag_of(problem['pointer'])}: " if problem.get("pointer") else ""
+        raise CliError(of_refusal(problem["code"], problem.get("pointer", "")), f"{field}{problem['message']}")
+    return plan
+
+
+def _print_plan(console: Console, plan: dict[str, Any]) -> int:
+    if console.json:
+        console.put_json(plan)
+        return Exit.OK
+    names: dict[str, list[str]] = {}
+    for host in plan["hosts"]:
+        names.setdefault(host["would"], []).append(host["name"])
+    folded = {would: hostset.fold(hosts) for would, hosts in sorted(names.items())}
+    console.put(plan_text(plan, folded, console.out_style))
+    return Exit.OK
+
+
+def rerun(console: Console) -> int:
+    """Run a task again, on all of its hosts or on those where it failed."""
+    options = console.options
+    if options.include_lost and not options.failed:
+        raise CliError(Exit.TYPED_WRONG, "--include-lost goes with --failed")
+    answer = console.gateway.get(f"/tasks/{segment(options.task)}/progress")["data"]
+    task_id, counts = str(answer["task_id"]), answer["counts"]
+    chosen = [outcome.value for outcome in RERUN_OUTCOMES] + (["lost"] if options.include_lost else [])
+    console.confirm_hosts(sum(counts.get(name, 0) for name in chosen) if options.failed else answer["hosts"])
+    body = {"failed": True, "include_lost": options.include_lost} if options.failed else None
+    started = console.gateway.post(f"/tasks/{task_id}/rerun", body, Idempotency_Key=new_task_id())
+    again = str(started["task_id"])
+    console.say(f"task {short(again)} runs {short(task_id)} again")
+    return _go_on(console, again, "last")
+
+
+def watch(console: Console) -> int:
+    """Follow a task until it ends."""
+    return follow_to_end(console, resolve(console, console.options.task))
