@@ -43,16 +43,19 @@ ERROR_TEXT_BYTES_MAX = 2 * 1024
 FACTS_BYTES_MAX = 16 * 1024
 """Bytes of a host's facts in one event."""
 LABELS_PER_HOST_MAX = 64
+"""Labels of one host: they are folded by every reader and shown in one line."""
 LABEL_BYTES_MAX = 256
 """Bytes of one label's key, and of its value."""
 HOST_NAME_BYTES_MAX = 253
 """A DNS name's limit (RFC 1035)."""
 HOSTS_PER_TASK_MAX = 100_000
+"""Hosts of one task: a hundred parts of a plan in one batch."""
 TASKS_PER_SUBMIT_MAX = 1_000
 """Tasks in one submitted batch."""
 TIMEOUT_MS_MAX = 30 * 24 * 3_600_000
 """Thirty days: a longer-lived process is a service, not a command."""
 ATTEMPTS_MAX = 100
+"""Attempts of one command: at the longest backoff of a minute, more than an hour of trying."""
 TASK_ID_AGE_MS_MAX = 24 * 3_600_000
 """Older task ids are refused, so that remembering the ids of one day is enough to make "first wins" hold for ever."""
 TASK_ID_AHEAD_MS_MAX = 5 * 60_000
