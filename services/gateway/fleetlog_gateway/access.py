@@ -1,0 +1,70 @@
+"""Hosts, invitations and revoked keys as the log has them: what joining and revoking are decided on. Pure.
+
+Folds `evt.access` and `evt.host` only, so it is quick to rebuild at start. Every append that this state decides
+carries the last sequence of its subject that was folded, so a decision on an older state is refused by the bus.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleetlog_schemas import events, hosts
+from fleetlog_schemas.codec import Event
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """A join token that was made, as its hash."""
+
+    name: str
+    labels: dict[str, str]
+    expires_ms: int
+
+
+class Access(msgspec.Struct):
+    """The folded state."""
+
+    hosts: hosts.Hosts = msgspec.field(default_factory=hosts.Hosts)
+    invitations: dict[str, Invitation] = {}
+    """By hash of the token; until it expires, also after it was used."""
+    used: dict[str, str] = {}
+    """Hash of a used token to the host that used it, as long as the invitation is kept."""
+    revoked: dict[str, int] = {}
+    """Public key to the Unix milliseconds of its revocation."""
+    last_seq: dict[str, int] = {}
+    """Last sequence folded of each subject: the fence of the next append."""
+
+
+def fold(access: Access, event: Event) -> None:
+    """Fold one event of `evt.access` or `evt.host`."""
+    passed(access, event.subject, event.seq)
+    match event.data:
+        case events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
+            _forget_expired(access, event.time_ms)
+            access.invitations[token] = Invitation(name=name, labels=labels, expires_ms=expires_ms)
+        case events.HostEnrolled(host_id=host_id, token_sha256=token):
+            if hosts.apply(access.hosts, event) and token:
+                access.used.setdefault(token, host_id)
+            return
+        case events.HostRevoked(public_key=public_key):
+            access.revoked.setdefault(public_key, event.time_ms)
+        case _:
+            pass
+    hosts.apply(access.hosts, event)
+
+
+def passed(access: Access, subject: str, seq: int) -> None:
+    """Note that the log was read up to here on *subject*, also where it could not be understood."""
+    access.last_seq[subject] = max(seq, access.last_seq.get(subject, 0))
+
+
+def _forget_expired(access: Access, now_ms: int) -> None:
+    for token in [token for token, one in access.invitations.items() if one.expires_ms <= now_ms]:
+        del access.invitations[token]
+        access.used.pop(token, None)
+
+
+def open_invitations(access: Access, now_ms: int) -> int:
+    """Return how many tokens could still be used."""
+    return sum(
+        token not in access.used and one.expires_ms > now_ms for token, one in access.invitations.items()
+    )

@@ -1,0 +1,205 @@
+"""Append to the log on behalf of requests: many at once, or one that rests on what was folded.
+
+Group commit: while one batch is in flight, what arrives waits and goes into the next one, so that a hundred
+submissions share one disk sync. Fenced: the batch carries the expected last sequence of its subject; who loses reads
+on and decides anew. An unsettled batch is sent again byte for byte, and its fate is settled by reading the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from fleetlog_gateway import limits
+from fleetlog_gateway.problems import HttpProblem, invalid
+from fleetlog_gateway.tail import Tail
+from fleetlog_runtime.pure.bus import (
+    AppendRefused,
+    AppendUnsettled,
+    Batch,
+    Bus,
+    BusFull,
+    Draft,
+    NoAnswer,
+    NotSent,
+)
+from fleetlog_schemas import events, subjects
+from fleetlog_schemas.codec import Event, Malformed, encode
+from fleetlog_schemas.ids import new_id
+from fleetlog_schemas.limits import BATCH_MESSAGES_MAX
+
+
+class _Waiting(msgspec.Struct):
+    drafts: list[Draft]
+    first_id: str
+    done: asyncio.Future[int]
+
+
+class Unsettled(Exception):
+    """It is not known whether the batch is stored."""
+
+
+class Appender:
+    """The one writer of this gateway."""
+
+    def __init__(self, bus: Bus, tail: Tail, source: str, now_ms: Callable[[], int]) -> None:
+        """Write events whose source is *source*."""
+        self._bus = bus
+        self._tail = tail
+        self._source = source
+        self._now_ms = now_ms
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._fences = {subject: asyncio.Lock() for subject in (events.HOST, events.ACCESS)}
+        self._full_checked_s = float("-inf")
+        self._full = False
+        self.appended_seq = 0
+        """The highest sequence that this gateway has appended."""
+
+    def _draft(self, subject: str, data: events.Data, authid: str) -> tuple[str, Draft]:
+        now_ms = self._now_ms()
+        event_id = new_id(now_ms, os.urandom(10))
+        event = Event(id=event_id, source=self._source, data=data, time_ms=now_ms, authid=authid or None)
+        try:
+            return event_id, Draft(subject=subject, body=encode(event))
+        except Malformed as error:
+            raise invalid("", f"this is too large for one event of the log: {error}") from None
+
+    async def check_room(self) -> None:
+        """Refuse new tasks when the log is nearly full, so that results of running ones still fit. Raises HttpProblem."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._full_checked_s > limits.FULL_CHECK_SECONDS:
+            state = await self._bus.state(subjects.EVENTS)
+            self._full = state.bytes_max > 0 and state.bytes >= limits.EVENTS_FULL_RATIO * state.bytes_max
+            self._full_checked_s = now_s
+        if self._full:
+            raise log_full()
+
+    async def append(self, data: list[events.Data], authid: str) -> int:
+        """Store *data* on `evt.request`, together or not at all, and return the last sequence.
+
+        Raises:
+            HttpProblem: nothing was stored.
+            Unsettled: nobody can tell.
+        """
+        if len(self._waiting) >= limits.APPENDS_WAITING_MAX:
+            raise HttpProblem("bus-unavailable", "too many requests wait for the log", headers={"Retry-After": "2"})
+        made = [self._draft(events.REQUEST, one, authid) for one in data]
+        waiting = _Waiting(
+            drafts=[draft for _, draft in made], first_id=made[0][0], done=asyncio.get_running_loop().create_future()
+        )
+        self._waiting.append(waiting)
+        self._arrived.set()
+        return await waiting.done
+
+    async def run(self) -> None:
+        """Send batches, one at a time, for ever."""
+        while True:
+            await self._arrived.wait()
+            group = self._next_group()
+            if not self._waiting:
+                self._arrived.clear()
+            batch = Batch(
+                drafts=tuple(draft for one in group for draft in one.drafts), message_id=group[0].first_id
+            )
+            try:
+                seq = await self._settle(batch)
+                if seq is None:
+                    raise HttpProblem("bus-unavailable", "the bus refused the append: nothing was stored")
+            except (HttpProblem, Unsettled) as problem:
+                for one in group:
+                    if not one.done.done():
+                        one.done.set_exception(problem)
+                continue
+            self._hand_out(group, seq - len(batch.drafts))
+
+    def _next_group(self) -> list[_Waiting]:
+        messages, size, count = 0, 0, 0
+        for one in self._waiting:
+            messages += len(one.drafts)
+            size += sum(len(draft.body) for draft in one.drafts)
+            if count and (messages > BATCH_MESSAGES_MAX or size > limits.GROUP_BYTES_MAX):
+                break
+            count += 1
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        return group
+
+    def _hand_out(self, group: list[_Waiting], before_seq: int) -> None:
+        seq = before_seq
+        for one in group:
+            seq += len(one.drafts)
+            self.appended_seq = max(self.appended_seq, seq)
+            if not one.done.done():
+                one.done.set_result(seq)
+
+    async def fenced(
+        self, subject: str, decide: Callable[[], events.Data], last_seq: Callable[[], int], authid: str
+    ) -> int:
+        """Store what *decide* returns, if nothing else came in between on *subject*, and return when it is read back.
+
+        *decide* is called again after every conflict, on the newer fold.
+
+        Raises:
+            HttpProblem: *decide* raised it, or nothing was stored.
+            Unsettled: nobody can tell.
+        """
+        async with self._fences[subject]:
+            for _ in range(limits.CONFLICTS_MAX):
+                event_id, draft = self._draft(subject, decide(), authid)
+                seq = await self._settle(
+                    Batch(drafts=(draft,), message_id=event_id, expected_subject=subject, expected_seq=last_seq())
+                )
+                if seq is None:
+                    continue
+                self.appended_seq = max(self.appended_seq, seq)
+                if not await self._tail.grown_past(seq, limits.APPEND_SECONDS_MAX):
+                    raise Unsettled
+                return seq
+        raise HttpProblem("conflict", "others keep changing this at the same time: try again")
+
+    async def _settle(self, batch: Batch) -> int | None:
+        """Return the batch's last sequence, or None when the log surely has nothing of it."""
+        start_seq, may_be_stored = self._tail.next_seq, False
+        try:
+            async with asyncio.timeout(limits.APPEND_SECONDS_MAX):
+                while True:
+                    try:
+                        return await self._bus.append(batch)
+                    except AppendUnsettled:
+                        may_be_stored = True
+                        await asyncio.sleep(limits.APPEND_PAUSE_SECONDS)
+                    except AppendRefused as refused:
+                        return await self._look_up(batch, refused.actual_seq, start_seq)
+        except NotSent:
+            if may_be_stored:
+                raise Unsettled from None
+            raise HttpProblem(
+                "bus-unavailable", "the bus cannot be reached: nothing was stored, try again", headers={"Retry-After": "2"}
+            ) from None
+        except BusFull:
+            raise log_full() from None
+        except (TimeoutError, NoAnswer):
+            raise Unsettled from None
+
+    async def _look_up(self, batch: Batch, actual_seq: int | None, start_seq: int) -> int | None:
+        through_seq = actual_seq
+        if through_seq is None:
+            through_seq = (await self._bus.state(subjects.EVENTS)).last_seq
+        if not await self._tail.grown_past(through_seq, limits.APPEND_SECONDS_MAX):
+            raise Unsettled
+        try:
+            first_seq = self._tail.find(batch.message_id, start_seq)
+        except LookupError:
+            raise Unsettled from None
+        return None if first_seq is None else first_seq + len(batch.drafts) - 1
+
+
+def log_full() -> HttpProblem:
+    """Return the problem of a log without room."""
+    return HttpProblem(
+        "log-full", f"the log has used more than {limits.EVENTS_FULL_RATIO:.0%} of its reserved bytes: it takes no new"
+        " tasks, so that the results of running ones still fit; archive and prune it, or give it more room",
+    )
