@@ -27,7 +27,7 @@ def test_the_wheel_has_exactly_the_packages_on_disk() -> None:
 
 def test_every_module_belongs_to_a_package() -> None:
     stray = [tree.name_of(p) for p in tree.sources(*SHIPPED) if not (p.parent / "__init__.py").exists()]
-    assert stray == []
+    assert not stray, "\n".join(stray)
 
 
 def test_import_rules_cover_every_package() -> None:

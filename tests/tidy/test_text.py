@@ -30,7 +30,7 @@ def test_no_file_contains(pattern: re.Pattern[str]) -> None:
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
         if pattern.search(line)
     ]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_no_lock_file_names_an_address() -> None:
@@ -57,7 +57,7 @@ def test_every_module_says_what_it_is_for() -> None:
     silent = [
         tree.name_of(path) for path in tree.sources() if path.read_text().strip() and not ast.get_docstring(tree.tree_of(path))
     ]
-    assert silent == []
+    assert not silent, "\n".join(silent)
 
 
 def test_every_skip_has_a_reason() -> None:
@@ -71,7 +71,7 @@ def test_every_skip_has_a_reason() -> None:
                 text = reason[0].value if reason and isinstance(reason[0], ast.Constant) else None
                 if not isinstance(text, str | None) or (isinstance(text, str) and len(text) < 10) or not reason:
                     bare.append(f"{tree.name_of(path)}:{node.lineno}")
-    assert bare == []
+    assert not bare, "\n".join(bare)
 
 
 def test_every_ignored_check_names_which() -> None:
@@ -82,7 +82,7 @@ def test_every_ignored_check_names_which() -> None:
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if loose.search(line) and tree.name_of(path) != THIS
     ]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_no_shipped_code_swallows_every_error() -> None:
@@ -93,4 +93,4 @@ def test_no_shipped_code_swallows_every_error() -> None:
                 passes = all(isinstance(one, ast.Pass | ast.Continue) for one in node.body)
                 if passes or node.type is None:
                     found.append(f"{tree.name_of(path)}:{node.lineno}")
-    assert found == []
+    assert not found, "\n".join(found)
