@@ -6,8 +6,10 @@ repeated: submissions carry their id, the rest sets what it names.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +43,28 @@ class GatewayError(CliError):
         super().__init__(of_status(status), message, hint)
         self.status = status
         self.problem_code = problem_code
+
+
+class Stream:
+    """The bytes of a live feed."""
+
+    def __init__(self, response: http.client.HTTPResponse, wire: socket.socket) -> None:
+        self._response = response
+        self._wire = wire
+
+    def read1(self, n: int = -1, /) -> bytes:
+        """Return what has come, waiting for some; nothing at the end."""
+        return self._response.read1(n)
+
+    def abort(self) -> None:
+        """End a read that waits in another thread."""
+        with contextlib.suppress(OSError):
+            self._wire.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the connection back. Only for the thread that reads."""
+        self._response.close()
+        self._wire.close()
 
 
 class Gateway:
@@ -99,13 +123,15 @@ class Gateway:
         except ValueError:
             return status, None
 
-    def open_stream(self, path: str, last_event_id: str, timeout_s: float) -> http.client.HTTPResponse:
+    def open_stream(self, path: str, last_event_id: str, timeout_s: float) -> Stream:
         """Start a live feed on a connection of its own; *timeout_s* is the longest silence."""
         connection = self._connect(timeout_s)
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", **self._authorization()}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
         try:
+            connection.connect()
+            wire: socket.socket = connection.sock
             connection.request("GET", self._prefix + VERSION_PREFIX + path, headers=headers)
             response = connection.getresponse()
             if response.status != 200:
@@ -113,7 +139,7 @@ class Gateway:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from None
-        return response
+        return Stream(response, wire)
 
     def _decoded(self, body: bytes) -> dict[str, Any]:
         try:

@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from fleetlog.exits import CliError, Exit
-from fleetlog.http import Gateway
+from fleetlog.http import Gateway, Stream
 
 SILENCE_S_MAX = 45.0
 """The gateway sends a comment every 15 s: after three missed ones the connection is taken for dead."""
@@ -104,7 +104,7 @@ class Feed:
         self._last_id = last_event_id
         self._queue: queue.Queue[Item | Trouble | CliError] = queue.Queue(QUEUED_MAX)
         self._closed = threading.Event()
-        self._response: http.client.HTTPResponse | None = None
+        self._stream: Stream | None = None
         threading.Thread(target=self._run, name="live-feed", daemon=True).start()
 
     def take(self, timeout_s: float) -> Item | Trouble | None:
@@ -128,6 +128,8 @@ class Feed:
     def close(self) -> None:
         """Stop reading."""
         self._closed.set()
+        if self._stream is not None:
+            self._stream.abort()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()  # a reader that waits for room sees that nobody wants more
@@ -161,16 +163,19 @@ class Feed:
     def _read(self) -> bool:
         """Read one connection to its end and tell whether anything came."""
         came = False
-        response = self._gateway.open_stream(self._path, self._last_id, SILENCE_S_MAX)
+        stream = self._stream = self._gateway.open_stream(self._path, self._last_id, SILENCE_S_MAX)
         try:
-            for item in parse(response):
+            if self._closed.is_set():
+                return came  # it was closed while this connection was made
+            for item in parse(stream):
                 came = True
                 self._put(item)
                 self._last_id = item.id or self._last_id
                 if self._closed.is_set():
                     return came
         finally:
-            response.close()
+            self._stream = None
+            stream.close()
         return came
 
     def _put(self, item: Item | Trouble | CliError) -> None:
