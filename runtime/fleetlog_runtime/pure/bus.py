@@ -58,6 +58,10 @@ class AppendUnsettled(Exception):
     """No answer in time: the batch may be stored. Send it again, byte for byte, or read the log."""
 
 
+class NotSent(AppendUnsettled):
+    """The bus cannot be reached, or no stream listens: surely nothing was sent. Sending it again later is right."""
+
+
 class BusFull(Exception):
     """The stream has no room: nothing was stored."""
 

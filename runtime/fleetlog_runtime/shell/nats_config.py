@@ -1,0 +1,72 @@
+"""The configuration of the embedded nats-server, as text. No file is touched here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fleetlog_runtime.shell import nats_auth
+from fleetlog_runtime.shell.home import Home
+from fleetlog_schemas import limits
+
+CONSUMERS_PER_STREAM_MAX = 5_000
+"""Readers of one stream at once; the server's own default of 1,000 counts every short-lived one too."""
+CONNECTIONS_MAX = 100_000
+"""More than the hosts of one node; the server's own default is 65,536."""
+STORE_MEMORY_BYTES_MAX = 256 * 1024**2
+"""For consumers kept in memory; streams are in files."""
+LOG_BYTES_MAX = 10 * 1024**2
+LOG_FILES_MAX = 3
+
+
+def server_config(
+    home: Home, *, listen: str, port: int, monitor_port: int, file_bytes_max: int, tls: bool
+) -> str:
+    """Return the text of `server.conf`.
+
+    Operator mode, storage that acknowledges only what is on disk, monitoring on loopback only.
+    """
+    nats = home.path / "nats"
+    sys_account = nats_auth.public_key(home.seed("account-sys"))
+    core_account = nats_auth.public_key(home.seed("account-core"))
+    agents_account = nats_auth.public_key(home.seed("account-agents"))
+    operator = home.seed("operator")
+    roles = {user: home.seed(f"{user}-scope") for user in nats_auth.SERVICE_USERS}
+    core = nats_auth.core_account_jwt(operator, home.seed("account-core"), agents_account, roles)
+    return f"""\
+# Written by fleetlog at every start; changes are lost.
+server_name: fleetlog
+listen: {_quoted(f"{listen}:{port}")}
+http: "127.0.0.1:{monitor_port}"
+max_payload: {limits.BUS_MESSAGE_BYTES_MAX}
+max_connections: {CONNECTIONS_MAX}
+log_file: {_quoted(nats / "server.log")}
+logfile_size_limit: {LOG_BYTES_MAX}
+logfile_max_num: {LOG_FILES_MAX}
+jetstream {{
+  store_dir: {_quoted(nats / "jetstream")}
+  max_memory_store: {STORE_MEMORY_BYTES_MAX}
+  max_file_store: {file_bytes_max}
+  sync_interval: always
+  limits {{ default_max_consumers: {CONSUMERS_PER_STREAM_MAX} }}
+}}
+{_tls(home) if tls else ""}
+operator: {nats_auth.operator_jwt(operator, sys_account)}
+system_account: {sys_account}
+resolver {{ type: full, dir: {_quoted(nats / "jwt")}, allow_delete: false, interval: "2m", limit: 1000 }}
+resolver_preload {{
+  {sys_account}: {nats_auth.system_account_jwt(operator, home.seed("account-sys"))}
+  {core_account}: {core}
+  {agents_account}: {(nats / "agents.jwt").read_text().strip()}
+}}
+"""
+
+
+def _tls(home: Home) -> str:
+    folder = home.path / "tls"
+    return f"tls {{ cert_file: {_quoted(folder / 'server.pem')}, key_file: {_quoted(folder / 'server.key')}, timeout: 5 }}"
+
+
+def _quoted(text: str | Path) -> str:
+    # The server's configuration format takes JSON strings.
+    return json.dumps(str(text))

