@@ -1,0 +1,1 @@
+"""Answers to questions about the log, one module for each topic; the SQL of each stands beside it."""

@@ -1,0 +1,2 @@
+-- The attempts of one ended task.
+FROM ended_attempts WHERE task_id = $1

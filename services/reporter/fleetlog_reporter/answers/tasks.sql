@@ -1,0 +1,16 @@
+-- Which tasks there are that have a command on a host, newest first, after a cursor.
+SELECT task_id, kind, name, summary, state, outcome, target, submitted_by, submitted_ms, ended_ms, hosts, counts, tags,
+    submitted_seq
+FROM all_tasks
+WHERE ($kind = '' OR kind = $kind)
+  AND ($state = '' OR state = $state OR ($state = 'open' AND state IN ('submitted', 'planned')))
+  AND ($outcome = '' OR outcome = $outcome)
+  AND ($submitted_by = '' OR submitted_by = $submitted_by)
+  AND ($name = '' OR name = $name)
+  AND ($tag = '' OR list_contains(tags, $tag))
+  AND submitted_ms >= $since_ms
+  AND ($until_ms = 0 OR submitted_ms < $until_ms)
+  AND ($before_seq = 0 OR submitted_seq < $before_seq OR (submitted_seq = $before_seq AND task_id < $before_id))
+  AND task_id IN (SELECT task_id FROM all_attempts WHERE host_id = $host OR host = $host)
+ORDER BY submitted_seq DESC, task_id DESC
+LIMIT $limit

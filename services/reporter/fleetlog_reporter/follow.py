@@ -1,0 +1,203 @@
+"""Keep the projection up with the log: read, fold, and write what came of it in as few transactions as freshness allows.
+
+Folding happens on the event loop in short slices, writing on one thread; while a batch is written the next one
+gathers. When nothing is being written a batch is written at once; under load one every COMMIT_GAP_SECONDS, or when
+it is large, or when a question waits for it. Backpressure: reading stops while too much waits to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
+import structlog
+
+from fleetlog_reporter.apply import Batch, Projector
+from fleetlog_reporter.store import Damaged, Store
+from fleetlog_runtime.pure.bus import Bus, Stored
+from fleetlog_schemas.subjects import EVENTS
+
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes of the log in one transaction: about a second's work, so that it is worth its fsync and still soon over."""
+COMMIT_GAP_SECONDS = 0.1
+"""Between transactions under steady load: each costs some milliseconds whatever it holds."""
+SLICE_SECONDS = 0.005
+"""Folding without a break: other work of this loop waits no longer."""
+OPEN_STATE_BYTES_MIN = 4 * 1024 * 1024
+"""Bytes of the log between two copies of the open state: what a restart folds again in well under a second."""
+OPEN_STATE_RATIO = 4
+"""And at least this many times the size of the last copy, so that copying stays a small part of the work."""
+WRITE_TRIES_MAX = 60
+"""Attempts at one batch, a second apart (the disk may be full); then the service stops and says why."""
+
+
+class Follower:
+    """The projection as it is kept up with the log."""
+
+    def __init__(self, bus: Bus, store: Store, log: structlog.typing.FilteringBoundLogger) -> None:
+        """Go on from what *store* holds. Raises Damaged."""
+        self.projector: Projector = store.load()
+        self.committed = store.position
+        self.folded_events = 0
+        """Messages folded by this process."""
+        self._bus, self._store, self._log = bus, store, log
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reporter-writer")
+        self._moved = asyncio.Condition()
+        self._wanted = 0
+        """The highest position that a question waits to see in the tables."""
+        self._stopping = False
+        self._folded_bytes = self._state_bytes = 0
+        self._dirty = asyncio.Event()
+        self._in_flight: Batch | None = None
+
+    @property
+    def late_is_pending(self) -> bool:
+        """Whether late results were folded that the tables do not hold yet."""
+        return bool(self.projector.batch.late or (self._in_flight and self._in_flight.late))
+
+    async def run(self) -> None:
+        """Follow the log until `stop`. Raises Damaged when the file turns out to be broken."""
+        reading = asyncio.create_task(self._read())
+        writing = asyncio.create_task(self._write())
+        try:
+            done, _ = await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for one in (reading, writing):
+                one.cancel()
+            for one in (reading, writing):
+                with contextlib.suppress(asyncio.CancelledError, Damaged, duckdb.Error):
+                    await one
+            self._thread.shutdown(wait=True)
+
+    def stop(self) -> None:
+        """Write what was folded and end."""
+        self._stopping = True
+        self._dirty.set()
+
+    async def folded(self, seq: int, timeout_seconds: float) -> bool:
+        """Wait until *seq* is folded; tell whether it was in time."""
+        return await self._until(lambda: self.projector.position >= seq, timeout_seconds)
+
+    async def until_folded(self, seq: int) -> None:
+        """Wait until *seq* is folded, however long that takes."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.projector.position >= seq)
+
+    async def in_tables(self, seq: int, timeout_seconds: float) -> bool:
+        """Wait until the tables hold everything up to *seq*; tell whether they did in time."""
+        if self.committed >= seq:
+            return True
+        self._wanted = max(self._wanted, seq)
+        self._dirty.set()
+        return await self._until(lambda: self.committed >= seq, timeout_seconds)
+
+    async def _until(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
+        if condition():
+            return True
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(condition)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _read(self) -> None:
+        async for chunk in self._bus.read(EVENTS, self.projector.position + 1):
+            await fold_in_slices(self.projector, chunk)
+            self.folded_events += len(chunk)
+            self._folded_bytes += sum(len(stored.body) for stored in chunk)
+            await self._tell()
+            while self.projector.batch.bytes > BATCH_BYTES_MAX and not self._stopping:
+                async with self._moved:
+                    await self._moved.wait()
+
+    async def _tell(self) -> None:
+        self._dirty.set()
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _write(self) -> None:
+        last = 0.0
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            at_the_end = self._stopping and self._folded_bytes > 0 and self.projector.position == self.committed
+            if self.projector.position > self.committed or at_the_end:
+                await self._gap(last)
+                last = _now()
+                await self._write_batch()
+            if self._stopping:
+                return
+
+    async def _gap(self, last: float) -> None:
+        """Wait for more to write, unless somebody waits, there is enough, or it was quiet before."""
+        until = last + COMMIT_GAP_SECONDS
+        while (left := until - _now()) > 0:
+            if self._stopping or self._wanted > self.committed or self.projector.batch.bytes > BATCH_BYTES_MAX:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._dirty.wait()
+            self._dirty.clear()
+
+    async def _write_batch(self) -> None:
+        # Between two awaits the fold stands at the end of an atomic batch, so what is taken here is whole.
+        batch = self._in_flight = self.projector.take()
+        open_state = self._open_state()
+        for number in range(1, WRITE_TRIES_MAX + 1):
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, batch, open_state)
+                break
+            except duckdb.Error as error:
+                self._log.error("projection-not-written", attempt=number, error=str(error)[:500])
+                if number == WRITE_TRIES_MAX:
+                    raise
+                await asyncio.sleep(1)
+        self._note(batch, open_state)
+        async with self._moved:
+            self._moved.notify_all()
+
+    def _note(self, batch: Batch, open_state: tuple[int, bytes] | None) -> None:
+        self.projector.written(batch)
+        self._in_flight = None
+        self.committed = batch.position
+        if open_state is not None:
+            self._state_bytes = len(open_state[1])
+
+    def _open_state(self) -> tuple[int, bytes] | None:
+        due = max(OPEN_STATE_BYTES_MIN, OPEN_STATE_RATIO * self._state_bytes)
+        if not self._stopping and self._folded_bytes < due:
+            return None
+        self._folded_bytes = 0
+        return self.projector.position, self.projector.open_state()
+
+
+def _now() -> float:
+    """Return the loop's monotonic seconds."""
+    return asyncio.get_running_loop().time()
+
+
+async def fold_in_slices(projector: Projector, chunk: list[Stored]) -> None:
+    """Fold a chunk, giving way to other work between atomic batches."""
+    began = _now()
+    for stored in chunk:
+        projector.fold(stored)
+        if stored.batch_end and _now() - began > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            began = _now()
+
+
+async def log_from(bus: Bus, from_seq: int, through_seq: int) -> AsyncIterator[list[Stored]]:
+    """Yield the log from one sequence through another, in chunks."""
+    if from_seq > through_seq:
+        return
+    async for chunk in bus.read(EVENTS, from_seq):
+        wanted = [stored for stored in chunk if stored.seq <= through_seq]
+        yield wanted
+        if chunk and chunk[-1].seq >= through_seq:
+            return

@@ -1,0 +1,228 @@
+"""Between the lifecycle's records and rows: what is written when a task ends, and the same task read back.
+
+Reading back gives a `lifecycle.Task`, so that `view.task_view`, the one view there is, serves both what is in
+memory and what is in the tables. Tuples are in the column order of `tables.sql`. What SQL rarely asks for stands
+in one JSON column (`rest`), for each further column costs time with every attempt written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fleetlog_schemas import events
+from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.lifecycle import (
+    Attempt,
+    AttemptState,
+    Command,
+    CommandState,
+    Task,
+    TaskState,
+    same_end,
+)
+from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.spec import Payload, Script, TaskSpec, kind
+
+SUMMARY_CHARACTERS_MAX = 200
+"""Length of a task's one-line summary: it is for lists."""
+
+Row = tuple[Any, ...]
+
+_encode = msgspec.json.Encoder().encode
+_decode_spec = msgspec.json.Decoder(TaskSpec).decode
+_decode_counts = msgspec.json.Decoder(dict[str, int]).decode
+_decode_end = msgspec.json.Decoder(events.End).decode
+
+
+class Rest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The parts of an attempt that SQL rarely asks for."""
+
+    epoch: int = 0
+    dispatched_seq: int = 0
+    start: events.Start | None = None
+    signal: int | None = None
+    traceback: str = ""
+    return_value: str | None = None
+    output: events.OutputSummary | None = None
+    refused: bool = False
+
+
+_decode_rest = msgspec.json.Decoder(Rest).decode
+
+
+class LateEnd(msgspec.Struct, frozen=True):
+    """An end that is not the one that stands, and where the log has it."""
+
+    seq: int
+    time_ms: int
+    end: events.End
+    task_known: bool
+    """The lifecycle compared it with what it knows of the attempt; otherwise that is still to be done."""
+
+
+def summary_line(payload: Payload) -> str:
+    """Return what a payload runs, in one line."""
+    if isinstance(payload, Script):
+        text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
+    else:
+        text = shlex.join(payload.argv)
+    line = " ".join(text.split())
+    return line if len(line) <= SUMMARY_CHARACTERS_MAX else line[: SUMMARY_CHARACTERS_MAX - 1] + "…"
+
+
+def payload_key(payload: Payload) -> str:
+    """Return a short digest that is the same for tasks that run the same."""
+    return hashlib.sha256(_encode(payload)).hexdigest()[:16]
+
+
+def task_row(task: Task) -> Row:
+    """Return the row of a task, ended or open."""
+    refusal, spec = task.refusal, task.spec
+    return (
+        task.task_id, kind(spec), spec.name, summary_line(spec.payload), task.state.value,
+        task.outcome.value if task.outcome else None, spec.target, task.submitted_by, task.submitted_ms,
+        task.submitted_seq, task.planned_ms, task.ended_ms, task.ended_seq, task.plan_hash, spec.rerun_of,
+        list(spec.tags), task.stop, task.stop_by, task.stop_reason, task.stop_ms,
+        refusal.code if refusal else None, refusal.message if refusal else None,
+        refusal.pointer if refusal else None, len(task.commands), _encode(task.counts).decode(),
+        payload_key(spec.payload), _encode(spec).decode(),
+    )
+
+
+def attempt_rows(task: Task, stopped: Mapping[str, int]) -> Iterable[Row]:
+    """Yield the rows of a task's attempts; *stopped* names commands that a request ended, and at which sequence."""
+    its_kind = kind(task.spec)
+    for command in task.commands.values():
+        state = command.state.value
+        if not command.attempts:
+            yield (
+                task.task_id, command.host_id, command.host_name, its_kind, state, None, None, task.ended_seq,
+                0, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+            )
+            continue
+        ended = command.state is CommandState.ENDED
+        last = len(command.attempts)
+        for attempt in command.attempts:
+            own: Row = (None, None, None)
+            if attempt.number == last:
+                ended_seq = stopped.get(command.host_id, attempt.end_seq) if ended else None
+                own = (state, command.ran.value if ended else None, ended_seq)
+            yield (
+                task.task_id, command.host_id, command.host_name, its_kind, *own, task.ended_seq,
+                *_attempt_columns(attempt),
+            )
+
+
+def _attempt_columns(attempt: Attempt) -> Row:
+    end = attempt.end
+    if end is None:
+        rest = Rest(
+            epoch=attempt.epoch, dispatched_seq=attempt.dispatched_seq, start=attempt.start, refused=attempt.refused
+        )
+        return (
+            attempt.number, attempt.state.value, attempt.dispatched_ms, None, None, None,
+            attempt.start.started_ms if attempt.start else None, None, None, None, None, None, None, None,
+            _encode(rest).decode(),
+        )
+    rest = Rest(
+        attempt.epoch, attempt.dispatched_seq, attempt.start, end.signal, end.traceback, end.return_value, end.output,
+        attempt.refused,
+    )
+    return (
+        attempt.number, attempt.state.value, attempt.dispatched_ms, end.outcome.value, end.ran.value, end.exit_code,
+        end.started_ms, end.ended_ms, end.duration_ms, end.error, end.tail, attempt.decided, attempt.end_seq,
+        attempt.end_ms, _encode(rest).decode(),
+    )
+
+
+def late_row(late: LateEnd) -> Row:
+    """Return the row of a late end."""
+    end = late.end
+    return (
+        late.seq, late.time_ms, end.task_id, end.host_id, end.attempt, end.outcome.value, end.ran.value, end.exit_code,
+        end.ended_ms, _encode(end).decode(),
+    )
+
+
+def host_row(host: Host, running: int) -> Row:
+    """Return the row of a host as it is now."""
+    return (
+        host.host_id, host.name, host.presence, host.presence_ms or None, host.maintenance, host.maintenance_reason,
+        host.epoch, host.version, host.enrolled_ms, host.revoked, running, _encode(host.labels).decode(),
+        _encode(host.facts).decode(), len(host.alerts),
+    )
+
+
+def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: Iterable[Sequence[Any]]) -> Task:
+    """Return the task that these rows were written from; *late* are its late results in the order of the log."""
+    (
+        task_id, _, _, _, state, outcome, _, submitted_by, submitted_ms, submitted_seq, planned_ms, ended_ms,
+        ended_seq, plan_hash, _, _, stop, stop_by, stop_reason, stop_ms, code, message, pointer, _, counts, _, spec,
+    ) = row  # fmt: skip
+    refusal = None
+    if code is not None:
+        refusal = events.Refusal(task_id=task_id, code=code, message=message, pointer=pointer)
+    return Task(
+        task_id=task_id, spec=_decode_spec(spec), submitted_by=submitted_by, submitted_ms=submitted_ms,
+        submitted_seq=submitted_seq, state=TaskState(state), commands=commands_from_rows(attempts, late),
+        plan_hash=plan_hash, planned_ms=planned_ms, counts=_decode_counts(counts), stop=stop, stop_by=stop_by,
+        stop_reason=stop_reason, stop_ms=stop_ms, refusal=refusal, outcome=Outcome(outcome) if outcome else None,
+        ended_ms=ended_ms, ended_seq=ended_seq,
+    )
+
+
+def commands_from_rows(attempts: Iterable[Sequence[Any]], late: Iterable[Sequence[Any]]) -> dict[str, Command]:
+    """Return commands by host id from rows of `ended_attempts`, with their late results."""
+    commands: dict[str, Command] = {}
+    for row in attempts:
+        host_id, host, state = row[1], row[2], row[4]
+        command = commands.setdefault(host_id, Command(host_id=host_id, host_name=host))
+        if state is not None:
+            command.state = CommandState(state)
+        if row[8]:
+            command.attempts.append(_attempt_from_row(row))
+    for command in commands.values():
+        command.attempts.sort(key=lambda attempt: attempt.number)
+    for seq, body in late:
+        _add_late(commands, _decode_end(body), seq)
+    return commands
+
+
+def _attempt_from_row(row: Sequence[Any]) -> Attempt:
+    (
+        task_id, host_id, _, _, _, _, _, _, number, state, dispatched_ms, outcome, ran, exit_code, started_ms,
+        ended_ms, duration_ms, error, tail, decided, end_seq, end_ms, rest_text,
+    ) = row  # fmt: skip
+    rest = _decode_rest(rest_text)
+    attempt = Attempt(
+        number=number, state=AttemptState(state), epoch=rest.epoch, dispatched_ms=dispatched_ms,
+        dispatched_seq=rest.dispatched_seq, start=rest.start, refused=rest.refused,
+    )
+    if outcome is not None:
+        attempt.end = events.End(
+            task_id=task_id, host_id=host_id, attempt=number, outcome=Outcome(outcome), ran=Ran(ran),
+            exit_code=exit_code, signal=rest.signal, started_ms=started_ms, ended_ms=ended_ms,
+            duration_ms=duration_ms, error=error, traceback=rest.traceback, tail=tail, output=rest.output,
+            return_value=rest.return_value,
+        )
+        attempt.end_seq, attempt.end_ms, attempt.decided = end_seq, end_ms, decided
+    return attempt
+
+
+def _add_late(commands: Mapping[str, Command], end: events.End, seq: int) -> None:
+    command = commands.get(end.host_id)
+    if command is None or not 0 < end.attempt <= len(command.attempts):
+        return
+    attempt = command.attempts[end.attempt - 1]
+    attempt.late.append(end)
+    attempt.late_seq.append(seq)
+
+
+def is_news(end: events.End, known: Iterable[events.End]) -> bool:
+    """Tell whether an end differs from each of those already known of its attempt."""
+    return not any(same_end(one, end) for one in known)

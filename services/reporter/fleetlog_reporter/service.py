@@ -1,0 +1,161 @@
+"""The reporter without its process: open the projection, follow the log, answer, and begin again when the file breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from fleetlog_reporter.answers import hosts, log, output, progress, stats, table, tasks, verify
+from fleetlog_reporter.answers.desk import Desk, Handler
+from fleetlog_reporter.follow import Follower
+from fleetlog_reporter.readers import Readers
+from fleetlog_reporter.store import FILE_NAME, Damaged, Store, move_aside, open_store
+from fleetlog_runtime.pure.bus import Bus, NotFound
+from fleetlog_schemas import questions, subjects
+
+SERVICE = "reporter"
+REBUILDS_MAX = 3
+"""Rebuilds of one process: a disk that breaks every file needs a person."""
+
+QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
+    "tasks": (questions.TasksQuestion, tasks.tasks),
+    "task": (questions.TaskQuestion, tasks.task),
+    "commands": (questions.CommandsQuestion, tasks.commands),
+    "progress": (questions.TaskQuestion, progress.progress),
+    "events": (questions.EventsQuestion, log.events),
+    "output": (questions.OutputQuestion, output.output),
+    "hosts": (questions.HostsQuestion, hosts.hosts),
+    "host": (questions.HostsQuestion, hosts.host),
+    "stats": (questions.StatsQuestion, stats.stats),
+    "sql": (questions.SqlQuestion, table.sql),
+    "verify": (questions.VerifyQuestion, verify.verify),
+}
+"""Every question the reporter answers: what it is decoded to, and by whom it is answered."""
+
+
+class Reporter:
+    """One running reporter."""
+
+    def __init__(self, bus: Bus, folder: Path, now_ms: Callable[[], int], logger: structlog.typing.FilteringBoundLogger) -> None:
+        """Keep the projection in *folder*."""
+        self._bus, self._folder, self._now_ms, self._log = bus, folder, now_ms, logger
+        self._asked: set[asyncio.Task[None]] = set()
+        self.desk: Desk | None = None
+        """What answers at the moment; None while the file is opened."""
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Serve until *stop* is set; call *ready* once the log is read as far as it reached at the start.
+
+        Raises:
+            FileInUse: another reporter has the file.
+            Damaged: the file broke again and again.
+        """
+        for rebuilds in range(REBUILDS_MAX + 1):
+            try:
+                await self._serve(stop, ready)
+                return
+            except Damaged as error:
+                path = self._folder / FILE_NAME
+                self._log.error("projection-damaged", error=str(error)[:500], rebuilds=rebuilds)
+                if rebuilds == REBUILDS_MAX:
+                    raise
+                await asyncio.to_thread(move_aside, path)
+
+    async def _serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        store, why = await asyncio.to_thread(open_store, self._folder / FILE_NAME)
+        if why:
+            self._log.warning("projection-made-anew", reason=why[:500])
+        readers: Readers | None = None
+        try:
+            await check_same_log(self._bus, store)
+            follower = Follower(self._bus, store, self._log)
+            readers = await asyncio.to_thread(Readers, store)
+            self.desk = Desk(self._bus, follower, readers, self._folder, self._now_ms, self._log)
+            await self._follow(follower, self.desk, stop, ready)
+        finally:
+            self.desk = None
+            await self._finish_answers()
+            if readers is not None:
+                await asyncio.to_thread(readers.close)
+            await asyncio.to_thread(store.close)
+
+    async def _follow(self, follower: Follower, desk: Desk, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        following = asyncio.create_task(follower.run())
+        until = (await self._bus.state(subjects.EVENTS)).last_seq
+        stopping = asyncio.create_task(stop.wait())
+        caught_up = asyncio.create_task(self._say_ready(follower, until, ready))
+        ending: set[asyncio.Future[Any]] = {following, stopping, desk.damaged}
+        subscriptions = [await self._hear(name) for name in QUESTIONS]
+        try:
+            await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for unsubscribe in subscriptions:
+                await unsubscribe()
+            caught_up.cancel()
+            stopping.cancel()
+            follower.stop()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(caught_up, stopping)
+            if not desk.damaged.done():
+                desk.damaged.cancel()
+        # A follower that stops by itself has failed; one that was told to has written what it folded.
+        await following
+        if not desk.damaged.cancelled():
+            desk.damaged.result()
+
+    async def _say_ready(self, follower: Follower, until: int, ready: Callable[[], None]) -> None:
+        await follower.until_folded(until)
+        self._log.info("projection-current", position=follower.projector.position, folded=follower.folded_events)
+        ready()
+
+    async def _hear(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def asked(_: str, body: bytes, reply: str) -> None:
+            # Answered beside the subscription, so that a slow question does not keep the next ones waiting.
+            task = asyncio.create_task(self._reply(name, body, reply))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+
+        return await self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE)
+
+    async def _reply(self, name: str, body: bytes, reply: str) -> None:
+        if reply:
+            await self._bus.publish(reply, await self.answer(name, body))
+
+    async def answer(self, name: str, body: bytes) -> bytes:
+        """Return the answer to one question, as it goes over the bus."""
+        if self.desk is None:
+            problem = questions.Problem(status=503, code="starting", message="the reporter opens its projection: ask again")
+            return msgspec.json.encode(questions.Answer(seq=0, problem=problem))
+        kind, handler = QUESTIONS[name]
+        return await self.desk.answer(kind, handler, body)
+
+    async def _finish_answers(self) -> None:
+        if self._asked:
+            await asyncio.gather(*self._asked, return_exceptions=True)
+
+
+async def check_same_log(bus: Bus, store: Store) -> None:
+    """Check that the newest event kept is the one that the log has at its place.
+
+    Raises:
+        Damaged: the projection is of another log.
+    """
+    newest = store.last_event()
+    if newest is None:
+        return
+    seq, body = newest
+    try:
+        stored = await bus.get(subjects.EVENTS, seq)
+    except NotFound:
+        state = await bus.state(subjects.EVENTS)
+        if seq < state.first_seq <= state.last_seq:
+            return  # pruned: what is kept here is older than what the log still has
+        raise Damaged(f"the log ends at {state.last_seq} and the projection at {seq}: it is of another log") from None
+    if stored.body.decode(errors="replace") != body:
+        raise Damaged(f"the log and the projection differ at {seq}: it is of another log")

@@ -1,0 +1,45 @@
+-- Everything the projection keeps. Rows are only ever added: a task is written once, when it has ended.
+-- Times are Unix milliseconds; the views of views.sql show them as timestamps. No index: ids carry their
+-- time, so block statistics find a task without one, and an append costs the same at any size.
+
+CREATE TABLE meta (version BIGINT, created_ms BIGINT);
+
+-- How far the tables reflect the log. One row, written in the transaction that wrote the rows.
+CREATE TABLE checkpoint (position BIGINT);
+
+-- What was open at an earlier position (MessagePack): a restart folds on from there. One row.
+CREATE TABLE open_state (position BIGINT, state BLOB);
+
+-- Every stored event as it stands in the log. `touches` holds a CRC-32 of each task id and host id it names.
+CREATE TABLE raw_events (
+    seq BIGINT, subject VARCHAR, type VARCHAR, time_ms BIGINT, id VARCHAR, authid VARCHAR,
+    touches UINTEGER[], body VARCHAR
+);
+
+-- Messages of the log that are not events: kept as they are, counted, and passed over.
+CREATE TABLE parked (seq BIGINT, subject VARCHAR, time_ms BIGINT, error VARCHAR, body BLOB);
+
+CREATE TABLE ended_tasks (
+    task_id VARCHAR, kind VARCHAR, name VARCHAR, summary VARCHAR, state VARCHAR, outcome VARCHAR,
+    target VARCHAR, submitted_by VARCHAR, submitted_ms BIGINT, submitted_seq BIGINT, planned_ms BIGINT,
+    ended_ms BIGINT, ended_seq BIGINT, plan_hash VARCHAR, rerun_of VARCHAR, tags VARCHAR[],
+    stop VARCHAR, stop_by VARCHAR, stop_reason VARCHAR, stop_ms BIGINT,
+    refusal_code VARCHAR, refusal VARCHAR, refusal_pointer VARCHAR,
+    hosts BIGINT, counts VARCHAR, payload_key VARCHAR, spec VARCHAR
+);
+
+-- One row for each attempt. The row of a command's last attempt also describes the command (`command_state`
+-- is null on the others); a command that never had an attempt has one row with attempt 0.
+CREATE TABLE ended_attempts (
+    task_id VARCHAR, host_id VARCHAR, host VARCHAR, kind VARCHAR,
+    command_state VARCHAR, command_ran VARCHAR, command_ended_seq BIGINT, task_ended_seq BIGINT,
+    attempt BIGINT, state VARCHAR, dispatched_ms BIGINT, outcome VARCHAR, ran VARCHAR, exit_code BIGINT,
+    started_ms BIGINT, ended_ms BIGINT, duration_ms BIGINT, error VARCHAR, tail VARCHAR, decided BOOLEAN,
+    end_seq BIGINT, end_ms BIGINT, rest VARCHAR
+);
+
+-- Ends that came after the one that stands, or for a task that had left memory.
+CREATE TABLE late_results (
+    seq BIGINT, time_ms BIGINT, task_id VARCHAR, host_id VARCHAR, attempt BIGINT,
+    outcome VARCHAR, ran VARCHAR, exit_code BIGINT, ended_ms BIGINT, body VARCHAR
+);

@@ -1,0 +1,73 @@
+-- What people and answers ask: ended rows joined with the small tables of what is open. Made on each reader's own
+-- connection, for the live tables are temporary. `committed` is the position up to which the kept rows count and
+-- `seq` the one that the whole picture reflects: both are set before a question, so a past moment is shown alike.
+
+CREATE TEMP TABLE live_tasks AS FROM ended_tasks LIMIT 0;
+CREATE TEMP TABLE live_attempts AS FROM ended_attempts LIMIT 0;
+CREATE TEMP TABLE live_hosts (
+    host_id VARCHAR, name VARCHAR, presence VARCHAR, since_ms BIGINT, maintenance BOOLEAN, maintenance_reason VARCHAR,
+    epoch BIGINT, version VARCHAR, enrolled_ms BIGINT, revoked BOOLEAN, running BIGINT, labels VARCHAR, facts VARCHAR,
+    alerts BIGINT
+);
+
+CREATE TEMP VIEW all_tasks AS
+    SELECT * FROM ended_tasks WHERE ended_seq <= getvariable('committed')
+    UNION ALL SELECT * FROM live_tasks;
+
+CREATE TEMP VIEW all_attempts AS
+    SELECT * FROM ended_attempts WHERE task_ended_seq <= getvariable('committed')
+    UNION ALL SELECT * FROM live_attempts;
+
+-- One row for each task.
+CREATE TEMP VIEW tasks AS
+    SELECT task_id, kind, name, summary, state, outcome, target, submitted_by,
+        epoch_ms(submitted_ms) AS submitted_at, epoch_ms(nullif(planned_ms, 0)) AS planned_at,
+        epoch_ms(nullif(ended_ms, 0)) AS ended_at, (nullif(ended_ms, 0) - submitted_ms) / 1000.0 AS duration_seconds,
+        hosts, counts::JSON AS counts, tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
+        nullif(stop_reason, '') AS stop_reason, rerun_of, refusal_code, refusal, spec::JSON AS spec,
+        submitted_seq, nullif(ended_seq, 0) AS ended_seq
+    FROM all_tasks;
+
+-- One row for each task and host.
+CREATE TEMP VIEW commands AS
+    SELECT task_id, host_id, host, kind, command_state AS state,
+        CASE WHEN command_state = 'ended' THEN outcome END AS outcome, command_ran AS ran, attempt AS attempts,
+        exit_code, TRY(epoch_ms(started_ms)) AS started_at, TRY(epoch_ms(coalesce(ended_ms, end_ms))) AS ended_at,
+        duration_ms / 1000.0 AS duration_seconds, error, tail, decided, epoch_ms(end_ms) AS recorded_at,
+        command_ended_seq AS ended_seq
+    FROM all_attempts WHERE command_state IS NOT NULL;
+
+-- One row for each try.
+CREATE TEMP VIEW attempts AS
+    SELECT task_id, host_id, host, kind, attempt, state, epoch_ms(dispatched_ms) AS dispatched_at,
+        TRY(epoch_ms(started_ms)) AS started_at, TRY(epoch_ms(coalesce(ended_ms, end_ms))) AS ended_at,
+        duration_ms / 1000.0 AS duration_seconds, outcome, ran, exit_code,
+        TRY_CAST(rest ->> '$.signal' AS BIGINT) AS signal, error, tail, decided,
+        TRY_CAST(rest ->> '$.output.bytes' AS BIGINT) AS output_bytes, epoch_ms(end_ms) AS recorded_at, end_seq
+    FROM all_attempts WHERE attempt > 0;
+
+-- One row for each host as it was at the moment asked for.
+CREATE TEMP VIEW hosts AS
+    SELECT host_id, name, presence, epoch_ms(since_ms) AS since, maintenance, maintenance_reason, epoch, version,
+        epoch_ms(enrolled_ms) AS enrolled_at, revoked, running, labels::JSON AS labels, facts::JSON AS facts, alerts
+    FROM live_hosts;
+
+-- The log itself.
+CREATE TEMP VIEW events AS
+    SELECT seq, epoch_ms(time_ms) AS stored_at, subject, type, id, authid, body AS event
+    FROM raw_events WHERE seq <= getvariable('seq');
+
+-- Records of ended tasks.
+CREATE TEMP VIEW executions AS FROM tasks WHERE state IN ('ended', 'refused');
+
+-- Ended commands by day (UTC, by the log's time), kind and host.
+CREATE TEMP VIEW daily AS
+    SELECT recorded_at::DATE AS day, kind, host, count(*) AS commands,
+        count(*) FILTER (outcome = 'success') AS success, count(*) FILTER (outcome = 'failure') AS failure,
+        count(*) FILTER (outcome = 'timeout') AS timeout, count(*) FILTER (outcome = 'error') AS error,
+        count(*) FILTER (outcome = 'lost') AS lost, count(*) FILTER (outcome = 'unreached') AS unreached,
+        count(*) FILTER (outcome = 'cancelled') AS cancelled, count(*) FILTER (outcome = 'skipped') AS skipped,
+        count(*) FILTER (outcome = 'success') / count(*) AS success_ratio,
+        quantile_cont(duration_seconds, 0.5) AS p50_seconds, quantile_cont(duration_seconds, 0.95) AS p95_seconds,
+        quantile_cont(duration_seconds, 0.99) AS p99_seconds
+    FROM commands WHERE state = 'ended' GROUP BY ALL;
