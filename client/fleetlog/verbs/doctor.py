@@ -1,0 +1,256 @@
+"""doctor: look at everything that can be wrong, and say for each thing what to do.
+
+Checks only look. Those that need files of the server are left out where there are none (another machine).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import stat
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from fleetlog.console import Console
+from fleetlog.exits import CliError, Exit
+from fleetlog.render.text import count_of, size
+from fleetlog.verbs.about import own_version
+
+OK, NOTE, BAD = "ok", "note", "bad"
+FILL_NOTE, FILL_BAD = 0.70, 0.85
+"""Shares of a stream's reserved bytes: at 85 % of EVENTS new tasks are refused."""
+DISK_FREE_BAD = 0.05
+DISK_FREE_NOTE = 0.15
+SKEW_S_NOTE, SKEW_S_BAD = 3.0, 240.0
+"""The Date header has a resolution of a second; a task id more than five minutes ahead is refused."""
+LAG_NOTE = 1_000
+"""Events that a reader may be behind before it is worth a word."""
+REPORTS_WAITING_NOTE = 1_000
+MONITOR_TIMEOUT_S = 5.0
+ALERTS_SHOWN_MAX = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one check found, and what to do about it."""
+
+    check: str
+    state: str
+    found: str
+    todo: str = ""
+
+
+def doctor(console: Console) -> int:
+    """Check the system and say what to do."""
+    findings = list(_gateway(console))
+    reachable = findings[0].state != BAD
+    if reachable:
+        for check in (_versions, _clock, _readers, _hosts):
+            findings += _guarded(console, check)
+    for check in (_modes, _disk, _bus):
+        findings += _guarded(console, check)
+    findings.append(
+        Finding("secrets", OK, "argv stands in the log for ever", "give secrets by --secret or --stdin, never in argv")
+    )
+    _print(console, findings)
+    if not reachable:
+        return Exit.UNREACHABLE
+    return Exit.INTERNAL if any(finding.state == BAD for finding in findings) else Exit.OK
+
+
+def _guarded(console: Console, check: Callable[[Console], Iterator[Finding]]) -> list[Finding]:
+    """Run one check; that it cannot be made is a finding too."""
+    try:
+        return list(check(console))
+    except CliError as error:
+        return [Finding(check.__name__.strip("_"), BAD, error.message, error.hint)]
+
+
+def _print(console: Console, findings: list[Finding]) -> None:
+    if console.json:
+        console.put_json([dataclasses.asdict(finding) for finding in findings])
+        return
+    style = console.out_style
+    marks = {OK: style.glyph("success"), NOTE: style.paint("!", "yellow"), BAD: style.glyph("failure")}
+    for finding in findings:
+        console.put(f"{marks[finding.state]} {finding.check:<14} {style.line(finding.found)}")
+        if finding.todo:
+            console.put(f"    → {style.line(finding.todo)}" if style.unicode else f"    {style.line(finding.todo)}")
+
+
+def _gateway(console: Console) -> Iterator[Finding]:
+    try:
+        began = time.monotonic()
+        status, _ = console.gateway.probe("/livez")
+        took_ms = (time.monotonic() - began) * 1000
+    except CliError as error:
+        yield Finding("gateway", BAD, error.message, error.hint)
+        return
+    if status != 200:
+        yield Finding("gateway", BAD, f"{console.gateway.url} answers {status}", "see the diagnostics of the gateway")
+        return
+    yield Finding("gateway", OK, f"{console.gateway.url} answers in {took_ms:.0f} ms")
+    status, ready = console.gateway.probe("/readyz")
+    checks = ready.get("checks", ready) if isinstance(ready, dict) else {}
+    wrong = {name: text for name, text in checks.items() if isinstance(text, str) and text not in ("ok", "ready")}
+    for name, text in wrong.items():
+        yield Finding("ready", BAD, f"{name}: {text}", "wait a moment; if it stays, see diagnostics/ in the data folder")
+    if status == 200 and not wrong:
+        yield Finding("ready", OK, "bus, feed and reporter answer")
+
+
+def _versions(console: Console) -> Iterator[Finding]:
+    answer = console.gateway.get("/version")
+    theirs, mine = str(answer.get("version", "unknown")), own_version()
+    if theirs == mine:
+        yield Finding("version", OK, mine)
+    else:
+        yield Finding("version", NOTE, f"client {mine}, gateway {theirs}", "install the same version on both")
+
+
+def _clock(console: Console) -> Iterator[Finding]:
+    date = console.gateway.date
+    if not date:
+        return
+    skew_s = abs(parsedate_to_datetime(date).timestamp() - time.time())
+    todo = "run a time service (chrony, systemd-timesyncd) on both machines"
+    if skew_s > SKEW_S_BAD:
+        yield Finding("clock", BAD, f"{skew_s:.0f} s apart from the gateway's; tasks will be refused", todo)
+    elif skew_s > SKEW_S_NOTE:
+        yield Finding("clock", NOTE, f"{skew_s:.0f} s apart from the gateway's", todo)
+    else:
+        yield Finding("clock", OK, "in step with the gateway's")
+
+
+def _readers(console: Console) -> Iterator[Finding]:
+    """Ask the services that fold the log how far they are."""
+    gateway = console.gateway
+    log_seq = int(gateway.get("/log", limit=1)["seq"])
+    everything = {"payload": {"kind": "shell", "argv": ["true"]}, "target": "all"}
+    asked: tuple[tuple[str, Callable[[], dict[str, Any]]], ...] = (
+        ("dispatcher", lambda: gateway.post("/plan", everything)),
+        ("reporter", lambda: gateway.get("/tasks", limit=1)),
+    )
+    for name, ask in asked:
+        try:
+            behind = log_seq - int(ask()["seq"])
+        except CliError as error:
+            yield Finding(name, BAD, error.message, f"see diagnostics/{name} in the data folder")
+            continue
+        if behind > LAG_NOTE:
+            yield Finding(name, NOTE, f"{behind} events behind the log", "wait; if it grows, see its diagnostics")
+        else:
+            yield Finding(name, OK, f"has read the log through {log_seq - max(behind, 0)} of {log_seq}")
+
+
+def _hosts(console: Console) -> Iterator[Finding]:
+    items: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = console.gateway.get("/hosts", limit=500, cursor=cursor)["data"]
+        items += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    living = [host for host in items if host["presence"] != "revoked"]
+    online = sum(1 for host in living if host["presence"] == "online")
+    away = sum(1 for host in living if host["presence"] == "offline")
+    yield Finding(
+        "hosts", OK if living else NOTE, f"{count_of(len(living), 'host')}, {online} online, {away} offline",
+        "" if living else "`fleetlog host add NAME` prints the line that joins one",
+    )
+    for host in living:
+        if host["presence"] == "refused":
+            yield Finding(
+                "host", BAD, f"{host['name']} is refused: {host['refused_reason']}",
+                f"was it cloned or restored? look, then: fleetlog host accept {host['name']} --reason '...'",
+            )
+        elif host["alerts"]:
+            newest = host["alerts"][-1]
+            yield Finding(
+                "host", NOTE, f"{host['name']}: {newest['message']} ({newest['time']})", f"fleetlog host show {host['name']}"
+            )
+
+
+def _modes(console: Console) -> Iterator[Finding]:
+    """Secrets are for their owner only."""
+    folder = console.place.folder
+    if not folder.is_dir():
+        return
+    private = [folder, *(folder / name for name in ("keys", "creds", "gateway"))]
+    files = [path for name in ("keys", "creds") for path in _listed(folder / name)] + [folder / "gateway" / "token"]
+    open_ones = [path for path in [*private, *files] if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    for path in open_ones:
+        yield Finding("modes", BAD, f"others may read {path}", f"chmod go= {path}")
+    if not open_ones:
+        yield Finding("modes", OK, f"keys, credentials and token in {folder} are for their owner only")
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _disk(console: Console) -> Iterator[Finding]:
+    folder = console.place.folder
+    if not folder.is_dir():
+        return
+    usage = shutil.disk_usage(folder)
+    free = usage.free / usage.total
+    state = BAD if free < DISK_FREE_BAD else NOTE if free < DISK_FREE_NOTE else OK
+    todo = "free space, or move the data folder to a larger disk" if state != OK else ""
+    yield Finding("disk", state, f"{size(usage.free)} free of {size(usage.total)} ({free:.0%})", todo)
+
+
+def _bus(console: Console) -> Iterator[Finding]:
+    """Ask the bus's own monitoring, which listens on loopback only."""
+    address = console.place.folder / "nats" / "monitor_url"
+    if not address.is_file():
+        return
+    url = address.read_text().strip()
+    try:
+        server = _monitored(f"{url}/varz")
+        storage = _monitored(f"{url}/jsz?accounts=true&streams=true&config=true")
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        yield Finding("bus", BAD, f"nats-server at {url} does not answer: {error}", "see nats/server.log in the data folder")
+        return
+    config = server.get("jetstream", {}).get("config", {})
+    if config.get("sync_always"):
+        yield Finding("bus", OK, f"nats-server {server.get('version', '?')}, on disk before it acknowledges")
+    else:
+        yield Finding(
+            "bus", BAD, f"nats-server {server.get('version', '?')} acknowledges before the disk has it",
+            "set `sync_interval: always` in its jetstream configuration",
+        )
+    for account in storage.get("account_details") or ():
+        for stream in account.get("stream_detail") or ():
+            yield from _stream(stream)
+
+
+def _stream(stream: dict[str, Any]) -> Iterator[Finding]:
+    name, used = stream["name"], int(stream["state"]["bytes"])
+    most = int(stream.get("config", {}).get("max_bytes", -1))
+    if most <= 0:
+        yield Finding("stream", NOTE, f"{name} has no limit", "it can fill the disk: give it max_bytes")
+        return
+    share = used / most
+    state = BAD if share >= FILL_BAD else NOTE if share >= FILL_NOTE else OK
+    todo = "archive and prune, or give it more room" if state != OK else ""
+    yield Finding("stream", state, f"{name:<9} {size(used)} of {size(most)} ({share:.1%})", todo)
+    waiting = int(stream["state"].get("messages", 0))
+    if name == "REPORTS" and waiting > REPORTS_WAITING_NOTE:
+        yield Finding("reports", NOTE, f"{waiting} reports wait for a recorder", "is the result-recorder running?")
+
+
+def _monitored(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=MONITOR_TIMEOUT_S) as answer:  # noqa: S310  # our own file says http://127.0.0.1
+        found: dict[str, Any] = json.load(answer)
+    return found
