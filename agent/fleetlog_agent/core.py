@@ -65,6 +65,10 @@ class Core:
         self.attempts = Attempts(self.state, settings, boot_id, self._put)
         self.writing: Commit | None = None
         """On its way to disk."""
+        self._first_counter = self.state.counter
+        """The counter as this run found it on disk. Until the first session of the run, this is what is shown, and
+        nothing is reported: what we write while we recover must not hide that an older journal was restored."""
+        self._had_session = False
         self._entropy = entropy
         self._pinned_keys = pinned_keys
         self._refuses = refuses
@@ -138,6 +142,7 @@ class Core:
                     self._unsaid.pop(key, None)
                 case SessionOpened():
                     self.session.journaled(record)
+                    self._had_session = self._had_session or self.session.is_open
                     self._beat_due_ms = 0
 
     def _put(self, record: Record) -> None:
@@ -316,7 +321,7 @@ class Core:
         )
 
     def _report(self, now_ms: int, effects: list[m.Effect]) -> None:
-        if not self.session.connected:
+        if not self.session.connected or not self._had_session:
             return
         effects += self.outbox.resend(now_ms)
         if self.outbox.full:
@@ -347,7 +352,8 @@ class Core:
             m.AskSession(
                 OpenSession(
                     nonce=nonce, ticket=ticket, boot_id=self.boot_id, version=self.version,
-                    counter=self.state.counter, held=self.state.held(),
+                    counter=self.state.counter if self._had_session else self._first_counter,
+                    held=self.state.held(),
                 )
             )
         )
@@ -355,7 +361,7 @@ class Core:
     def _stop(self, now_ms: int, effects: list[m.Effect]) -> None:
         if self._stopping_ms is None:
             return
-        said = self.outbox.quiet or not self.session.connected
+        said = self.outbox.quiet or not self.session.connected or not self._had_session
         settled = self.writing is None and not self._pending and not self.attempts.starting and said
         if not settled and now_ms < self._stopping_ms + limits.STOP_MS_MAX:
             return
@@ -378,7 +384,7 @@ class Core:
 
     def _wake_ms(self, now_ms: int) -> int:
         dues = [now_ms + limits.TICK_MS_MAX, self.attempts.next_ms()]
-        if self.session.connected:
+        if self.session.connected and self._had_session:
             dues.append(self.outbox.next_ms())
         if self.session.is_open:
             dues.append(self._next_beat_ms())

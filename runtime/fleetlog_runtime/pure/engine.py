@@ -130,10 +130,10 @@ class Engine(Generic[S, L]):
 
     def step(self, now_ms: int) -> list[Effect | Batch]:
         """Decide, unless an append is unsettled, and return what to perform: batches to store, effects to send."""
+        self.wake_at_ms = None  # while an append is unsettled, reading on is what wakes us
         if self.live is None or self.pending is not None or not self.at_batch_end:
             return []
         self.unit.observe(self.state, self.live, Tick(), now_ms)
-        self.wake_at_ms = None
         performed: list[Effect | Batch] = []
         for effect in self.unit.decide(self.state, self.live, now_ms):
             if isinstance(effect, WakeAt):

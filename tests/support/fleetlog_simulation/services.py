@@ -5,20 +5,19 @@ This is the simulation's interpreter of effects; a service can be killed between
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
+
 
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_dispatcher.state import State
 from fleetlog_dispatcher.unit import Dispatcher
 from fleetlog_result_recorder.gather import gather
-from fleetlog_result_recorder.verify import Refusals, Verdict, verify
+from fleetlog_result_recorder.verify import Refusals, verify
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, Draft, Stored
 from fleetlog_runtime.pure.effects import Answer, Effect, Request, Send
 from fleetlog_runtime.pure.engine import Engine
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import codec, events, subjects, tokens, wire
+from fleetlog_schemas import codec, events, subjects, wire
 from fleetlog_schemas.codec import Event
 
 from fleetlog_simulation.world import Subscription, World
@@ -80,6 +79,13 @@ class SimDispatcher:
             self._subscriptions.append(self.world.subscribe(pattern, self._heard))
         self._poll_soon()
         self._lead_or_follow(life)
+
+    def go_on(self) -> None:
+        """Continue after a pause: with what it read and believed before."""
+        self._reading = False
+        self._woken_for = 0
+        self._poll_soon()
+        self._step()
 
     def kill(self) -> None:
         """Kill it: whatever was only in memory is gone."""
@@ -192,7 +198,9 @@ class SimRecorder:
         self._refusals = Refusals()
         self.alive = True
         self._busy = False
-        world.after(50, self._take)
+        self._due = False
+        world.stored_listeners.append(self._take_soon)
+        world.after(1_000, self._minute)
 
     def kill(self) -> None:
         """Kill it; it comes back by itself."""
@@ -202,9 +210,19 @@ class SimRecorder:
 
     def _revive(self) -> None:
         self.alive, self._busy = True, False
+        self._take_soon()
+
+    def _minute(self) -> None:
+        self._take_soon()
+        self.world.after(20_000, self._minute)
+
+    def _take_soon(self) -> None:
+        if not self._due:
+            self._due = True
+            self.world.after(self.world.random.randint(1, 40), self._take)
 
     def _take(self) -> None:
-        self.world.after(self.world.random.randint(10, 120), self._take)
+        self._due = False
         if not self.alive or self._busy or self.world.bus_down:
             return
         taken = self.world.store.read("REPORTS", 1, self.world.random.choice((1, 3, 50)))
@@ -242,17 +260,11 @@ class SimRecorder:
                 return
             self._ack(taken)
             self._busy = False
+            if self.world.store.streams["REPORTS"].messages:
+                self._take_soon()
 
         self.world.append(batch, settled)
 
     def _ack(self, taken: list[Stored]) -> None:
         for one in taken:
             self.world.store.streams["REPORTS"].remove(one.seq)
-
-
-def token_of(keys: Keys, task_id: str, host_id: str, attempt: int) -> str:
-    """Return an attempt's token, for tests that play a host."""
-    return tokens.attempt_token(keys.token, task_id, host_id, attempt)
-
-
-__all__ = ["Lease", "SimDispatcher", "SimRecorder", "Verdict", "contextlib", "decode", "token_of"]

@@ -1,0 +1,67 @@
+"""The simulation's own naive books of the log: plain dictionaries of what each event said, in order.
+
+They know nothing of the lifecycle: what an invariant says must not rest on the code that it judges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fleetlog_simulation.world import World
+
+AttemptId = tuple[str, str, int]
+"""Task, host, number."""
+
+
+class Line(NamedTuple):
+    """One event as it was stored."""
+
+    seq: int
+    subject: str
+    time_ms: int
+    kind: str
+    data: dict[str, Any]
+
+
+class Books:
+    """Every event that was stored so far."""
+
+    def __init__(self, world: World) -> None:
+        """Begin with the first event."""
+        self._world = world
+        self._stream = world.store.streams["EVENTS"]
+        self.lines: list[Line] = []
+        self.first_end: dict[AttemptId, tuple[Line, dict[str, Any]]] = {}
+        self.reported_end: dict[AttemptId, dict[str, Any]] = {}
+
+    def since(self, count: int) -> list[Line]:
+        """Return the lines after the first *count*, having read what is new."""
+        while len(self.lines) < self._stream.last_seq:
+            stored = self._stream.messages[len(self.lines) + 1]
+            event = msgspec.json.decode(stored.body)
+            line = Line(stored.seq, stored.subject, stored.time_ms, event["type"], event["data"])
+            self.lines.append(line)
+            if line.kind == "fleetlog.attempt.ended.v1":
+                for end in line.data["attempts"]:
+                    key = attempt_id(end)
+                    self.first_end.setdefault(key, (line, end))
+                    if line.subject == "evt.result":
+                        self.reported_end.setdefault(key, end)
+        return self.lines[count:]
+
+    def counter_seen(self, host_id: str) -> int:
+        """Return the highest journal counter that the log has of a host."""
+        highest = 0
+        for line in self.since(0):
+            highest = max(highest, line.data.get("counters", {}).get(host_id, 0))
+            for session in line.data.get("sessions", ()):
+                if session["host_id"] == host_id:
+                    highest = max(highest, session["counter"])
+        return highest
+
+
+def attempt_id(entry: dict[str, Any]) -> AttemptId:
+    """Return which attempt an entry is about."""
+    return entry["task_id"], entry["host_id"], entry["attempt"]
