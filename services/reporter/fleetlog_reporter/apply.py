@@ -172,7 +172,7 @@ class Projector:
             self.batch.ended.append(ended)
             self.closing[task.task_id] = ended
 
-    def _keep(self, stored: Stored, event_id: str, name: str, authid: str | None, touched: list[int]) -> None:
+    def _keep(self, stored: Stored, event_id: str, name: str, authid: str | None, touched: str) -> None:
         # What JSON readers skip over they do not check: text outside the fields we know may be no UTF-8.
         body = stored.body.decode(errors="replace")
         self.batch.events.append((stored.seq, stored.subject, name, stored.time_ms, event_id, authid, touched, body))
@@ -184,7 +184,7 @@ class Projector:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._park(stored, str(error))
             return
-        self._keep(stored, content["id"], content["type"], content.get("authid"), [])
+        self._keep(stored, content["id"], content["type"], content.get("authid"), "")
 
     def _park(self, stored: Stored, error: str) -> None:
         self.parked += 1
@@ -193,13 +193,13 @@ class Projector:
         self.batch.bytes += len(stored.body)
 
 
-def touch_key(identifier: str) -> int:
+def touch_key(identifier: str) -> str:
     """Return what `raw_events.touches` holds of a task id or host id. Several ids may share one."""
-    return zlib.crc32(identifier.encode())
+    return zlib.crc32(identifier.encode()).to_bytes(4, "big").hex()
 
 
-def touches(data: events.Data) -> list[int]:
-    """Return the keys of every task and host that an event names, each once."""
+def touches(data: events.Data) -> str:
+    """Return the keys of every task and host that an event names, each once, joined."""
     match data:
         case events.TasksSubmitted(tasks=entries) | events.TasksEnded(tasks=entries):
             named = {entry.task_id for entry in entries}
@@ -226,7 +226,8 @@ def touches(data: events.Data) -> list[int]:
         case _:
             host_id = getattr(data, "host_id", None)
             named = {host_id} if host_id else set()
-    return sorted(zlib.crc32(one.encode()) for one in named)
+    # Sorted, so that a rebuild gives the same text.
+    return b"".join(sorted([zlib.crc32(one.encode()).to_bytes(4, "big") for one in named])).hex()
 
 
 def _named_by(keys: Iterable[events.AttemptKey]) -> set[str]:

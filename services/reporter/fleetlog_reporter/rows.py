@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -65,8 +66,13 @@ class LateEnd(msgspec.Struct, frozen=True):
     """The lifecycle compared it with what it knows of the attempt; otherwise that is still to be done."""
 
 
-def summary_line(payload: Payload) -> str:
-    """Return what a payload runs, in one line."""
+@lru_cache(maxsize=1024)
+def described(payload: Payload) -> tuple[str, str]:
+    """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
+    return _summary_line(payload), payload_key(payload)
+
+
+def _summary_line(payload: Payload) -> str:
     if isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -83,14 +89,15 @@ def payload_key(payload: Payload) -> str:
 def task_row(task: Task) -> Row:
     """Return the row of a task, ended or open."""
     refusal, spec = task.refusal, task.spec
+    summary, key = described(spec.payload)
+    # Members of these enumerations are texts: taking `.value` of each would cost more than the rest of a column.
     return (
-        task.task_id, kind(spec), spec.name, summary_line(spec.payload), task.state.value,
-        task.outcome.value if task.outcome else None, spec.target, task.submitted_by, task.submitted_ms,
+        task.task_id, kind(spec), spec.name, summary, task.state, task.outcome, spec.target, task.submitted_by, task.submitted_ms,
         task.submitted_seq, task.planned_ms, task.ended_ms, task.ended_seq, task.plan_hash, spec.rerun_of,
-        list(spec.tags), task.stop, task.stop_by, task.stop_reason, task.stop_ms,
+        _encode(spec.tags).decode(), task.stop, task.stop_by, task.stop_reason, task.stop_ms,
         refusal.code if refusal else None, refusal.message if refusal else None,
         refusal.pointer if refusal else None, len(task.commands), _encode(task.counts).decode(),
-        payload_key(spec.payload), _encode(spec).decode(),
+        key, _encode(spec).decode(),
     )
 
 
@@ -98,7 +105,7 @@ def attempt_rows(task: Task, stopped: Mapping[str, int]) -> Iterable[Row]:
     """Yield the rows of a task's attempts; *stopped* names commands that a request ended, and at which sequence."""
     its_kind = kind(task.spec)
     for command in task.commands.values():
-        state = command.state.value
+        state = command.state
         if not command.attempts:
             yield (
                 task.task_id, command.host_id, command.host_name, its_kind, state, None, None, task.ended_seq,
@@ -111,7 +118,8 @@ def attempt_rows(task: Task, stopped: Mapping[str, int]) -> Iterable[Row]:
             own: Row = (None, None, None)
             if attempt.number == last:
                 ended_seq = stopped.get(command.host_id, attempt.end_seq) if ended else None
-                own = (state, command.ran.value if ended else None, ended_seq)
+                # With one attempt it is that attempt's own `ran`.
+                own = (state, command.ran if ended and last > 1 else None, ended_seq)
             yield (
                 task.task_id, command.host_id, command.host_name, its_kind, *own, task.ended_seq,
                 *_attempt_columns(attempt),
@@ -125,7 +133,7 @@ def _attempt_columns(attempt: Attempt) -> Row:
             epoch=attempt.epoch, dispatched_seq=attempt.dispatched_seq, start=attempt.start, refused=attempt.refused
         )
         return (
-            attempt.number, attempt.state.value, attempt.dispatched_ms, None, None, None,
+            attempt.number, attempt.state, attempt.dispatched_ms, None, None, None,
             attempt.start.started_ms if attempt.start else None, None, None, None, None, None, None, None,
             _encode(rest).decode(),
         )
@@ -133,9 +141,10 @@ def _attempt_columns(attempt: Attempt) -> Row:
         attempt.epoch, attempt.dispatched_seq, attempt.start, end.signal, end.traceback, end.return_value, end.output,
         attempt.refused,
     )
+    # Null stands for the usual: a text costs three times as much, even an empty one.
     return (
-        attempt.number, attempt.state.value, attempt.dispatched_ms, end.outcome.value, end.ran.value, end.exit_code,
-        end.started_ms, end.ended_ms, end.duration_ms, end.error, end.tail, attempt.decided, attempt.end_seq,
+        attempt.number, None, attempt.dispatched_ms, end.outcome, end.ran, end.exit_code,
+        end.started_ms, end.ended_ms, end.duration_ms, end.error or None, end.tail or None, attempt.decided, attempt.end_seq,
         attempt.end_ms, _encode(rest).decode(),
     )
 
@@ -144,7 +153,7 @@ def late_row(late: LateEnd) -> Row:
     """Return the row of a late end."""
     end = late.end
     return (
-        late.seq, late.time_ms, end.task_id, end.host_id, end.attempt, end.outcome.value, end.ran.value, end.exit_code,
+        late.seq, late.time_ms, end.task_id, end.host_id, end.attempt, end.outcome, end.ran, end.exit_code,
         end.ended_ms, _encode(end).decode(),
     )
 
@@ -200,14 +209,14 @@ def _attempt_from_row(row: Sequence[Any]) -> Attempt:
     ) = row  # fmt: skip
     rest = _decode_rest(rest_text)
     attempt = Attempt(
-        number=number, state=AttemptState(state), epoch=rest.epoch, dispatched_ms=dispatched_ms,
+        number=number, state=AttemptState(state) if state else AttemptState.ENDED, epoch=rest.epoch, dispatched_ms=dispatched_ms,
         dispatched_seq=rest.dispatched_seq, start=rest.start, refused=rest.refused,
     )
     if outcome is not None:
         attempt.end = events.End(
             task_id=task_id, host_id=host_id, attempt=number, outcome=Outcome(outcome), ran=Ran(ran),
             exit_code=exit_code, signal=rest.signal, started_ms=started_ms, ended_ms=ended_ms,
-            duration_ms=duration_ms, error=error, traceback=rest.traceback, tail=tail, output=rest.output,
+            duration_ms=duration_ms, error=error or "", traceback=rest.traceback, tail=tail or "", output=rest.output,
             return_value=rest.return_value,
         )
         attempt.end_seq, attempt.end_ms, attempt.decided = end_seq, end_ms, decided

@@ -10,10 +10,11 @@ CREATE TABLE checkpoint (position BIGINT);
 -- What was open at an earlier position (MessagePack): a restart folds on from there. One row.
 CREATE TABLE open_state (position BIGINT, state BLOB);
 
--- Every stored event as it stands in the log. `touches` holds a CRC-32 of each task id and host id it names.
+-- Every stored event as it stands in the log. `touches` joins the CRC-32 (8 hexadecimal digits) of each
+-- task id and host id that it names: to find candidates, whose body is then looked at.
 CREATE TABLE raw_events (
     seq BIGINT, subject VARCHAR, type VARCHAR, time_ms BIGINT, id VARCHAR, authid VARCHAR,
-    touches UINTEGER[], body VARCHAR
+    touches VARCHAR, body VARCHAR
 );
 
 -- Messages of the log that are not events: kept as they are, counted, and passed over.
@@ -22,14 +23,15 @@ CREATE TABLE parked (seq BIGINT, subject VARCHAR, time_ms BIGINT, error VARCHAR,
 CREATE TABLE ended_tasks (
     task_id VARCHAR, kind VARCHAR, name VARCHAR, summary VARCHAR, state VARCHAR, outcome VARCHAR,
     target VARCHAR, submitted_by VARCHAR, submitted_ms BIGINT, submitted_seq BIGINT, planned_ms BIGINT,
-    ended_ms BIGINT, ended_seq BIGINT, plan_hash VARCHAR, rerun_of VARCHAR, tags VARCHAR[],
+    ended_ms BIGINT, ended_seq BIGINT, plan_hash VARCHAR, rerun_of VARCHAR, tags VARCHAR,
     stop VARCHAR, stop_by VARCHAR, stop_reason VARCHAR, stop_ms BIGINT,
     refusal_code VARCHAR, refusal VARCHAR, refusal_pointer VARCHAR,
     hosts BIGINT, counts VARCHAR, payload_key VARCHAR, spec VARCHAR
 );
 
 -- One row for each attempt. The row of a command's last attempt also describes the command (`command_state`
--- is null on the others); a command that never had an attempt has one row with attempt 0.
+-- is null on the others); a command that never had an attempt has one row with attempt 0. A null `state` is `ended`,
+-- a null `command_ran` is the same as `ran`, a null `error` or `tail` is empty.
 CREATE TABLE ended_attempts (
     task_id VARCHAR, host_id VARCHAR, host VARCHAR, kind VARCHAR,
     command_state VARCHAR, command_ran VARCHAR, command_ended_seq BIGINT, task_ended_seq BIGINT,

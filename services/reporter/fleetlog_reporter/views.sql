@@ -23,7 +23,8 @@ CREATE TEMP VIEW tasks AS
     SELECT task_id, kind, name, summary, state, outcome, target, submitted_by,
         epoch_ms(submitted_ms) AS submitted_at, epoch_ms(nullif(planned_ms, 0)) AS planned_at,
         epoch_ms(nullif(ended_ms, 0)) AS ended_at, (nullif(ended_ms, 0) - submitted_ms) / 1000.0 AS duration_seconds,
-        hosts, counts::JSON AS counts, tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
+        hosts, counts::JSON AS counts,
+        from_json(tags, '["VARCHAR"]') AS tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
         nullif(stop_reason, '') AS stop_reason, rerun_of, refusal_code, refusal, spec::JSON AS spec,
         submitted_seq, nullif(ended_seq, 0) AS ended_seq
     FROM all_tasks;
@@ -31,18 +32,21 @@ CREATE TEMP VIEW tasks AS
 -- One row for each task and host.
 CREATE TEMP VIEW commands AS
     SELECT task_id, host_id, host, kind, command_state AS state,
-        CASE WHEN command_state = 'ended' THEN outcome END AS outcome, command_ran AS ran, attempt AS attempts,
+        CASE WHEN command_state = 'ended' THEN outcome END AS outcome,
+        CASE WHEN command_state = 'ended' THEN coalesce(command_ran, ran) END AS ran, attempt AS attempts,
         exit_code, TRY(epoch_ms(started_ms)) AS started_at, TRY(epoch_ms(coalesce(ended_ms, end_ms))) AS ended_at,
-        duration_ms / 1000.0 AS duration_seconds, error, tail, decided, epoch_ms(end_ms) AS recorded_at,
-        command_ended_seq AS ended_seq
+        duration_ms / 1000.0 AS duration_seconds, coalesce(error, '') AS error, coalesce(tail, '') AS tail, decided,
+        epoch_ms(end_ms) AS recorded_at, command_ended_seq AS ended_seq
     FROM all_attempts WHERE command_state IS NOT NULL;
 
 -- One row for each try.
 CREATE TEMP VIEW attempts AS
-    SELECT task_id, host_id, host, kind, attempt, state, epoch_ms(dispatched_ms) AS dispatched_at,
+    SELECT task_id, host_id, host, kind, attempt, coalesce(state, 'ended') AS state,
+        epoch_ms(dispatched_ms) AS dispatched_at,
         TRY(epoch_ms(started_ms)) AS started_at, TRY(epoch_ms(coalesce(ended_ms, end_ms))) AS ended_at,
         duration_ms / 1000.0 AS duration_seconds, outcome, ran, exit_code,
-        TRY_CAST(rest ->> '$.signal' AS BIGINT) AS signal, error, tail, decided,
+        TRY_CAST(rest ->> '$.signal' AS BIGINT) AS signal, coalesce(error, '') AS error,
+        coalesce(tail, '') AS tail, decided,
         TRY_CAST(rest ->> '$.output.bytes' AS BIGINT) AS output_bytes, epoch_ms(end_ms) AS recorded_at, end_seq
     FROM all_attempts WHERE attempt > 0;
 

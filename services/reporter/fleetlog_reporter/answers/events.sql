@@ -2,7 +2,7 @@
 SELECT seq, subject, time_ms, body FROM raw_events
 WHERE seq > $after_seq AND seq <= $through AND time_ms >= $since_ms
   AND ($type = '' OR type = $type OR type = concat('fleetlog.', $type, '.v1'))
-  AND ($task_id = '' OR (list_contains(touches, $task_key::UINTEGER) AND contains(body, $task_id)))
-  AND ($host_id = '' OR (list_contains(touches, $host_key::UINTEGER) AND contains(body, $host_id)))
+  AND ($task_id = '' OR (contains(touches, $task_key) AND contains(body, $task_id)))
+  AND ($host_id = '' OR (contains(touches, $host_key) AND contains(body, $host_id)))
 ORDER BY seq
 LIMIT $limit

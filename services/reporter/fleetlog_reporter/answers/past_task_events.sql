@@ -1,3 +1,3 @@
 -- The events up to a sequence that name one task.
 SELECT seq, subject, time_ms, body FROM raw_events
-    WHERE seq <= $1 AND time_ms >= $2 AND list_contains(touches, $3::UINTEGER) AND contains(body, $4) ORDER BY seq
+    WHERE seq <= $1 AND time_ms >= $2 AND contains(touches, $3) AND contains(body, $4) ORDER BY seq

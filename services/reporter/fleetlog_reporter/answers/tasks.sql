@@ -7,7 +7,7 @@ WHERE ($kind = '' OR kind = $kind)
   AND ($outcome = '' OR outcome = $outcome)
   AND ($submitted_by = '' OR submitted_by = $submitted_by)
   AND ($name = '' OR name = $name)
-  AND ($tag = '' OR list_contains(tags, $tag))
+  AND ($tag = '' OR contains(tags, concat('"', $tag, '"')))
   AND submitted_ms >= $since_ms
   AND ($until_ms = 0 OR submitted_ms < $until_ms)
   AND ($before_seq = 0 OR submitted_seq < $before_seq OR (submitted_seq = $before_seq AND task_id < $before_id))
