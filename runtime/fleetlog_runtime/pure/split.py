@@ -12,26 +12,44 @@ from fleetlog_schemas.events import Data
 
 _T = TypeVar("_T")
 _ENVELOPE_BYTES = 4_096
-"""Room for the envelope and the fields beside the entries."""
+"""Room for the envelope around the data: ids, source, times."""
 _encode = msgspec.json.Encoder().encode
+
+
+class TooLarge(ValueError):
+    """A single entry does not fit into one event: whoever made it should have limited it."""
 
 
 def split(make: Callable[[tuple[Any, ...]], Data], entries: Iterable[_T]) -> Iterator[Data]:
     """Yield events made of *entries* in order, each of at most EVENT_COMMANDS_MAX entries and EVENT_BYTES_MAX bytes.
 
     An entry with a `hosts` list (a plan's part) counts as that many.
+
+    Raises:
+        TooLarge: one entry alone exceeds the bytes of an event.
     """
     chunk: list[_T] = []
-    size, weight = _ENVELOPE_BYTES, 0
+    weight = 0
     for entry in entries:
-        entry_bytes = len(_encode(entry)) + 1
         entry_weight = max(1, len(getattr(entry, "hosts", ())))
-        too_many = weight + entry_weight > limits.EVENT_COMMANDS_MAX
-        if chunk and (too_many or size + entry_bytes > limits.EVENT_BYTES_MAX):
-            yield make(tuple(chunk))
-            chunk, size, weight = [], _ENVELOPE_BYTES, 0
+        if chunk and weight + entry_weight > limits.EVENT_COMMANDS_MAX:
+            yield from _fitting(make, chunk)
+            chunk, weight = [], 0
         chunk.append(entry)
-        size += entry_bytes
         weight += entry_weight
     if chunk:
-        yield make(tuple(chunk))
+        yield from _fitting(make, chunk)
+
+
+def _fitting(make: Callable[[tuple[Any, ...]], Data], chunk: list[_T]) -> Iterator[Data]:
+    # The event is measured as a whole, for `make` may add what grows with the entries.
+    data = make(tuple(chunk))
+    size = len(_encode(data)) + _ENVELOPE_BYTES
+    if size <= limits.EVENT_BYTES_MAX:
+        yield data
+    elif len(chunk) == 1:
+        raise TooLarge(f"one entry of {type(data).__name__} has {size} bytes; an event has {limits.EVENT_BYTES_MAX}")
+    else:
+        middle = len(chunk) // 2
+        yield from _fitting(make, chunk[:middle])
+        yield from _fitting(make, chunk[middle:])

@@ -68,7 +68,6 @@ class NatsServer:
         self._names = names
         self._process: subprocess.Popen[bytes] | None = None
         self._locks: list[int] = []
-        self._stopping = False
         self._log = structlog.get_logger("nats-server")
 
     @property
@@ -94,7 +93,6 @@ class NatsServer:
         Raises:
             ServerError: it does not start, or another one runs on this folder.
         """
-        self._stopping = False
         binary = find_binary(self._binary)
         await asyncio.to_thread(self._lock)
         try:
@@ -120,12 +118,12 @@ class NatsServer:
     async def watch(self) -> None:
         """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
         pause_seconds = RESTART_SECONDS_MIN
-        while not self._stopping:
+        while (process := self._process) is not None:
             await asyncio.sleep(WATCH_SECONDS)
-            if self.pid:
+            if process.poll() is None or process is not self._process:
                 pause_seconds = RESTART_SECONDS_MIN
                 continue
-            code = self._process.returncode if self._process else None
+            code = process.returncode
             self._log.error("nats-server died; starting it again", exit_code=code, pause_seconds=pause_seconds)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(RESTART_SECONDS_MAX, pause_seconds * 2)
@@ -134,7 +132,6 @@ class NatsServer:
 
     async def stop(self) -> None:
         """End it cleanly (SIGTERM) and wait; after STOP_SECONDS_MAX it is killed."""
-        self._stopping = True
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.terminate()

@@ -1,0 +1,280 @@
+"""Settings: every number that an operator may change, named with its unit, with its default and its reason.
+
+One struct for each group. Where a value comes from, strongest first: a flag (`--set dispatcher.slots_per_host=8`),
+the environment (`FLEETLOG_DISPATCHER_SLOTS_PER_HOST=8`), the settings file (TOML, `[dispatcher]`), the default.
+A key that does not exist and a value that does not fit are errors that name their place. Nothing here reads a file
+or the environment.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import textwrap
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from fleetlog_schemas import limits
+
+ENVIRONMENT_PREFIX = "FLEETLOG_"
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=limits.TIMEOUT_MS_MAX)]
+Ratio = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message says which, where it was given, and what fits."""
+
+
+class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every service has in common."""
+
+    log_level: str = "info"
+    """Diagnostics from this level on: debug, info, warning or error."""
+    append_ms: Milliseconds = 5_000
+    """Wait for the bus to acknowledge an append before it is sent again: a sync on a busy disk may take a second."""
+    leader_ttl_ms: Milliseconds = 5_000
+    """A leader that is gone is replaced after this long; it renews three times within it."""
+    clock_skew_ms_max: Milliseconds = 10_000
+    """A service whose clock is further from the bus's does not lead: deadlines would be wrong by as much."""
+    publisher_waiting_max: Count = 10_000
+    """Appends that may wait for the one in flight; more are refused with a clear error."""
+
+
+class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the dispatcher hands out work and when it gives up."""
+
+    slots_per_host: Count = 4
+    """Commands in flight on one host."""
+    suspect_ms: Milliseconds = 20_000
+    """Silence after which nothing new is dispatched to a host: two missed heartbeats."""
+    offline_ms: Milliseconds = 60_000
+    """Silence after which a host is offline."""
+    push_expiry_ms: Milliseconds = 30_000
+    """How long a push may be obeyed."""
+    resend_ms: Milliseconds = 2_000
+    """Pause before an unconfirmed push is sent again; it doubles."""
+    resend_ms_max: Milliseconds = 30_000
+    """Longest pause between two sends of one push."""
+    kill_grace_ms: Milliseconds = 10_000
+    """How long an agent lets a process end by itself before it kills it."""
+    end_grace_ms: Milliseconds = 30_000
+    """How long after a deadline the host's word is waited for before an attempt is lost."""
+    delivery_grace_ms: Milliseconds = 60_000
+    """How long a dispatched attempt is offered to a host that does not confirm it."""
+    mass_silence_hosts: Count = 20
+    """Hosts online before a common silence is suspected to be our own fault."""
+    mass_silence_ratio: Ratio = 0.2
+    """Share of them that must fall silent together."""
+    mass_silence_window_ms: Milliseconds = 10_000
+    """What together means."""
+    mass_silence_hold_ms: Milliseconds = 300_000
+    """How long the verdict then waits."""
+    snapshot_events: Count = 5_000
+    """Events between two snapshots of the folded state."""
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an agent runs commands and speaks of them."""
+
+    heartbeat_ms: Milliseconds = 10_000
+    """Pause between heartbeats; a host is suspect after twice this by default."""
+    held_max: Annotated[int, msgspec.Meta(ge=1, le=limits.HELD_MAX)] = limits.HELD_MAX
+    """Attempts held at once; above it a start is refused as busy."""
+    spool_bytes_max: Size = 256 * 1024**2
+    """Reports and output kept on disk until the bus took them; when full, starts are refused."""
+    report_repeat_ms: Milliseconds = 30_000
+    """Ends are reported again until they are told to be forgotten."""
+    kill_grace_ms: Milliseconds = 10_000
+    """From SIGTERM to SIGKILL: systemd's default is 90 s, docker's 10 s."""
+    started_report_after_ms: Milliseconds = 200
+    """`started` is reported only of attempts that last longer: a short one's end says it all."""
+    gap_ms: Milliseconds = 10_000
+    """A longer pause between two steps means that the machine or the agent was stopped."""
+    session_retry_ms_min: Milliseconds = 500
+    """Shortest pause before a session is asked for again (full jitter)."""
+    session_retry_ms_max: Milliseconds = 30_000
+    """Longest such pause: a fleet must not hammer a dispatcher that comes back."""
+
+
+class ReporterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the reporter answers."""
+
+    memory_bytes_max: Size = 1024**3
+    """What DuckDB may use; beyond it, it spills to its folder."""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the gateway listens."""
+
+    listen: str = "127.0.0.1"
+    """Address of the HTTP API; beyond loopback it speaks TLS."""
+    port: Port = 8_420
+    """Port of the HTTP API; 0 takes a free one."""
+
+
+class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a result-recorder gathers reports."""
+
+    reports_per_append: Count = 256
+    """Reports that share one append at most: they wait for nothing, this only bounds a burst."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All groups; a service uses `runtime` and its own."""
+
+    runtime: RuntimeSettings = RuntimeSettings()
+    dispatcher: DispatcherSettings = DispatcherSettings()
+    agent: AgentSettings = AgentSettings()
+    reporter: ReporterSettings = ReporterSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    recorder: RecorderSettings = RecorderSettings()
+
+
+GROUPS: dict[str, type[msgspec.Struct]] = {
+    "runtime": RuntimeSettings,
+    "dispatcher": DispatcherSettings,
+    "agent": AgentSettings,
+    "reporter": ReporterSettings,
+    "gateway": GatewaySettings,
+    "recorder": RecorderSettings,
+}
+
+
+class SettingRow(msgspec.Struct, frozen=True):
+    """One line of the reference: what may be set, to what, and why."""
+
+    key: str
+    environment: str
+    kind: str
+    default: str
+    why: str
+
+
+def describe() -> list[SettingRow]:
+    """Return every setting, in the order of the groups."""
+    return [
+        SettingRow(
+            key=f"{group}.{field.name}",
+            environment=f"{ENVIRONMENT_PREFIX}{group}_{field.name}".upper(),
+            kind=type(field.default).__name__,
+            default=str(field.default),
+            why=reasons[field.name],
+        )
+        for group, kind in GROUPS.items()
+        for reasons in (_reasons(kind),)
+        for field in msgspec.structs.fields(kind)
+    ]
+
+
+def _reasons(kind: type) -> dict[str, str]:
+    """Read the texts under the fields of a struct: they stand where a developer reads them, and only there."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    found: dict[str, str] = {}
+    for field, text in itertools.pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        ):
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+class _Given(msgspec.Struct):
+    """A value as it was given, and where."""
+
+    value: Any
+    place: str
+    is_text: bool
+
+
+def resolve(
+    *, flags: Iterable[str] = (), environment: Mapping[str, str] | None = None, file_text: str = "",
+    file_name: str = "",
+) -> Settings:
+    """Return the settings that *flags* (`group.name=value`), *environment* and the text of a TOML file ask for.
+
+    Raises:
+        SettingsError: a key that does not exist, a value that does not fit, or text that is not TOML.
+    """
+    given: dict[tuple[str, str], _Given] = {}
+    _take_file(given, file_text, file_name)
+    _take_environment(given, environment or {})
+    _take_flags(given, flags)
+    groups: dict[str, dict[str, Any]] = {}
+    for (group, name), one in given.items():
+        groups.setdefault(group, {})[name] = _converted(group, name, one)
+    chosen: dict[str, Any] = {group: GROUPS[group](**values) for group, values in groups.items()}
+    return Settings(**chosen)
+
+
+def _take_file(given: dict[tuple[str, str], _Given], text: str, name: str) -> None:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{name}: not TOML: {error}") from None
+    for group, values in content.items():
+        place = f"{name}, [{group}]"
+        _check_group(group, place)
+        if not isinstance(values, dict):
+            raise SettingsError(f"{name}: {group} must be a table: [{group}]")
+        for key, value in values.items():
+            _check_name(group, key, place)
+            given[group, key] = _Given(value, place, False)
+
+
+def _take_environment(given: dict[tuple[str, str], _Given], environment: Mapping[str, str]) -> None:
+    for variable, value in sorted(environment.items()):
+        # Other variables of ours (FLEETLOG_URL, FLEETLOG_TOKEN ...) are not settings.
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        group, _, name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+        if name and group in GROUPS:
+            place = f"the environment variable {variable}"
+            _check_name(group, name, place)
+            given[group, name] = _Given(value, place, True)
+
+
+def _take_flags(given: dict[tuple[str, str], _Given], flags: Iterable[str]) -> None:
+    for flag in flags:
+        key, equals, value = flag.partition("=")
+        group, dot, name = key.strip().partition(".")
+        place = f"--set {flag}"
+        if not equals or not dot:
+            raise SettingsError(f"{place}: write --set GROUP.NAME=VALUE, for instance dispatcher.slots_per_host=8")
+        _check_group(group, place)
+        _check_name(group, name, place)
+        given[group, name] = _Given(value.strip(), place, True)
+
+
+def _check_group(group: str, place: str) -> None:
+    if group not in GROUPS:
+        raise SettingsError(f"{place}: there is no group {group!r}, only {', '.join(GROUPS)}")
+
+
+def _check_name(group: str, name: str, place: str) -> None:
+    names = [field.name for field in msgspec.structs.fields(GROUPS[group])]
+    if name not in names:
+        raise SettingsError(f"{place}: there is no setting {group}.{name}; there are {', '.join(names)}")
+
+
+def _converted(group: str, name: str, given: _Given) -> Any:
+    field = next(field for field in msgspec.structs.fields(GROUPS[group]) if field.name == name)
+    try:
+        # Text from a flag or the environment may stand for a number; TOML has types of its own.
+        value = msgspec.convert(given.value, field.type, strict=not given.is_text)
+    except msgspec.ValidationError as error:
+        raise SettingsError(
+            f"{given.place}: {group}.{name} cannot be {given.value!r}: {error} (default {field.default!r})"
+        ) from None
+    if (group, name) == ("runtime", "log_level") and value not in ("debug", "info", "warning", "error"):
+        raise SettingsError(f"{given.place}: runtime.log_level is debug, info, warning or error, not {value!r}")
+    return value

@@ -1,0 +1,61 @@
+"""Diagnostics: the services' own logging, one JSON object a line on stderr.
+
+What looks like a secret is cut out before it is written, wherever it stands: bearer and join tokens, NATS seeds,
+JWTs, and the values of fields that are named like one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+TEXT_MAX = 4_000
+"""Characters of one value: a hostile message must not fill the disk."""
+_SECRETS = re.compile(
+    r"\bfl[a-z]{1,4}_[A-Za-z0-9_-]{16,}"  # our tokens
+    r"|\bS[UAO][A-Z2-7]{56}\b"  # NATS seeds
+    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"  # JWTs
+)
+_SECRET_NAMES = re.compile(r"(?i)(^|_)(token|seed|secret|password|authorization|jwt)$")
+_CUT = "[cut out]"
+
+
+def configure(level: str = "info") -> None:
+    """Send diagnostics of this process to stderr as JSON, from *level* on."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Cut secrets out of one line; a structlog processor."""
+    return {key: _CUT if _SECRET_NAMES.search(key) else _clean(value) for key, value in event.items()}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        text = _SECRETS.sub(_CUT, value)
+        return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text)} characters)"
+    if isinstance(value, bytes):
+        return _clean(repr(value))
+    if isinstance(value, dict):
+        return {key: _CUT if _SECRET_NAMES.search(str(key)) else _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item) for item in value]
+    if isinstance(value, bool | int | float | None):
+        return value
+    return _clean(str(value))

@@ -1,0 +1,294 @@
+"""Drive the engine of one unit on a bus: the asynchronous half of what the simulation drives in virtual time.
+
+Three tasks share one loop, so nothing needs a lock: the reader folds the log, leadership says who is active, and
+the main task decides and performs. An append runs beside them, sent again byte for byte until the engine has read
+its fate from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
+
+from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, NoAnswer, Stored
+from fleetlog_runtime.pure.effects import Answer, Effect, Request, Send
+from fleetlog_runtime.pure.engine import Engine, Snapshot, Unit
+from fleetlog_runtime.shell import snapshots
+from fleetlog_runtime.shell.leadership import Leadership
+from fleetlog_runtime.shell.service import Context, Fatal
+from fleetlog_schemas import codec, subjects, wire
+from fleetlog_schemas.ids import new_id
+
+RESEND_SECONDS = 0.2
+"""Before an unsettled append is sent again; the append itself has waited for its own time limit."""
+FULL_SECONDS = 5.0
+"""Before an append that found no room is sent again."""
+IDLE_SECONDS_MAX = 1.0
+"""The loop looks at the time at least this often, also when nothing is due."""
+
+S = TypeVar("S")
+L = TypeVar("L")
+
+
+class RunnableUnit(Unit[S, L], Protocol[S, L]):
+    """A unit whose state can be kept in a file."""
+
+    state_type: type[S]
+    state_version: int
+    """Raised whenever the form or the meaning of the state changes."""
+
+
+class EngineRunner(Generic[S, L]):
+    """One running service that decides."""
+
+    def __init__(
+        self, context: Context, unit: RunnableUnit[S, L], subscriptions: tuple[str, ...], snapshot_events: int,
+        snapshot_path: Path | None = None,
+    ) -> None:
+        """Run *unit*: core messages on *subscriptions* are observed, a snapshot is taken every *snapshot_events*."""
+        self._context = context
+        self._bus = context.bus
+        self._log = context.log
+        self._health = context.health
+        self._unit = unit
+        self._subscriptions = subscriptions
+        self._snapshot_events = snapshot_events
+        self._snapshot_path = snapshot_path or context.home.path / "snapshots" / f"{unit.name}.snapshot"
+        self._signer = context.home.signer()
+        runtime = context.settings.runtime
+        self._leadership = Leadership(
+            context.bus, unit.name, context.instance, context.clock, runtime.leader_ttl_ms,
+            runtime.clock_skew_ms_max, context.log,
+        )
+        self.engine: Engine[S, L] = self._new_engine(None)
+        self._wake = asyncio.Event()
+        self._folded = asyncio.Event()
+        self._append: asyncio.Task[None] | None = None
+        self._snapshot_position = 0
+        self._last_digest = ""
+
+    def _new_engine(self, snapshot: Snapshot | None) -> Engine[S, L]:
+        source = f"/fleetlog/{self._unit.name}/{self._context.instance}"
+        clock = self._context.clock
+
+        def make_id() -> str:
+            return new_id(clock.now_ms(), os.urandom(10))
+
+        if snapshot is None:
+            return Engine(self._unit, source, make_id)
+        state = msgspec.msgpack.decode(snapshot.state, type=self._unit.state_type)
+        return Engine(self._unit, source, make_id, state, snapshot.position, snapshot.fence_seq)
+
+    async def run(self) -> None:
+        """Run until `context.stop` is set.
+
+        Raises:
+            Fatal: the log holds an event that this version must not decide over.
+        """
+        await self._restore()
+        stops = [await self._bus.subscribe(subject, self._heard) for subject in self._subscriptions]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._read()), group.create_task(self._leadership.run()),
+                    group.create_task(self._decide()), group.create_task(self._say_ready()),
+                ]
+                await self._context.stop.wait()
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._cancel_append()
+            for stop in stops:
+                await stop()
+            if self._last_digest:
+                self._snapshot()
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    async def _restore(self) -> None:
+        while True:
+            try:
+                found = await snapshots.load(
+                    self._snapshot_path, self._unit.name, self._unit.state_version, self._bus, self._log
+                )
+                break
+            except NoAnswer as error:
+                self._log.warning("the bus does not answer yet", error=str(error))
+                await asyncio.sleep(RESEND_SECONDS)
+        try:
+            self.engine = self._new_engine(found)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._log.warning("the snapshot's state does not fit and is passed over", error=str(error))
+            self.engine = self._new_engine(None)
+        self._snapshot_position = self.engine.position
+        self._health.position = self.engine.position
+
+    async def _read(self) -> None:
+        async with contextlib.aclosing(
+            cast("Any", self._bus.read(subjects.EVENTS, self.engine.position + 1))
+        ) as chunks:
+            async for chunk in chunks:
+                if chunk:
+                    self._fold(chunk)
+                self._folded.set()
+                self._wake.set()
+                # Other tasks get their turn between chunks while the log is read from its beginning.
+                await asyncio.sleep(0)
+
+    def _fold(self, chunk: list[Stored]) -> None:
+        now_ms = self._context.clock.now_ms()
+        good: list[codec.Event] = []
+        for stored in chunk:
+            event = self._decoded(stored)
+            if event is not None:
+                good.append(event)
+                continue
+            self.engine.deliver(good, now_ms)
+            good = []
+            self.engine.skip(stored.seq, stored.subject, batch_end=stored.batch_end)
+        self.engine.deliver(good, now_ms)
+        self._health.position = self.engine.position
+        self._health.last_seq = max(self._health.last_seq, self.engine.position)
+        self._last_digest = snapshots.digest(chunk[-1].body)
+        if self.engine.at_batch_end and self.engine.position - self._snapshot_position >= self._snapshot_events:
+            self._snapshot()
+
+    def _decoded(self, stored: Stored) -> codec.Event | None:
+        try:
+            return codec.decode(
+                stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms,
+                batch_end=stored.batch_end,
+            )
+        except codec.TooNew as error:
+            if error.minreader > codec.READER:
+                raise Fatal(f"message {stored.seq} of the log: {error}") from None
+            self._log.info("passed over an event of a type unknown here", seq=stored.seq, type=error.event_type)
+        except codec.Malformed as error:
+            self._health.parked += 1
+            self._log.error(
+                "a malformed message was passed over", alarm=True, seq=stored.seq, subject=stored.subject,
+                error=str(error),
+            )
+        return None
+
+    def _snapshot(self) -> None:
+        engine = self.engine
+        if not engine.at_batch_end or engine.position == self._snapshot_position:
+            return
+        snapshot = Snapshot(
+            unit=self._unit.name, version=self._unit.state_version, position=engine.position,
+            fence_seq=engine.fence_seq, state=msgspec.msgpack.encode(engine.state),
+        )
+        try:
+            snapshots.write(self._snapshot_path, snapshot, self._last_digest)
+        except OSError as error:
+            self._log.error("the snapshot could not be written", path=str(self._snapshot_path), error=str(error))
+            return
+        self._snapshot_position = engine.position
+
+    # --- leading --------------------------------------------------------------------------------------------
+
+    async def _say_ready(self) -> None:
+        await self._folded.wait()
+        await self._caught_up()
+        await self._leadership.known.wait()
+        self._context.ready()
+
+    async def _caught_up(self) -> None:
+        """Wait until everything that is in the log now has been folded."""
+        while True:
+            try:
+                last_seq = (await self._bus.state(subjects.EVENTS)).last_seq
+                break
+            except NoAnswer:
+                await asyncio.sleep(RESEND_SECONDS)
+        self._health.last_seq = max(self._health.last_seq, last_seq)
+        while self.engine.position < last_seq:
+            self._folded.clear()
+            await self._folded.wait()
+
+    async def _follow_leadership(self) -> bool:
+        """Bring the engine into line with leadership and return whether it leads."""
+        if self._leadership.leading and self.engine.live is None:
+            # Whoever led before may have appended until just now.
+            await self._caught_up()
+            if self._leadership.leading:
+                self.engine.lead(self._context.clock.now_ms())
+        elif not self._leadership.leading and self.engine.live is not None:
+            self.engine.follow()
+            self._cancel_append()
+        self._health.leading = self.engine.live is not None
+        return self.engine.live is not None
+
+    # --- deciding -------------------------------------------------------------------------------------------
+
+    async def _heard(self, subject: str, body: bytes, reply: str) -> None:
+        if self.engine.live is not None:
+            self.engine.observe(Request(subject, body, reply), self._context.clock.now_ms())
+            self._wake.set()
+
+    async def _decide(self) -> None:
+        while True:
+            self._wake.clear()
+            if await self._follow_leadership():
+                for one in self.engine.step(self._context.clock.now_ms()):
+                    await self._perform(one)
+            await self._until_something()
+
+    async def _until_something(self) -> None:
+        pause_seconds = IDLE_SECONDS_MAX
+        if self.engine.live is not None:
+            pause_seconds = min(pause_seconds, self._leadership.seconds_left())
+            if self.engine.wake_at_ms is not None and self.engine.pending is None:
+                due_seconds = (self.engine.wake_at_ms - self._context.clock.now_ms()) / 1000
+                pause_seconds = max(0.0, min(pause_seconds, due_seconds))
+        wake = asyncio.create_task(self._wake.wait())
+        changed = asyncio.create_task(self._leadership.changed.wait())
+        try:
+            await asyncio.wait((wake, changed), timeout=pause_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            wake.cancel()
+            changed.cancel()
+        self._leadership.changed.clear()
+
+    async def _perform(self, one: Effect | Batch) -> None:
+        match one:
+            case Batch():
+                self._cancel_append()
+                self._append = asyncio.create_task(self._settle(one))
+            case Send(push=push):
+                signed = self._signer.sign(wire.encode(push))
+                await self._bus.publish(subjects.push(push.host_id), wire.encode(signed))
+            case Answer(reply=reply, body=body, sign=sign):
+                if reply:
+                    await self._bus.publish(reply, wire.encode(self._signer.sign(body)) if sign else body)
+
+    async def _settle(self, batch: Batch) -> None:
+        """Send a batch until the bus took or refused it, or until reading the log has settled it."""
+        while self.engine.pending is batch:
+            try:
+                await self._bus.append(batch)
+                return
+            except AppendRefused as refused:
+                if self.engine.pending is batch:
+                    self.engine.append_refused(refused.actual_seq)
+                    self._wake.set()
+                return
+            except AppendUnsettled as error:
+                self._log.warning("an append is unsettled and is sent again", error=str(error))
+                await asyncio.sleep(RESEND_SECONDS)
+            except BusFull as error:
+                self._log.error("the log has no room: nothing new can be decided", alarm=True, error=str(error))
+                await asyncio.sleep(FULL_SECONDS)
+
+    def _cancel_append(self) -> None:
+        if self._append is not None:
+            self._append.cancel()
+            self._append = None

@@ -1,0 +1,29 @@
+"""Wait for conditions with a deadline: tests never sleep for a guessed time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+_T = TypeVar("_T")
+PAUSE_SECONDS = 0.01
+
+
+async def until(condition: Callable[[], _T | Awaitable[_T]], seconds: float = 10, what: str = "") -> _T:
+    """Return what *condition* (a function or a coroutine function) gives as soon as it is true.
+
+    Raises:
+        AssertionError: it was not true within *seconds*; the message says what was waited for.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        found = condition()
+        value: _T = await found if inspect.isawaitable(found) else found
+        if value:
+            return value
+        if loop.time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or inspect.getsource(condition).strip()}")
+        await asyncio.sleep(PAUSE_SECONDS)
