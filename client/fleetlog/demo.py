@@ -136,7 +136,7 @@ class Demo:
     def set_up(self) -> None:
         """Start the services, and join five agents."""
         title("Set up: the services as separate processes, and five agents of one machine")
-        self.start("up", f"fleetlog up --data {self.data} --processes --no-agent")
+        self.start("up", f"fleetlog up --data {self.data} --processes --no-agent --port 0")
         self.until("the system is ready", lambda: "ready" in self._log_of("up"), READY_S_MAX)
         for name, labels in AGENTS.items():
             chosen = " ".join(f"--label {label}" for label in labels)

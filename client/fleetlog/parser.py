@@ -270,10 +270,10 @@ def _numbers(add: _AddVerb) -> None:
 def _system(add: _AddVerb) -> None:
     verb = add("up", "up:up", "start the whole system on this machine; Ctrl-C stops it")
     verb.add_argument("--listen", default="", metavar="ADDR", help="take agents and clients of other machines, by TLS")
-    verb.add_argument("--port", type=port, default=0, metavar="N", help="port of the gateway (default: a free one)")
+    verb.add_argument("--port", type=port, metavar="N", help="port of the gateway (default 8420; 0: a free one)")
     verb.add_argument("--processes", action="store_true", help="each service in a process of its own, restarted")
     verb.add_argument("--no-agent", action="store_true", help="no agent on this machine")
-    verb.add_argument("--no-page", action="store_true", help="do not serve the web page")
+    verb.add_argument("--set", action="append", default=[], metavar="GROUP.NAME=VALUE", help="a setting (repeatable)")
     add("doctor", "doctor:doctor", "check the system and say what to do")
     add("version", "about:version", "print the versions of this client and of the gateway")
     verb = add("help", "about:help_topic", "explain a topic")

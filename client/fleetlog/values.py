@@ -50,10 +50,10 @@ def positive(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """Return a port."""
+    """Return a port; 0 is a free one."""
     number = count(text)
-    if not 0 < number < 65_536:
-        raise ArgumentTypeError(f"{text} is not a port: 1-65535")
+    if number > 65_535:
+        raise ArgumentTypeError(f"{text} is not a port: 0-65535")
     return number
 
 
