@@ -31,7 +31,7 @@ simulate *arguments:
 
 # measure fleetlog and the machine in one run; `just bench --json FILE` keeps the figures
 bench *arguments:
-    python bench/run.py "$@"
+    python -m bench "$@"
 
 # write every generated page again
 docs:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+import fleetlog.reference
 import fleetlog_agent.core_settings
+import fleetlog_gateway.reference
+import fleetlog_gateway.registry
 import fleetlog_runtime.pure.settings
 from fleetlog_schemas import reference
 
@@ -55,7 +58,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "trace-example": lambda: reference.trace_example(45),
     "settings": settings_table,
 }
-WHOLE: dict[str, Callable[[], str]] = {}
+WHOLE: dict[str, Callable[[], str]] = {
+    "docs/cli.md": fleetlog.reference.reference,
+    "docs/api.md": lambda: fleetlog_gateway.reference.reference(fleetlog_gateway.registry.REGISTRY),
+}
 
 
 def pages() -> Iterator[Path]:

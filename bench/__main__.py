@@ -1,0 +1,95 @@
+"""`python -m bench`: every figure in one run, the machine's own limits first, as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import machine, measure
+from bench.figures import Figure, as_table, write_json
+from bench.projection import projection
+from bench.system import BenchError, load_is_calm
+
+Section = Callable[[argparse.Namespace, dict[str, Figure]], list[Figure]]
+
+
+def _machine(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return machine.limits(options.rounds)
+
+
+def _one_host(options: argparse.Namespace, known: dict[str, Figure]) -> list[Figure]:
+    starts = next((one for name, one in known.items() if "process starts" in name), None) or machine.process_starts(1)
+    with measure.fresh_system("--no-page") as system:
+        figures = measure.idle(system) + measure.latency(system) + measure.command_line(system)
+        return [*figures, measure.throughput(system, options.tasks, options.rounds, starts.median)]
+
+
+def _start(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return measure.start_up(options.rounds)
+
+
+def _agents(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    with measure.fresh_system("--no-page", "--no-agent") as system:
+        seconds = system.join(options.agents, "real")
+        name = f"one task on {options.agents} real agents"
+        fan = measure.fan_out(system, "bench=real", options.agents, options.rounds, name)
+        return [fan, Figure(f"{options.agents} agents joined and online", "s", (seconds,))]
+
+
+def _crowd(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    name = f"one task on {options.crowd} simulated agents"
+    with measure.fresh_system("--no-page", "--no-agent") as system, measure.crowd(system, options.crowd):
+        return [measure.fan_out(system, "bench=sim", options.crowd, options.rounds, name)]
+
+
+def _projection(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return projection(options.attempts, options.rounds)
+
+
+SECTIONS: dict[str, Section] = {
+    "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "projection": _projection,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """Return what was typed."""
+    parser = argparse.ArgumentParser(prog="just bench", description="Measure fleetlog and this machine in one run.")
+    parser.add_argument("--only", action="append", choices=tuple(SECTIONS), help="only this section (repeatable)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep every sample here")
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each figure (default 5)")
+    parser.add_argument("--tasks", type=int, default=3_000, help="tasks of the throughput figure (default 3000)")
+    parser.add_argument("--agents", type=int, default=50, help="real agents of the fan-out (default 50)")
+    parser.add_argument("--crowd", type=int, default=1_000, help="simulated agents (default 1000)")
+    parser.add_argument("--attempts", type=int, default=100_000, help="attempts of the projection figure (default 100000)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the sections; one that cannot be measured is said so and fails the run at its end."""
+    options = arguments()
+    about = machine.about()
+    if not load_is_calm():
+        sys.stderr.write("bench: this machine is busy; the figures will say more about that than about fleetlog\n")
+    found: dict[str, Figure] = {}
+    failed = []
+    for name in options.only or SECTIONS:
+        sys.stderr.write(f"bench: {name} ...\n")
+        try:
+            figures = SECTIONS[name](options, found)
+        except BenchError as error:
+            failed.append(name)
+            sys.stderr.write(f"bench: {name} could not be measured: {error}\n")
+            continue
+        found.update({one.name: one for one in figures})
+        sys.stdout.write(as_table(figures) + "\n\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{as_table(list(found.values()))}\n")
+    if options.json:
+        write_json(list(found.values()), about, options.json)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
