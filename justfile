@@ -25,9 +25,9 @@ check:
     lint-imports
     pytest tests/tidy
 
-# run the simulation: a number of seeds, or `just simulate seed=N` for one that replays exactly
+# simulate the whole fleet: `just simulate SEED` replays one exactly, `just simulate --count N` tries new ones
 simulate *arguments:
-    python -m pytest --version
+    PYTHONPATH=tests/support python -m fleetlog_simulation "$@"
 
 # measure fleetlog and the machine in one run; `just bench --json FILE` keeps the figures
 bench *arguments:

@@ -1,0 +1,48 @@
+"""`just simulate`: one seed again, or as many new ones as wanted; a violation prints the command that repeats it."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+
+from fleetlog_simulation.invariants import Violation
+from fleetlog_simulation.scenario import simulate
+
+COUNT = 100
+SEED_MAX = 2**31
+
+
+def run_one(seed: int) -> bool:
+    """Run one seed, print what came of it, and tell whether every invariant held."""
+    began = time.perf_counter()
+    try:
+        found = simulate(seed)
+    except Violation as violation:
+        print(f"seed {seed}: {violation}\n  again: just simulate {seed}")
+        return False
+    print(
+        f"seed {seed}: digest {found.digest}, {found.events} events, {found.executions} executions,"
+        f" {found.steps} steps, {time.perf_counter() - began:.2f} s"
+    )
+    return True
+
+
+def main() -> int:
+    """Read the arguments and run."""
+    parser = argparse.ArgumentParser(prog="just simulate", description="Run the simulation of the whole fleet.")
+    parser.add_argument("seed", nargs="?", type=int, help="this seed alone; it replays exactly")
+    parser.add_argument("--count", type=int, default=COUNT, help=f"new seeds (default {COUNT})")
+    parser.add_argument("--first", type=int, default=None, metavar="SEED", help="count from here instead of by chance")
+    options = parser.parse_args()
+    if options.seed is not None:
+        return 0 if run_one(options.seed) else 1
+    first = random.randrange(SEED_MAX) if options.first is None else options.first
+    failed = sum(not run_one(seed) for seed in range(first, first + options.count))
+    print(f"{options.count - failed} of {options.count} seeds from {first} held")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
