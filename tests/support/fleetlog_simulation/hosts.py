@@ -15,7 +15,6 @@ from fleetlog_agent.journal_records import Commit, Key, replay
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_schemas import subjects, wire
 from fleetlog_schemas.reports import Load
-
 from fleetlog_simulation.world import Execution, Subscription, World
 
 

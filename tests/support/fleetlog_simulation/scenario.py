@@ -16,7 +16,6 @@ from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import codec, events
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
-
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.hosts import Machine, SimHost
 from fleetlog_simulation.invariants import Invariant, Violation
@@ -131,7 +130,7 @@ class Scenario:
 
     def _submit(self) -> None:
         chance = self.chance
-        retry_on = (Outcome.FAILURE, Outcome.LOST, Outcome.TIMEOUT) if chance.random() < 0.5 else (Outcome.FAILURE,)
+        retry_on = (Outcome.FAILURE, Outcome.LOST, Outcome.TIMEOUT) if chance.random() < 0.6 else (Outcome.FAILURE,)
         names = [host.machine.host_id for host in self.hosts]
         spec = TaskSpec(
             payload=Shell(argv=("work",)),
@@ -140,7 +139,7 @@ class Scenario:
             task_timeout_ms=chance.choice((0, 0, 0, 30_000)),
             wait_offline_ms=chance.choice((0, 20_000, 200_000)),
             parallel=chance.choice((0, 0, 1, 2)),
-            retry=Retry(attempts_max=chance.choice((1, 1, 2, 4)), on=retry_on, backoff_ms=chance.choice((0, 500, 5_000))),
+            retry=Retry(attempts_max=chance.choice((1, 2, 4)), on=retry_on, backoff_ms=chance.choice((0, 500, 5_000))),
         )
         task_id = self.world.new_id()
         self.submitted.append(task_id)
@@ -170,15 +169,16 @@ class Scenario:
         self._soon(dispatcher.start, 100, 30_000)
 
     def _pause_dispatcher(self) -> None:
-        """Stop it and continue it: it goes on believing what it believed."""
-        dispatcher = self.chance.choice(self.dispatchers)
+        """Stop it and continue it, long after another took over: it goes on believing what it believed."""
+        leading = [one for one in self.dispatchers if one.engine.live is not None]
+        dispatcher = self.chance.choice(leading or self.dispatchers)
         dispatcher.paused = True
 
         def go_on() -> None:
             dispatcher.paused = False
             dispatcher.go_on()
 
-        self._soon(go_on, 1_000, 15_000)
+        self._soon(go_on, 1_000, self.chance.choice((15_000, 90_000)))
 
     def _kill_recorder(self) -> None:
         self.chance.choice(self.recorders).kill()
@@ -186,7 +186,7 @@ class Scenario:
     def _kill_agent(self) -> None:
         host = self.chance.choice(self.hosts)
         host.kill()
-        self._soon(host.start, 50, 90_000)
+        self._soon(host.start, 50, self.chance.choice((5_000, 150_000)))
 
     def _stop_agent(self) -> None:
         host = self.chance.choice(self.hosts)

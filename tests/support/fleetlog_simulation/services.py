@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import msgspec
 
-
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_dispatcher.state import State
 from fleetlog_dispatcher.unit import Dispatcher
@@ -19,7 +18,6 @@ from fleetlog_runtime.pure.engine import Engine
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import codec, events, subjects, wire
 from fleetlog_schemas.codec import Event
-
 from fleetlog_simulation.world import Subscription, World
 
 LEASE_MS = 5_000

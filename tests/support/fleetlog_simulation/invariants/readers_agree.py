@@ -7,7 +7,6 @@ import msgspec
 from fleetlog_dispatcher import state as folding
 from fleetlog_dispatcher.state import State
 from fleetlog_schemas import lifecycle
-
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.services import SimDispatcher, decode
