@@ -26,6 +26,8 @@ from fleetlog_schemas.view import TaskView, task_view
 SUBMIT_TRIES_MAX = 3
 """A submission without an answer is repeated with the same id, which the log takes once."""
 SUBMIT_PAUSE_S = 0.5
+ID_LENGTH = 36
+"""Characters of a full id."""
 LOG_PAGE = 500
 """Events asked for at once when the log is read."""
 
@@ -93,12 +95,28 @@ class Client:
         body = self.gateway.get_bytes(f"/tasks/{segment(task_id)}", as_of=as_of)
         return read_answer(body).data
 
+    def resolve(self, identifier: str) -> str:
+        """Return the full id of a task from its id, the end of its id, or `last`.
+
+        Without the reporter a full id is taken as it is: the log can still be followed.
+
+        Raises:
+            CliError: there is no such task.
+        """
+        try:
+            return str(self.gateway.get(f"/tasks/{segment(identifier)}/progress")["data"]["task_id"])
+        except CliError as error:
+            if error.code is Exit.UNREACHABLE and isinstance(error, GatewayError) and len(identifier) == ID_LENGTH:
+                return identifier
+            raise
+
     def wait(self, task_id: str, timeout_s: float | None = None) -> TaskView:
         """Return the task when it has ended or was refused.
 
         Raises:
-            CliError: `timeout_s` is over (code WAITED), or the gateway stayed away.
+            CliError: there is no such task, `timeout_s` is over (code WAITED), or the gateway stayed away.
         """
+        task_id = self.resolve(task_id)
         fold = Fold(task_id)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         feed = Feed(self.gateway, f"/tasks/{segment(task_id)}/events")

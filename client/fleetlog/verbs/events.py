@@ -44,7 +44,7 @@ def _follow(console: Console) -> int:
     options = console.options
     if options.host:
         raise CliError(Exit.TYPED_WRONG, "-f follows one task or all of the log: not with --host")
-    path = f"/tasks/{segment(_full_id(console))}/events" if options.task else "/events"
+    path = f"/tasks/{segment(console.client.resolve(options.task))}/events" if options.task else "/events"
     feed = Feed(console.gateway, path, str(options.after_seq) if options.after_seq else "")
     try:
         while True:
@@ -68,9 +68,3 @@ def _print(console: Console, item: Item) -> None:
         print(clean_json(json.dumps(stored, ensure_ascii=False)), flush=True)
     else:
         print(event_line(stored, console.out_style), flush=True)
-
-
-def _full_id(console: Console) -> str:
-    from fleetlog.verbs.following import resolve
-
-    return resolve(console, console.options.task)

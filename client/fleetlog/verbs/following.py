@@ -32,14 +32,6 @@ class Detached(Exception):
     """Ctrl-C: the task goes on without us."""
 
 
-def resolve(console: Console, identifier: str) -> str:
-    """Return the full id of a task from its id, the end of its id, or `last`."""
-    if len(identifier) == 36:
-        return identifier
-    answer = console.gateway.get(f"/tasks/{segment(identifier)}/progress")
-    return str(answer["data"]["task_id"])
-
-
 def follow(console: Console, task_id: str, until: Until | None = None) -> Task:
     """Show the task's progress until it is over (or *until* says so), and return it.
 

@@ -12,7 +12,7 @@ from fleetlog.exits import CliError, Exit, of_refusal
 from fleetlog.http import flag_of, segment
 from fleetlog.render.lists import plan_text
 from fleetlog.verbs import spec as specs
-from fleetlog.verbs.following import follow_to_end, resolve
+from fleetlog.verbs.following import follow_to_end
 from fleetlog.verbs.spec import Content
 from fleetlog_schemas import hostset
 from fleetlog_schemas.ids import short
@@ -104,4 +104,4 @@ def rerun(console: Console) -> int:
 
 def watch(console: Console) -> int:
     """Follow a task until it ends."""
-    return follow_to_end(console, resolve(console, console.options.task))
+    return follow_to_end(console, console.client.resolve(console.options.task))

@@ -50,11 +50,12 @@ def show(console: Console) -> int:
 
 def replay(console: Console) -> int:
     """Show everything about a task, folded from the log alone."""
+    from fleetlog.client import ID_LENGTH
     from fleetlog_schemas.view import task_view
 
     identifier = console.options.task
     client = console.client
-    task_id = identifier if len(identifier) == 36 else client.resolve_in_log(_checked(identifier))
+    task_id = identifier if len(identifier) == ID_LENGTH else client.resolve_in_log(_checked(identifier))
     fold = client.replay(task_id)
     for line in fold.skipped:
         console.say(f"passed over {line}")
@@ -128,12 +129,12 @@ def _next_steps(task: dict[str, Any], short: str) -> list[str]:
 def cancel(console: Console) -> int:
     """Stop a task, or its commands on some hosts, and wait until every host has confirmed."""
     from fleetlog.render.task import counts_text
-    from fleetlog.verbs.following import Detached, follow, resolve
+    from fleetlog.verbs.following import Detached, follow
     from fleetlog.verbs.output import expanded
     from fleetlog_schemas.lifecycle import CommandState, Task
 
     options = console.options
-    task_id = resolve(console, options.task)
+    task_id = console.client.resolve(options.task)
     body = {"hosts": options.host, "reason": options.reason}
     console.gateway.post(f"/tasks/{task_id}/cancel", body)
     if options.detach:

@@ -389,3 +389,25 @@ def test_a_closed_feed_leaves_no_thread_behind(cli, recorded):
         if thread.name == "live-feed":
             thread.join(timeout=5)
             assert not thread.is_alive()
+
+
+def test_watching_a_task_that_does_not_exist_ends_at_once(cli, recorded):
+    for identifier in ("01a0c450-6c00-7000-8000-0000000000e8", "abcdef", "last"):
+        assert cli("watch", identifier).code == 5
+
+
+def test_a_full_id_can_be_followed_without_the_reporter(cli, recorded):
+    cli("exec", "-t", "web*", "--detach", "--", "true")
+    task_id = next(iter(recorded.history.tasks.by_id))
+    recorded.problems[f"/api/v1/tasks/{task_id}/progress"] = (503, {"detail": "no reporter", "code": "service-unavailable"})
+    assert cli("watch", task_id).code == 0
+
+
+def test_the_python_client_submits_waits_and_shows(cli, recorded):
+    import fleetlog
+    from fleetlog_schemas.spec import Shell, TaskSpec
+
+    client = fleetlog.Client(cli.url, "flt_for_tests")
+    task_id = client.submit(TaskSpec(payload=Shell(argv=("true",)), target="web*"))
+    assert client.wait(task_id, timeout_s=5).outcome == "success"
+    assert client.wait(task_id) == client.show(task_id)
