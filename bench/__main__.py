@@ -21,7 +21,7 @@ def _machine(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 
 def _one_host(options: argparse.Namespace, known: dict[str, Figure]) -> list[Figure]:
     starts = next((one for name, one in known.items() if "process starts" in name), None) or machine.process_starts(1)
-    with measure.fresh_system("--no-page") as system:
+    with measure.fresh_system() as system:
         figures = measure.idle(system) + measure.latency(system) + measure.command_line(system)
         return [*figures, measure.throughput(system, options.tasks, options.rounds, starts.median)]
 
@@ -31,7 +31,7 @@ def _start(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 
 
 def _agents(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
-    with measure.fresh_system("--no-page", "--no-agent") as system:
+    with measure.fresh_system("--no-agent") as system:
         seconds = system.join(options.agents, "real")
         name = f"one task on {options.agents} real agents"
         fan = measure.fan_out(system, "bench=real", options.agents, options.rounds, name)
@@ -40,7 +40,7 @@ def _agents(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 
 def _crowd(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
     name = f"one task on {options.crowd} simulated agents"
-    with measure.fresh_system("--no-page", "--no-agent") as system, measure.crowd(system, options.crowd):
+    with measure.fresh_system("--no-agent") as system, measure.crowd(system, options.crowd):
         return [measure.fan_out(system, "bench=sim", options.crowd, options.rounds, name)]
 
 

@@ -82,7 +82,7 @@ class System:
             name = f"{prefix}{number:03d}"
             line = client.gateway.post("/hosts", {"name": name, "labels": {"bench": prefix}})["line"]
             folder = self.folder / "joined" / name
-            command = [FLEETLOG, *shlex.split(line)[1:], "--data", str(folder)]
+            command = [FLEETLOG, *shlex.split(line)[1:], "--no-start", "--data", str(folder)]
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=READY_SECONDS_MAX)
             with (folder / "agent.log").open("ab") as log:
                 self.agents.append(

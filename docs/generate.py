@@ -11,13 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 import fleetlog.reference
-import fleetlog_agent.core_settings
 import fleetlog_gateway.reference
 import fleetlog_gateway.registry
-import fleetlog_runtime.pure.settings
+from fleetlog_runtime.pure import settings
 from fleetlog_schemas import reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,25 +23,9 @@ _SKIPPED = {".venv", ".git", "node_modules", ".hypothesis", ".pytest_cache"}
 
 
 def settings_table() -> str:
-    """Return every setting of every service, with its default and its reason."""
-    owners = [
-        owner
-        for module in (fleetlog_runtime.pure.settings, fleetlog_agent.core_settings)
-        for owner in vars(module).values()
-        if isinstance(owner, type) and owner.__module__ == module.__name__ and issubclass(owner, msgspec.Struct)
-    ]
-    return "\n".join(_settings_of(owner) for owner in owners)
-
-
-def _settings_of(owner: type[msgspec.Struct]) -> str:
-    defaults = {field.name: field.default for field in msgspec.structs.fields(owner)}
-    rows = [
-        (f"`{name}`", f"{defaults[name]:,}" if isinstance(defaults[name], int) else str(defaults[name]), text)
-        for name, text in reference.documented_values(owner)
-        if name in defaults
-    ]
-    title = f"### {owner.__module__.split('.')[0]}: {owner.__name__}\n\n{reference.first_sentence(owner)}\n\n"
-    return title + reference.table(("setting", "default", "means"), rows)
+    """Return every setting with its default and its reason."""
+    rows = [(f"`{row.key}`", row.default, row.why) for row in settings.describe()]
+    return reference.table(("setting", "default", "means"), rows)
 
 
 PARTS: dict[str, Callable[[], str]] = {
