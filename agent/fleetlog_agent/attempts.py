@@ -23,7 +23,9 @@ from fleetlog_schemas.reports import HeldState, ReportEnded, ReportStarted
 
 _NEVER = 1 << 62
 
-ProcessNews = m.Exited | m.Spawned | m.SpawnFailed | m.NeverSpawned | m.LostProcess | m.OutputPlaced
+ProcessNews = (
+    m.Exited | m.Spawned | m.SpawnFailed | m.NeverSpawned | m.LostProcess | m.ProcessGone | m.OutputPlaced
+)
 
 
 class Live(msgspec.Struct):
@@ -34,6 +36,8 @@ class Live(msgspec.Struct):
     adopt: bool = False
     """It was in the journal when this agent started: find out what became of it, before anything else."""
     running: bool = False
+    gone: bool = False
+    """Its process ended; its output is still being read."""
     ending: bool = False
     """Its end is on its way to disk."""
     started_ms: int = 0
@@ -100,6 +104,8 @@ class Attempts:
                 self._spawned(news, live, now_ms)
             case m.NeverSpawned():
                 live.spawned = live.adopt = False
+            case m.ProcessGone():
+                live.spawned, live.adopt, live.gone = True, False, True
             case m.OutputPlaced(first_seq=first_seq):
                 live.output_first_seq = first_seq
             case m.SpawnFailed(key=key, error=error):
@@ -170,7 +176,7 @@ class Attempts:
         """Return what is due: adoptions, starts, signals."""
         effects: list[m.Effect] = []
         for key, live in self.open.items():
-            if live.ending:
+            if live.ending or live.gone:
                 continue
             entry = self._state.entries[key]
             assert entry.accepted is not None
@@ -226,7 +232,7 @@ class Attempts:
             entry = self._state.entries[key]
             if not live.running or live.start_said or entry.started is None or entry.accepted is None:
                 continue
-            if live.ending or now_ms < live.started_ms + self._settings.started_after_ms:
+            if live.ending or live.gone or now_ms < live.started_ms + self._settings.started_after_ms:
                 continue
             live.start_said = True
             yield ReportStarted(
@@ -241,7 +247,7 @@ class Attempts:
         due_ms = _NEVER
         for key, live in self.open.items():
             accepted = self._state.entries[key].accepted
-            if live.ending or accepted is None:
+            if live.ending or live.gone or accepted is None:
                 continue
             if live.running:
                 deadline_ms = live.started_ms + accepted.start.timeout_ms

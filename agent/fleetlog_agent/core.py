@@ -104,8 +104,11 @@ class Core:
                 self._receive(body, now_ms)
             case m.SessionAnswered(body=body):
                 self._session_answered(body, now_ms)
-            case m.Exited() | m.Spawned() | m.SpawnFailed() | m.NeverSpawned() | m.LostProcess() | m.OutputPlaced():
-                self.attempts.observe(observation, now_ms, self._bus_ms(now_ms))
+            case (
+                m.Exited() | m.Spawned() | m.SpawnFailed() | m.NeverSpawned() | m.LostProcess() | m.ProcessGone()
+                | m.OutputPlaced()
+            ):
+                self.attempts.observe(observation, now_ms, self.bus_ms(now_ms))
             case m.ReportStored(report_id=report_id):
                 self.outbox.stored(report_id, now_ms)
             case m.Connected(connected=connected):
@@ -161,7 +164,7 @@ class Core:
         session = self.state.session
         return session.signing_keys if session is not None else self._pinned_keys
 
-    def _bus_ms(self, now_ms: int) -> int | None:
+    def bus_ms(self, now_ms: int) -> int | None:
         """Return the bus's Unix time, once a session of this boot told it."""
         session = self.state.session
         return now_ms + session.offset_ms if session is not None and session.boot_id == self.boot_id else None
@@ -199,7 +202,7 @@ class Core:
             if any(Key(one.task_id, one.attempt) in self._new_keys for one in push.attempts):
                 return
             self._inbox.popleft()
-            bus_ms = self._bus_ms(now_ms)
+            bus_ms = self.bus_ms(now_ms)
             if bus_ms is None or not self.session.obeys(push, bus_ms):
                 continue
             match push:
@@ -326,7 +329,7 @@ class Core:
         effects += self.outbox.resend(now_ms)
         if self.outbox.full:
             return
-        bus_ms = self._bus_ms(now_ms)
+        bus_ms = self.bus_ms(now_ms)
         items: list[ReportItem] = list(self.attempts.starts_due(now_ms, None if bus_ms is None else bus_ms - now_ms))
         for key in self.outbox.ends_due(now_ms):
             end = self.state.entries[key].end

@@ -73,6 +73,12 @@ class Exited(msgspec.Struct, frozen=True):
     """By the boot clock, when it is known better than now."""
 
 
+class ProcessGone(msgspec.Struct, frozen=True):
+    """The process of an attempt ended, and its output is still being read: `Exited` follows. No signal helps now."""
+
+    key: Key
+
+
 class OutputPlaced(msgspec.Struct, frozen=True):
     """The first frame of an attempt's output has this sequence in OUTPUT."""
 
@@ -115,8 +121,8 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 Observation = (
-    Push | SessionAnswered | Spawned | SpawnFailed | NeverSpawned | LostProcess | Exited | OutputPlaced | ReportStored
-    | Connected | LoadMeasured | FactsMeasured | SpoolFull | Stop
+    Push | SessionAnswered | Spawned | SpawnFailed | NeverSpawned | LostProcess | Exited | ProcessGone | OutputPlaced
+    | ReportStored | Connected | LoadMeasured | FactsMeasured | SpoolFull | Stop
 )
 
 # --- effects -------------------------------------------------------------------------------------------

@@ -1,0 +1,459 @@
+"""The holder: parent of all commands of one agent, so small and dull that it outlives every agent.
+
+Run as a script, alone, with nothing but a few modules of the standard library: it has to stay small. It starts
+processes in sessions of their own, writes each exit status to disk before it tells anybody, and ends whole process
+trees on request. As a child subreaper it inherits what its commands leave behind, so nothing escapes a kill by
+being orphaned; for the same reason it waits on SIGCHLD for any child, not on one pidfd for each.
+
+One agent at a time is connected, on a socket that only its user may open. A new connection ends the old one, and
+what that had sent and was not read is dropped: an agent that asks what became of an attempt gets a final answer.
+Messages are JSON, one a line; `holder_client.py` is the counterpart.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+"""One message: argv and environment; the kernel takes a quarter of the stack limit (2 MiB) for both."""
+SEND_SECONDS_MAX = 5.0
+"""An agent that does not read for so long is dropped; it connects again and is told everything."""
+IDLE_SECONDS_MAX = 60.0
+"""Without an agent and without anything to hold, exit after so long."""
+TICK_SECONDS = 5.0
+"""Between looks at whether the agent's folder is still there."""
+LOG_BYTES_MAX = 1024 * 1024
+"""Above it the status file is rewritten with what is still held."""
+KILL_ROUNDS_MAX = 50
+"""Scans of the process table in one kill: a tree that forks faster than that is killed again by the agent."""
+_RESET_SIGNALS = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD]
+_PR_SET_CHILD_SUBREAPER = 36
+SCRIPT_FD = 3
+"""Where a command that runs as another user finds its script: it could not enter the agent's folder."""
+
+
+def boot_ms() -> int:
+    """Return the boot clock: it counts on while the machine sleeps, and nobody can set it."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def process_stat(pid: int) -> tuple[int, int, int, str] | None:
+    """Return parent, session, start time and state of a process, or None when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib would cost memory here
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode()
+
+
+def tree(root: int, mark: str) -> list[int]:
+    """Return the living processes of a command: its session, its descendants, and what carries its mark."""
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    me = os.getpid()
+    for name in os.listdir("/proc"):  # noqa: PTH208 - as above
+        stat = process_stat(int(name)) if name.isdigit() else None
+        if stat is None or stat[3] == "Z" or int(name) == me:
+            continue
+        pid = int(name)
+        parents[pid] = stat[0]
+        # An orphan that left session and parents behind still has the environment that it was born with.
+        if pid == root or stat[1] == root or _carries(pid, mark):
+            found.add(pid)
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return sorted(found)
+
+
+def _carries(pid: int, mark: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+            return mark.encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def signal_tree(root: int, mark: str, number: int, pids: list[int] | None = None) -> None:
+    """Send a signal to every process of a command."""
+    for pid in tree(root, mark) if pids is None else pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue  # gone, or made itself another user's: then only root may end it
+
+
+def kill_tree(root: int, mark: str) -> None:
+    """Kill every process of a command, also those that it starts meanwhile."""
+    for _ in range(KILL_ROUNDS_MAX):
+        pids = tree(root, mark)
+        if not pids:
+            return
+        signal_tree(root, mark, signal.SIGKILL, pids)
+        time.sleep(0.001)  # let the kernel take them away before looking again
+
+
+def mark_of(key: str) -> str:
+    """Return the environment entry that marks every process of an attempt."""
+    return f"FLEETLOG_ATTEMPT_ID={key}"
+
+
+class Holder:
+    """The running holder."""
+
+    def __init__(self, folder: str) -> None:
+        """Listen in *folder*, the agent's own."""
+        self.folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self.path = folder
+        self.held: dict[str, dict[str, Any]] = {}
+        """What is known of each attempt until the agent releases it."""
+        self.by_pid: dict[int, str] = {}
+        self.launching: dict[int, str] = {}
+        """Attempts between fork and exec, by the pipe that carries an error."""
+        self.client: socket.socket | None = None
+        self.inbox = b""
+        self.exits: list[dict[str, Any]] = []
+        self.retiring = False
+        self.idle_since = time.monotonic()
+        self.log = os.open("holder.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=self.folder)
+        self.log_is_ours = os.fstat(self.log).st_size == 0
+        """Nothing in it is from a holder before us, whose statuses we do not know."""
+        self.epoll = select.epoll()
+        self.wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.listener = self._listen()
+        for descriptor in (self.wake, self.listener.fileno()):
+            self.epoll.register(descriptor, select.EPOLLIN)
+
+    def _listen(self) -> socket.socket:
+        # By way of the open folder: a socket's path is limited to 108 bytes, a folder's is not.
+        path = f"/proc/self/fd/{self.folder}/holder.sock"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            os.unlink(path)  # noqa: PTH108
+        except FileNotFoundError:
+            pass
+        before = os.umask(0o177)
+        listener.bind(path)
+        os.umask(before)
+        listener.listen(4)
+        return listener
+
+    # --- the loop ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until there is nothing left to hold."""
+        while not self._done():
+            for descriptor, _ in self.epoll.poll(TICK_SECONDS):
+                if descriptor == self.wake:
+                    os.read(self.wake, 4096)
+                elif descriptor == self.listener.fileno():
+                    self._accept()
+                elif descriptor in self.launching:
+                    self._launched(descriptor)
+                elif self.client is not None and descriptor == self.client.fileno():
+                    self._receive()
+            self._reap()
+
+    def _done(self) -> bool:
+        if self.by_pid or self.launching:
+            self.idle_since = time.monotonic()
+            return False
+        try:
+            there = os.stat(self.path).st_ino == os.fstat(self.folder).st_ino  # noqa: PTH116
+        except OSError:
+            there = False
+        if not there:
+            return True
+        if self.client is not None or self.held:
+            self.idle_since = time.monotonic()
+            return False
+        return self.retiring or time.monotonic() - self.idle_since > IDLE_SECONDS_MAX
+
+    # --- the agent -----------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self.listener.accept()
+        except OSError:
+            return
+        self._drop_client()
+        client.settimeout(SEND_SECONDS_MAX)
+        self.client, self.retiring = client, False
+        self.epoll.register(client.fileno(), select.EPOLLIN)
+        self._say({"news": "hello", "pid": os.getpid(), "held": list(self.held.values())})
+
+    def _drop_client(self) -> None:
+        if self.client is not None:
+            self.epoll.unregister(self.client.fileno())
+            self.client.close()
+            self.client, self.inbox = None, b""
+
+    def _say(self, *news: dict[str, Any]) -> None:
+        if self.client is None or not news:
+            return
+        try:
+            self.client.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in news))
+        except OSError:
+            self._drop_client()
+
+    def _receive(self) -> None:
+        assert self.client is not None
+        try:
+            data = self.client.recv(256 * 1024)
+        except OSError:
+            data = b""
+        if not data or len(self.inbox) + len(data) > MESSAGE_BYTES_MAX:
+            self._drop_client()
+            return
+        *lines, self.inbox = (self.inbox + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        key = order.get("key", "")
+        match order["order"]:
+            case "spawn" if key in self.held:
+                self._say({"news": "attempt", **self.held[key]})
+            case "spawn":
+                self._spawn(key, order)
+            case "terminate" | "kill" as how:
+                self._signal(key, how)
+            case "release":
+                held = self.held.get(key)
+                if held is not None and held["state"] == "exited":
+                    del self.held[key]
+                    self._tidy_log()
+            case "retire":
+                self.retiring = True
+                self._drop_client()
+
+    def _signal(self, key: str, how: str) -> None:
+        held = self.held.get(key)
+        if held is None or held["state"] != "running":
+            return
+        held["stopped"] = True
+        if how == "terminate":
+            signal_tree(held["pid"], mark_of(key), signal.SIGTERM)
+        else:
+            kill_tree(held["pid"], mark_of(key))
+
+    # --- processes -----------------------------------------------------------------------------------------
+
+    def _spawn(self, key: str, order: dict[str, Any]) -> None:
+        # What follows may be interrupted by a kill: the note comes first, so that nobody concludes "never started".
+        self._note({"key": key, "state": "spawning", "ms": boot_ms()})
+        held: dict[str, Any] = {"key": key, "state": "running", "slot": order.get("slot", 0)}
+        try:
+            if order.get("launch"):
+                pid, pipe = _fork(order)
+                self.launching[pipe] = key
+                self.epoll.register(pipe, select.EPOLLIN)
+            else:
+                pid = _posix_spawn(order)
+        except OSError as error:
+            self._failed(key, _error_text(error, order))
+            return
+        stat = process_stat(pid)
+        held |= {"pid": pid, "process_start": stat[2] if stat else 0, "started_ms": boot_ms(), "argv0": order["argv"][0]}
+        self.held[key] = held
+        self.by_pid[pid] = key
+        if not order.get("launch"):
+            self._note(held)
+            self._say({"news": "attempt", **held})
+
+    def _launched(self, pipe: int) -> None:
+        key = self.launching.pop(pipe)
+        self.epoll.unregister(pipe)
+        error = os.read(pipe, 4096).decode(errors="replace")
+        os.close(pipe)
+        held = self.held[key]
+        if error:
+            self.by_pid.pop(held["pid"], None)
+            del self.held[key]
+            os.waitpid(held["pid"], 0)
+            self._failed(key, error)
+            return
+        self._note(held)
+        self._say({"news": "attempt", **held})
+
+    def _failed(self, key: str, error: str) -> None:
+        self._note({"key": key, "state": "failed", "error": error})
+        self._say({"news": "attempt", "key": key, "state": "failed", "error": error})
+
+    def _reap(self) -> None:
+        """Collect every child that ended: commands, and orphans that became ours."""
+        news = []
+        unsettled = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            key = self.by_pid.get(pid)
+            if key is None:
+                continue
+            if key in self.launching.values():
+                unsettled.append((pid, status))
+                continue
+            news.append(self._exited(key, pid, status))
+        for pid, status in unsettled:
+            self._ended_while_launching(pid, status, news)
+        if news:
+            self._note(*news)
+            os.fdatasync(self.log)
+            self._say(*({"news": "attempt", **one} for one in news))
+
+    def _ended_while_launching(self, pid: int, status: int, news: list[dict[str, Any]]) -> None:
+        """A process between fork and exec is gone: its pipe says whether it ever ran the command."""
+        key = self.by_pid.pop(pid)
+        pipe = next(pipe for pipe, name in self.launching.items() if name == key)
+        del self.launching[pipe]
+        self.epoll.unregister(pipe)
+        error = os.read(pipe, 4096).decode(errors="replace")
+        os.close(pipe)
+        if error:
+            del self.held[key]
+            self._failed(key, error)
+        else:
+            self._say({"news": "attempt", **self.held[key]})
+            news.append(self._exited(key, pid, status))
+
+    def _exited(self, key: str, pid: int, status: int) -> dict[str, Any]:
+        self.by_pid.pop(pid, None)
+        held = self.held[key]
+        if held.get("stopped"):
+            kill_tree(pid, mark_of(key))  # what a stopped command leaves behind was meant to end too
+        code = os.waitstatus_to_exitcode(status)
+        now_ms = boot_ms()
+        held |= {
+            "state": "exited", "exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None,
+            "ended_ms": now_ms, "duration_ms": now_ms - held["started_ms"],
+        }
+        return held
+
+    # --- the status file -----------------------------------------------------------------------------------
+
+    def _note(self, *records: dict[str, Any]) -> None:
+        os.write(self.log, b"".join(json.dumps(record).encode() + b"\n" for record in records))
+
+    def _tidy_log(self) -> None:
+        if not self.log_is_ours or os.fstat(self.log).st_size < LOG_BYTES_MAX:
+            return
+        name, old = "holder.log.new", self.log
+        self.log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600, dir_fd=self.folder)
+        self._note(*self.held.values())
+        os.fsync(self.log)
+        os.rename(name, "holder.log", src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        os.close(old)
+
+
+def _posix_spawn(order: dict[str, Any]) -> int:
+    return os.posix_spawnp(
+        order["argv"][0], order["argv"], order["env"],
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, order["stdin"], os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, order["stdout"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_OPEN, 2, order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        ],
+        setsid=True, setsigdef=_RESET_SIGNALS, setsigmask=[],
+    )
+
+
+def _fork(order: dict[str, Any]) -> tuple[int, int]:
+    """Fork a launcher, which arranges user, folder and limits and then becomes the command."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, reader
+    try:
+        _launch(order["launch"], order)
+    except (OSError, ValueError, OverflowError) as error:
+        os.write(writer, _error_text(error, order).encode(errors="replace")[:4000])
+    finally:
+        os._exit(127)
+
+
+def _launch(how: dict[str, Any], order: dict[str, Any]) -> None:
+    os.setsid()
+    for number in _RESET_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    opened = [
+        os.open(order["stdin"], os.O_RDONLY), os.open(order["stdout"], append, 0o600),
+        os.open(order["stderr"], append, 0o600),
+    ]
+    if how.get("script"):
+        opened.append(os.open(how["script"], os.O_RDONLY))
+    # Move them out of the way first: a target number may be one of those just opened.
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16) for descriptor in opened]
+    for target, descriptor in enumerate(moved):
+        os.dup2(descriptor, target)
+    if how.get("umask") is not None:
+        os.umask(how["umask"])
+    for name, limit in (("memory", resource.RLIMIT_AS), ("files", resource.RLIMIT_NOFILE)):
+        if how.get(name) is not None:
+            resource.setrlimit(limit, (how[name], how[name]))
+    if how.get("uid") is not None:
+        os.setgroups(how["groups"])
+        os.setgid(how["gid"])
+        os.setuid(how["uid"])
+    os.chdir(how.get("cwd") or "/")
+    os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - the point of it all
+
+
+def _error_text(error: Exception, order: dict[str, Any]) -> str:
+    """Say what is wrong so that the person who typed the command can mend it."""
+    argv0, cwd = order["argv"][0], (order.get("launch") or {}).get("cwd")
+    if isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename == cwd and cwd:
+        return f"the working directory {cwd!r} does not exist on this host"
+    if isinstance(error, OSError) and error.errno == errno.ENOENT:
+        return f"program {argv0!r} was not found on this host (PATH is {os.environ.get('PATH', '')!r})"
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        return f"permission denied: {error.filename or argv0!r} (is it executable, may the user enter the folder?)"
+    if isinstance(error, OSError) and error.errno == errno.E2BIG:
+        return "arguments and environment together are larger than this kernel takes"
+    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+        return f"{argv0!r} is not a program of this machine; a script needs an interpreter line (#!)"
+    return f"{argv0!r} could not be started: {error}"
+
+
+def main(argv: list[str]) -> int:
+    """Run the holder of the agent folder named by the last argument."""
+    if "--holding" not in argv:
+        import ctypes  # only in this first life: the setting survives exec, the memory does not
+
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            sys.stderr.write("the kernel does not let the holder adopt orphans; killed trees may leave some\n")
+        os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, "--holding", argv[-1]])  # noqa: S606
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    lock = os.open(argv[-1] + "/holder.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return 0  # one holds already
+    Holder(argv[-1]).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,159 @@
+"""The agent's end of the holder: start it, find it again, and read what it left on disk when it is gone.
+
+`known` merges what a living holder said with the status file, so that for every attempt there is one answer to
+"what became of it?". Messages are those of `holder.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fleetlog_agent import holder
+
+START_SECONDS_MAX = 10.0
+"""Until a holder that was started must listen."""
+_POLL_SECONDS = 0.005
+News = dict[str, Any]
+
+
+class HolderFailed(Exception):
+    """The holder cannot be started; the message says why."""
+
+
+class HolderClient:
+    """One agent's connection to its holder, if there is one."""
+
+    def __init__(self, folder: Path, on_news: Callable[[News], None], on_death: Callable[[], None]) -> None:
+        """Speak for the agent of *folder*. *on_news* hears of attempts, *on_death* that the holder is gone."""
+        self._folder = folder
+        self._folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._on_news = on_news
+        self._on_death = on_death
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closing = False
+        self._log = structlog.get_logger("holder")
+        self.pid = 0
+        self.known: dict[str, News] = {}
+        """The last thing known of each attempt."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a holder listens to us."""
+        return self._writer is not None
+
+    async def find(self) -> bool:
+        """Connect to the holder that a former agent started, and learn what it and the status file know."""
+        self.known |= self._read_log()
+        return await self._connect()
+
+    async def ensure(self, *, fresh: bool) -> None:
+        """Have a holder; *fresh*: nothing in the status file is needed any more. Raises HolderFailed."""
+        async with self._starting:
+            if self.connected or await self._connect():
+                return
+            if fresh:
+                self._log_path.unlink(missing_ok=True)
+            await self._start()
+
+    async def _start(self) -> None:
+        errors = self._folder / "holder.err"
+        with errors.open("wb") as stderr:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - once in an agent's life, and it returns at once
+                [sys.executable, "-I", "-S", holder.__file__, str(self._folder)],
+                stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, close_fds=True,
+            )
+        deadline = asyncio.get_running_loop().time() + START_SECONDS_MAX
+        while not await self._connect():
+            if asyncio.get_running_loop().time() > deadline or self._process.poll() not in (None, 0):
+                text = errors.read_text(errors="replace")[-500:]
+                raise HolderFailed(f"the holder, parent of all commands, does not start: {text or 'no answer'}")
+            await asyncio.sleep(_POLL_SECONDS)
+        self._log.info("holder started", pid=self.pid)
+
+    async def _connect(self) -> bool:
+        try:
+            # By way of the open folder: a socket's path is limited to 108 bytes.
+            reader, writer = await asyncio.open_unix_connection(
+                f"/proc/self/fd/{self._folder_fd}/holder.sock", limit=holder.MESSAGE_BYTES_MAX
+            )
+            hello = json.loads(await asyncio.wait_for(reader.readline(), START_SECONDS_MAX) or b"null")
+        except (OSError, TimeoutError, ValueError):
+            return False
+        if hello is None:
+            writer.close()
+            return False
+        self.pid = hello["pid"]
+        self.known |= {one["key"]: one for one in hello["held"]}
+        self._writer = writer
+        self._reading = asyncio.create_task(self._read(reader))
+        return True
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(OSError):
+            while line := await reader.readline():
+                news = json.loads(line)
+                self.known[news["key"]] = news
+                self._on_news(news)
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+        if self._process is not None:
+            self._process.poll()
+        if not self._closing:
+            self.known |= self._read_log()
+            self._on_death()
+
+    @property
+    def _log_path(self) -> Path:
+        return self._folder / "holder.log"
+
+    def _read_log(self) -> dict[str, News]:
+        known: dict[str, News] = {}
+        try:
+            body = self._log_path.read_bytes()
+        except FileNotFoundError:
+            return known
+        for line in body.split(b"\n")[:-1]:  # the last one was interrupted, or is empty
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                known[record["key"]] = record
+        return known
+
+    def order(self, order: str, key: str = "", **more: object) -> bool:
+        """Send an order; False when there is no holder to hear it."""
+        if self._writer is None:
+            return False
+        self._writer.write(json.dumps({"order": order, "key": key, **more}).encode() + b"\n")
+        return True
+
+    def release(self, key: str) -> None:
+        """The end of *key* is in our journal: the holder need not remember it."""
+        self.known.pop(key, None)
+        self.order("release", key)
+
+    async def close(self, *, retire: bool) -> None:
+        """Disconnect; with *retire* the holder exits as soon as nothing is left to hold."""
+        self._closing = True
+        if retire:
+            self.order("retire")
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                await self._writer.drain()
+                self._writer.close()
+                await self._writer.wait_closed()
+        if self._reading is not None:
+            self._reading.cancel()
+        os.close(self._folder_fd)

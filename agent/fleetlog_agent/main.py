@@ -1,0 +1,206 @@
+"""The command `fleetlog agent`: run, join, ps, status.
+
+Everything heavy is imported by the verb that needs it: `ps` works with nothing but the journal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fleetlog_agent.identity import IdentityError, default_folder, read_identity
+
+if TYPE_CHECKING:
+    from fleetlog_agent.journal_records import Entry, Key
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 8
+
+
+def agent_main(argv: list[str]) -> int:
+    """Run one `fleetlog agent` command line, without the words `fleetlog agent`; return the exit code."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as error:
+        return int(error.code or 0)
+    folder = (options.data or default_folder()).absolute()
+    verbs = {"run": _run, "join": _join, "ps": _ps, "status": _status}
+    return verbs[options.verb](folder, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fleetlog agent", description="The agent: runs commands on this host.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|join|ps|status")
+    run = verbs.add_parser("run", help="run the agent of this host until it is told to stop")
+    run.add_argument("--spool-bytes-max", type=int, default=None, metavar="N",
+                     help="disk space for journal and output before starts are refused (default 1 GiB)")
+    run.add_argument("--held-max", type=int, default=None, metavar="N", help="attempts held at once (default 1000)")
+    run.add_argument("--kill-grace-ms", type=int, default=None, metavar="MS", help="from SIGTERM to SIGKILL (default 10000)")
+    join = verbs.add_parser("join", help="make this machine a host of a fleet, with the line of `fleetlog host add`")
+    join.add_argument("url", metavar="https://HOST:PORT")
+    join.add_argument("--token", required=True, help="works once, within 15 minutes")
+    join.add_argument("--ca-sha256", default="", metavar="HEX", help="fingerprint of the authority to trust")
+    join.add_argument("--no-start", action="store_true", help="only join; start later with `fleetlog agent run`")
+    ps = verbs.add_parser("ps", help="what runs here and who asked; needs no bus")
+    ps.add_argument("-a", "--all", action="store_true", help="also what has ended and is not yet settled")
+    status = verbs.add_parser("status", help="who this host is and what it holds; needs no bus")
+    for verb in (run, join, ps, status):
+        verb.add_argument("--data", type=Path, default=None, metavar="DIR", help=f"default {default_folder()}")
+    for verb in (ps, status):
+        verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    return parser
+
+
+def _fail(text: str, code: int = EXIT_FAILED) -> int:
+    sys.stderr.write(f"fleetlog agent: {text}\n")
+    return code
+
+
+def _run(folder: Path, options: argparse.Namespace) -> int:
+    from fleetlog_agent.agent import AgentError
+    from fleetlog_agent.journal import JournalError
+    from fleetlog_agent.policy import PolicyError
+
+    try:
+        return _serve(folder, options)
+    except (IdentityError, AgentError, JournalError, PolicyError) as error:
+        return _fail(str(error))
+
+
+def _serve(folder: Path, options: argparse.Namespace) -> int:
+    import gc
+    import signal
+
+    from fleetlog_agent.agent import SPOOL_BYTES_MAX, Agent
+    from fleetlog_agent.core_settings import Settings
+    from fleetlog_runtime.shell import diagnostics
+
+    diagnostics.configure()
+    defaults = Settings()
+    settings = Settings(
+        held_max=defaults.held_max if options.held_max is None else options.held_max,
+        kill_grace_ms=defaults.kill_grace_ms if options.kill_grace_ms is None else options.kill_grace_ms,
+    )
+    spool = SPOOL_BYTES_MAX if options.spool_bytes_max is None else options.spool_bytes_max
+    agent = Agent(folder, read_identity(folder), settings, spool)
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        # What was imported stays for ever: keep it out of every later collection.
+        gc.collect()
+        gc.freeze()
+        await agent.run(stop)
+
+    asyncio.run(serve())
+    return EXIT_OK
+
+
+def _join(folder: Path, options: argparse.Namespace) -> int:
+    from fleetlog_agent.join import JoinError, join
+
+    try:
+        identity = join(folder, options.url, options.token, options.ca_sha256)
+    except JoinError as error:
+        return _fail(str(error))
+    sys.stdout.write(f"joined as {identity.name} ({identity.host_id}); data in {folder}\n")
+    if options.no_start:
+        sys.stdout.write(f"start it with: fleetlog agent run --data {folder}\n")
+        return EXIT_OK
+    sys.stdout.write("running; stop with Ctrl-C, start again with: fleetlog agent run --data " + f"{folder}\n")
+    sys.stdout.flush()
+    return _run(folder, argparse.Namespace(held_max=None, kill_grace_ms=None, spool_bytes_max=None))
+
+
+def _ps(folder: Path, options: argparse.Namespace) -> int:
+    from fleetlog_agent.journal import JournalError, read_journal
+
+    try:
+        state, _ = read_journal(folder / "journal")
+    except (JournalError, OSError) as error:
+        return _fail(str(error))
+    rows = [_row(key, entry) for key, entry in state.entries.items() if options.all or entry.end is None]
+    if options.output == "json":
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return EXIT_OK
+    if not rows:
+        sys.stdout.write("nothing runs here\n")
+        return EXIT_OK
+    columns = ("task", "attempt", "state", "pid", "seconds", "asked_by", "what")
+    lines = [columns, *(tuple(str(row[name]) for name in columns) for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        sys.stdout.write("  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    return EXIT_OK
+
+
+def _row(key: Key, entry: Entry) -> dict[str, Any]:
+    from fleetlog_agent.holder import boot_ms, process_stat
+    from fleetlog_schemas.spec import Shell
+
+    row: dict[str, Any] = {
+        "task": key.task_id, "attempt": key.attempt, "state": str(entry.state), "pid": "", "seconds": "",
+        "asked_by": "", "what": "", "name": "", "outcome": str(entry.end.outcome) if entry.end else "",
+    }
+    if entry.accepted is not None:
+        start = entry.accepted.start
+        argv = start.payload.argv if isinstance(start.payload, Shell) else (
+            *start.payload.interpreter, start.payload.content.name or "SCRIPT", *start.payload.args
+        )
+        # Control characters in an argument must not reach a terminal.
+        what = " ".join(argv).encode("unicode_escape").decode("ascii")
+        row |= {"asked_by": start.submitted_by, "name": start.task_name, "what": what[:200]}
+    if entry.started is not None and entry.end is None:
+        stat = process_stat(entry.started.pid)
+        alive = stat is not None and stat[2] == entry.started.process_start
+        row |= {
+            "pid": entry.started.pid, "seconds": max(boot_ms() - entry.started.started_ms, 0) // 1000,
+            "state": "running" if alive else "gone, not yet noticed",
+        }
+    return row
+
+
+def _status(folder: Path, options: argparse.Namespace) -> int:
+    from fleetlog_agent.journal import JournalError, read_journal
+
+    try:
+        identity = read_identity(folder)
+        state, length = read_journal(folder / "journal")
+    except (IdentityError, JournalError, OSError) as error:
+        return _fail(str(error))
+    states = [str(entry.state) for entry in state.entries.values()]
+    answer: dict[str, Any] = {
+        "name": identity.name, "host_id": identity.host_id, "data": str(folder), "gateway": identity.gateway,
+        "nats_urls": list(identity.nats_urls), "running": _is_running(folder),
+        "session_epoch": state.session.epoch if state.session else 0, "journal_counter": state.counter,
+        "journal_bytes": length, "held": {name: states.count(name) for name in ("accepted", "running", "ended")},
+    }
+    if options.output == "json":
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+        return EXIT_OK
+    for name, value in answer.items():
+        text = ", ".join(f"{count} {what}" for what, count in value.items()) if isinstance(value, dict) else value
+        sys.stdout.write(f"{name.replace('_', ' '):16} {text}\n")
+    return EXIT_OK
+
+
+def _is_running(folder: Path) -> bool:
+    import fcntl
+
+    try:
+        with (folder / "agent.lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(agent_main(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""The host's own policy: what its administrator lets nobody run here, whoever asks. Pure but for reading the file.
+
+A file `policy.toml` in the agent's folder, all parts optional:
+
+    [allow]                     # when a list is there, only what it names may run
+    kinds = ["shell", "script"]
+    users = ["deploy", "www-*"]
+    programs = ["/usr/bin/*", "uptime"]
+    [forbid]                    # what it names may not run, allowed or not
+    programs = ["reboot", "shutdown"]
+
+Names are globs. A program is compared as it was typed, as the path it resolves to, and by its last part. A program
+that runs others (a shell, an interpreter) can run anything: allow it only if that is meant.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import pwd
+import shutil
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from fleetlog_schemas.pushes import StartAttempt
+from fleetlog_schemas.spec import Shell
+
+POLICY_BYTES_MAX = 64 * 1024
+
+
+class PolicyError(Exception):
+    """The policy file cannot be understood; the agent does not start rather than guess."""
+
+
+class Allow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What alone may run; a part that is not given allows everything."""
+
+    kinds: tuple[str, ...] | None = None
+    users: tuple[str, ...] | None = None
+    programs: tuple[str, ...] | None = None
+
+
+class Forbid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may never run."""
+
+    kinds: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One host's policy."""
+
+    allow: Allow = Allow()
+    forbid: Forbid = Forbid()
+
+    def refuses(self, start: StartAttempt) -> str:
+        """Return why this must not run here, or nothing."""
+        program = start.payload.argv[0] if isinstance(start.payload, Shell) else start.payload.interpreter[0]
+        resolved = shutil.which(program) or program
+        asked = {
+            "kinds": ("shell" if isinstance(start.payload, Shell) else "script",),
+            "users": (start.options.user or pwd.getpwuid(os.getuid()).pw_name,),
+            "programs": (program, resolved, str(Path(resolved).resolve()), Path(program).name),
+        }
+        for what, names in asked.items():
+            pattern = _match(getattr(self.forbid, what), names)
+            if pattern is not None:
+                return f"this host's policy forbids {what[:-1]} {names[0]!r} (rule {pattern!r} in policy.toml)"
+            allowed = getattr(self.allow, what)
+            if allowed is not None and _match(allowed, names) is None:
+                return f"this host's policy does not allow {what[:-1]} {names[0]!r} (see [allow] in policy.toml)"
+        return ""
+
+
+def _match(patterns: tuple[str, ...], names: tuple[str, ...]) -> str | None:
+    for pattern in patterns:
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            return pattern
+    return None
+
+
+def read_policy(path: Path) -> Policy:
+    """Return the policy of a file; without a file everything is allowed.
+
+    Raises:
+        PolicyError: the file cannot be read or understood.
+    """
+    try:
+        body = path.read_bytes()
+    except FileNotFoundError:
+        return Policy()
+    except OSError as error:
+        raise PolicyError(f"{path} cannot be read: {error.strerror}") from None
+    if len(body) > POLICY_BYTES_MAX:
+        raise PolicyError(f"{path} is larger than {POLICY_BYTES_MAX} bytes")
+    try:
+        return msgspec.convert(tomllib.loads(body.decode()), Policy)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise PolicyError(f"{path} cannot be understood: {error}") from None
