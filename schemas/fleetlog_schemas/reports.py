@@ -7,11 +7,19 @@ Anything read here may come from a broken or hostile host: decode with `wire.dec
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.outcomes import Outcome, Ran
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
+"""A Unix time up to the year 9999, or a duration: what every reader can store and show."""
+SmallNumber = Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+"""An exit code, a signal, a slot: C's `int`."""
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+"""JSON has neither infinity nor NaN: an event with one could be written and never read."""
 
 
 class HeldState(StrEnum):
@@ -74,8 +82,8 @@ class ReportStarted(msgspec.Struct, frozen=True, tag="started", tag_field="repor
     attempt: int
     token: str
     token_key_id: str
-    started_ms: int
-    slot: int = 0
+    started_ms: Milliseconds
+    slot: SmallNumber = 0
     output_first_seq: int = 0
 
 
@@ -88,11 +96,11 @@ class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", 
     token_key_id: str
     outcome: Outcome
     ran: Ran
-    exit_code: int | None = None
-    signal: int | None = None
-    started_ms: int | None = None
-    ended_ms: int | None = None
-    duration_ms: int | None = None
+    exit_code: SmallNumber | None = None
+    signal: SmallNumber | None = None
+    started_ms: Milliseconds | None = None
+    ended_ms: Milliseconds | None = None
+    duration_ms: Milliseconds | None = None
     error: str = ""
     tail: str = ""
     output: OutputSummary | None = None
@@ -101,7 +109,7 @@ class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", 
 class ReportFacts(msgspec.Struct, frozen=True, tag="facts", tag_field="report"):
     """What the host is made of, when that changed."""
 
-    facts: dict[str, str | int | float | bool]
+    facts: dict[str, str | int | Finite | bool]
 
 
 ReportItem = ReportStarted | ReportEnded | ReportFacts

@@ -62,6 +62,23 @@ def test_a_message_of_another_kind_is_refused(message: Any, kind: Any) -> None:
             wire.decode(wire.encode(message), other)
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"report": "facts", "facts": {"load": float("nan")}},
+        {"report": "facts", "facts": {"load": float("-inf")}},
+        {"report": "started", "task_id": "t", "attempt": 1, "token": "k", "token_key_id": "i", "started_ms": 2**60},
+        {"report": "started", "task_id": "t", "attempt": 1, "token": "k", "token_key_id": "i", "started_ms": -1},
+        {"report": "ended", "task_id": "t", "attempt": 1, "token": "k", "token_key_id": "i", "outcome": "success", "ran": "yes",
+         "exit_code": 2**40},
+    ],
+)
+def test_numbers_that_no_reader_could_store_or_show_are_refused(item: dict[str, Any]) -> None:
+    body = msgspec.msgpack.encode({"report_id": "r", "epoch": 1, "counter": 1, "items": [item]})
+    with pytest.raises(wire.BadMessage):
+        wire.decode(body, reports.Report)
+
+
 def test_nesting_without_end_is_refused() -> None:
     for kind in KINDS:
         with pytest.raises(wire.BadMessage):
