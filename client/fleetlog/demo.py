@@ -141,8 +141,7 @@ class Demo:
         for name, labels in AGENTS.items():
             chosen = " ".join(f"--label {label}" for label in labels)
             added = self.type(f"fleetlog host add {name} {chosen}")
-            self.type(f"{added.out.strip()} --data {self.folder / name}")
-            self.start_agent(name)
+            self.start(name, f"{added.out.strip()} --data {self.folder / name}")
         self.until("five hosts are online", lambda: set(self.presence().values()) == {"online"})
         self.type("fleetlog host ls")
 
@@ -218,7 +217,7 @@ class Demo:
     def step_4(self) -> None:
         """The dispatcher and one agent are killed while a command runs; it still runs exactly once per host."""
         judge = self.folder / "judge"
-        text = f"sleep 2; echo done $PPID >> {judge}; sleep 1"
+        text = f"sleep 2; echo $FLEETLOG_HOST_ID attempt $FLEETLOG_ATTEMPT >> {judge}; sleep 1"
         task_id = self.type(f"fleetlog exec -t all --detach -c {shlex.quote(text)}").out.strip()
         self.until("it runs on five hosts", lambda: self._running(task_id) == len(AGENTS))
         pid = self.service_pid("dispatcher")
@@ -229,8 +228,10 @@ class Demo:
         done = self.type(f"fleetlog watch {task_id[-8:]}")
         expect("5 success" in done.err, "it succeeded on five hosts", done.text)
         lines = judge.read_text().splitlines()
-        print(f"\n$ wc -l {judge}\n{len(lines)}", flush=True)
-        expect(len(lines) == len(AGENTS), "the file has exactly one line for each host", "\n".join(lines))
+        print(f"\n$ cat {judge}\n" + "\n".join(lines), flush=True)
+        hosts = {line.split()[0] for line in lines}
+        once = len(lines) == len(hosts) == len(AGENTS)
+        expect(once, "the file has exactly one line for each host", "\n".join(lines))
 
     def _running(self, task_id: str) -> int:
         counts = self.ask(f"fleetlog show {task_id}")["counts"]

@@ -187,7 +187,7 @@ class System:
             return False
         finally:
             gateway.close()
-        argv = [sys.executable, "-m", "fleetlog.main", *shlex.split(line)[1:], "--data", str(folder)]
+        argv = [sys.executable, "-m", "fleetlog.main", *shlex.split(line)[1:], "--data", str(folder), "--no-start"]
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
