@@ -71,6 +71,9 @@ class NatsBus:
         self._blobs = Blobs(self._reading, self.append)
         self._log = structlog.get_logger("bus")
         self._closing = False
+        self._connecting: asyncio.Future[None] | None = None
+        self._tries_left = 1
+        self._why = ""
         self.closed = asyncio.Event()
         """Set when the connection is gone for good: closed here, or ended by the server (a revoked key)."""
         self.dropped = 0
@@ -90,23 +93,30 @@ class NatsBus:
         """
         client = LazyClient()
         bus = cls(client, on_connected, append_seconds)
+        bus._tries_left = 1 if isinstance(url, str) else len(url)
         user = RawCredentials(credentials(*creds)) if isinstance(creds, tuple) else str(creds) if creds else None
         context = ssl.create_default_context(cafile=str(tls_ca)) if tls_ca is not None else None
         try:
-            await asyncio.wait_for(
+            bus._connecting = asyncio.ensure_future(
                 client.connect(
                     url, name=name, user_credentials=user, tls=context, inbox_prefix=inbox_prefix or "_INBOX",
                     max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # a float does
                     connect_timeout=CONNECT_SECONDS, ping_interval=PING_SECONDS, pending_size=BUFFER_BYTES_MAX,
                     error_cb=bus._on_error, disconnected_cb=bus._on_disconnect,
                     reconnected_cb=bus._on_reconnect, closed_cb=bus._on_close, allow_reconnect=True,
-                ),
-                CONNECT_SECONDS,
+                )
             )
+            await asyncio.wait({bus._connecting}, timeout=CONNECT_SECONDS)
+            if not bus._connecting.done() or bus._connecting.cancelled():
+                bus._connecting.cancel()
+                raise TimeoutError(bus._why or "no answer")
+            bus._connecting.result()
+            bus._connecting = None
             await bus._replies.open()
             await client.flush()
         except (TimeoutError, NatsError, OSError, ssl.SSLError) as error:
-            reason = str(client.last_error or "") or str(error) or "no answer"
+            reason = bus._why or str(client.last_error or "") or str(error) or "no answer"
+            bus._closing = True
             await client.close()
             raise ConnectFailed(f"cannot connect to the bus at {url} as {name}: {reason}") from error
         bus._set_up(True)
@@ -130,7 +140,13 @@ class NatsBus:
             self._on_connected(up)
 
     async def _on_error(self, error: Exception) -> None:
-        if not self._closing:
+        if self._connecting is not None:
+            # The library would go on for ever, even with a key that is refused: every server gets one try.
+            self._why = str(error) or type(error).__name__
+            self._tries_left -= 1
+            if self._tries_left <= 0:
+                self._connecting.cancel()
+        elif not self._closing:
             self._log.warning("bus error", error=str(error) or type(error).__name__)
 
     async def _on_disconnect(self) -> None:
