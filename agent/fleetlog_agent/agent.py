@@ -268,6 +268,8 @@ class Agent:
             tries = 0
             assert self._bus is not None
             await self._bus.closed.wait()
+            if self.core.stopped:
+                return
             self._listening = False
             self._bus = None
             self.tell(m.Connected(connected=False))
@@ -289,7 +291,7 @@ class Agent:
         self._connection_changed(bus.is_connected)
 
     def _connection_changed(self, connected: bool) -> None:
-        if self._listening:
+        if self._listening and not self.core.stopped:
             self._log.info("connected" if connected else "disconnected; commands go on")
             self.tell(m.Connected(connected=connected))
 

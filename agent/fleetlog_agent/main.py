@@ -157,7 +157,7 @@ def _row(key: Key, entry: Entry) -> dict[str, Any]:
         row |= {"asked_by": start.submitted_by, "name": start.task_name, "what": what[:200]}
     if entry.started is not None and entry.end is None:
         stat = process_stat(entry.started.pid)
-        alive = stat is not None and stat[2] == entry.started.process_start
+        alive = stat is not None and stat[2] == entry.started.process_start and stat[3] != "Z"
         row |= {
             "pid": entry.started.pid, "seconds": max(boot_ms() - entry.started.started_ms, 0) // 1000,
             "state": "running" if alive else "gone, not yet noticed",

@@ -85,7 +85,7 @@ class AgentProcess:
 
 def processes() -> list[int]:
     """Return every process."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _argv(pid: int) -> list[str]:
@@ -200,34 +200,34 @@ class FakeDispatcher:
 
     async def items(self, kind: type, task_id: str = "") -> list[Any]:
         """Return every report item of a kind that is stored."""
-        stored = await self.looker.get_range(subjects.REPORTS, 1, 1000)
-        return [
-            item
-            for message in stored
-            for item in wire.decode(message.body, reports.Report).items
-            if isinstance(item, kind) and (not task_id or getattr(item, "task_id", "") == task_id)
-        ]
+        found = []
+        for message in await self.looker.get_range(subjects.REPORTS, 1, 1000):
+            report: reports.Report = wire.decode(message.body, reports.Report)
+            found += [item for item in report.items if isinstance(item, kind)]
+        return [item for item in found if not task_id or getattr(item, "task_id", "") == task_id]
 
     async def end_of(self, task_id: str, seconds: float = 15) -> reports.ReportEnded:
         """Wait for the end of a command."""
 
-        async def ended() -> list[Any]:
+        async def ended() -> list[reports.ReportEnded]:
             return await self.items(reports.ReportEnded, task_id)
 
-        return (await until(ended, seconds, f"the end of {task_id}"))[0]  # type: ignore[no-any-return]
+        found: list[reports.ReportEnded] = await until(ended, seconds, f"the end of {task_id}")
+        return found[0]
 
     async def started(self, task_id: str) -> reports.ReportStarted:
         """Wait until a command is said to have started."""
 
-        async def found() -> list[Any]:
+        async def started() -> list[reports.ReportStarted]:
             return await self.items(reports.ReportStarted, task_id)
 
-        return (await until(found, 15, f"the start of {task_id}"))[0]  # type: ignore[no-any-return]
+        found: list[reports.ReportStarted] = await until(started, 15, f"the start of {task_id}")
+        return found[0]
 
     async def frames(self, agent: AgentProcess, task_id: str, slot: int = 0) -> list[reports.Frame]:
         """Return the output frames of a command."""
         stored = await self.looker.get_range(subjects.OUTPUT, 1, 10_000, subjects.output(agent.host_id, slot))
-        decoded = [wire.decode(message.body, reports.Frame) for message in stored]
+        decoded: list[reports.Frame] = [wire.decode(message.body, reports.Frame) for message in stored]
         return [frame for frame in decoded if frame.task_id == task_id]
 
 
