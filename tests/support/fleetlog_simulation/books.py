@@ -61,6 +61,17 @@ class Books:
                     highest = max(highest, session["counter"])
         return highest
 
+    def epoch_used(self, host_id: str) -> int:
+        """Return the newest session of a host whose ticket was used, by the log."""
+        epochs = [
+            one["epoch"]
+            for line in self.since(0)
+            if line.kind == "fleetlog.host.online.v1"
+            for one in line.data["hosts"]
+            if one["host_id"] == host_id
+        ]
+        return max(epochs, default=0)
+
 
 def attempt_id(entry: dict[str, Any]) -> AttemptId:
     """Return which attempt an entry is about."""

@@ -53,6 +53,8 @@ class SimHost:
         self.world, self.machine, self.pinned = world, machine, pinned
         self.settings = settings or Settings()
         self.alive = False
+        self.destroyed = False
+        """Taken away for good: what is still on its way to start it does nothing."""
         self.connected = False
         self.life = 0
         self.alarms: list[str] = []
@@ -76,10 +78,11 @@ class SimHost:
 
     def start(self) -> None:
         """Start the agent from its journal."""
-        if self.alive:
+        if self.alive or self.destroyed:
             return
         self.alive = True
         self.life += 1
+        self._woken_for = 0
         self.core = self._new_core()
         self._observe(m.LoadMeasured(Load(cpu_ratio=0.1, memory_ratio=0.1, disk_ratio=0.1, load_1m=0.1)))
         self.connect()

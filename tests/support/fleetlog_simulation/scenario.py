@@ -20,12 +20,14 @@ from fleetlog_simulation.books import Books
 from fleetlog_simulation.hosts import Machine, SimHost
 from fleetlog_simulation.invariants import Invariant, Violation
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
+from fleetlog_simulation.invariants.projection_agrees import ProjectionAgrees
 from fleetlog_simulation.invariants.readers_agree import ReadersAgree
 from fleetlog_simulation.invariants.results_kept import ResultsKept
 from fleetlog_simulation.invariants.runs_once import RunsOnce
 from fleetlog_simulation.invariants.slots import Slots
 from fleetlog_simulation.invariants.tasks_end import TasksEnd
 from fleetlog_simulation.invariants.unreached_never_ran import UnreachedNeverRan
+from fleetlog_simulation.reporter import SimReporter
 from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder
 from fleetlog_simulation.world import START_MS, Faults, World
 
@@ -59,6 +61,7 @@ class Scenario:
         lease = Lease()
         self.dispatchers = [SimDispatcher(world, name, lease, self.keys, self.settings) for name in ("d1", "d2")]
         self.recorders = [SimRecorder(world, name, self.keys) for name in ("r1", "r2")]
+        self.reporter = SimReporter(world)
         self.machines: list[Machine] = []
         self.hosts = [self._host(f"h{number}") for number in range(self.chance.randint(2, 5))]
         self.copies: list[SimHost] = []
@@ -69,7 +72,7 @@ class Scenario:
         self.invariants: list[Invariant] = [
             RunsOnce(world), Slots(books, self.settings.slots_per_host), UnreachedNeverRan(world, books),
             self.tasks_end, ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
-            CopiesRunNothing(world, self.machines),
+            CopiesRunNothing(world, self.machines), ProjectionAgrees(world, self.reporter),
         ]
         world.checks = [invariant.check for invariant in self.invariants]
 
@@ -157,7 +160,7 @@ class Scenario:
         return [
             self._kill_dispatcher, self._pause_dispatcher, self._kill_recorder, self._kill_agent, self._stop_agent,
             self._disconnect, self._bus_down, self._reboot, self._roll_back, self._copy, self._maintenance,
-            self._kill_agent, self._disconnect, self._pause_dispatcher,
+            self._kill_agent, self._disconnect, self._pause_dispatcher, self.reporter.kill,
         ]
 
     def _soon(self, action: Callable[[], None], low_ms: int, high_ms: int) -> None:
@@ -232,10 +235,15 @@ class Scenario:
     def _copy(self) -> None:
         """Copy a host's key and an old ticket to another machine, with a journal that looks long enough."""
         original = self.chance.choice(self.hosts).machine
-        sessions = [n for n, commit in enumerate(original.disk) if any(isinstance(r, SessionOpened) for r in commit.records)]
-        if len(sessions) < 3 or original.stale or self.copies:
+        used = self.books.epoch_used(original.host_id)
+        ends = [
+            number + 1
+            for number, commit in enumerate(original.disk)
+            if any(isinstance(record, SessionOpened) and record.epoch < used for record in commit.records)
+        ]
+        if not ends or original.stale or self.copies:
             return
-        old = list(original.disk[: sessions[-3] + 1])
+        old = list(original.disk[: ends[-1]])
         copy = self._host(original.host_id)
         copy.machine.name = f"{original.name}-copy"
         copy.machine.disk = [*old, Commit(counter=10**6, records=())]
@@ -258,6 +266,7 @@ class Scenario:
         world.faults = Faults.none()
         world.bus_down = False
         for copy in self.copies:
+            copy.destroyed = True
             copy.kill()
         for dispatcher in self.dispatchers:
             dispatcher.paused = False

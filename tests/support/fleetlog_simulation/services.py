@@ -71,6 +71,7 @@ class SimDispatcher:
             return
         self.alive, self.paused = True, False
         self.life += 1
+        self._woken_for = 0
         self.engine = self._new_engine(self.snapshot)
         life = self.life
         for pattern in (subjects.HEARTBEATS, subjects.SESSIONS, "ask.dispatcher.*"):
