@@ -17,9 +17,9 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 TEXT_MAX = 4_000
 """Characters of one value: a hostile message must not fill the disk."""
 _SECRETS = re.compile(
-    r"\bfl[a-z]{1,4}_[A-Za-z0-9_-]{16,}"  # our tokens
-    r"|\bS[UAO][A-Z2-7]{56}\b"  # NATS seeds
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"  # JWTs
+    r"fl[a-z]{1,4}_[A-Za-z0-9_-]{16,}"  # our tokens
+    r"|(?<![A-Z2-7])S[UAO][A-Z2-7]{56}(?![A-Z2-7])"  # NATS seeds
+    r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"  # JWTs
 )
 _SECRET_NAMES = re.compile(r"(?i)(^|_)(token|seed|secret|password|authorization|jwt)$")
 _CUT = "[cut out]"
@@ -51,7 +51,7 @@ def _clean(value: Any) -> Any:
         text = _SECRETS.sub(_CUT, value)
         return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}... ({len(text)} characters)"
     if isinstance(value, bytes):
-        return _clean(repr(value))
+        return _clean(value.decode(errors="replace"))
     if isinstance(value, dict):
         return {key: _CUT if _SECRET_NAMES.search(str(key)) else _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
