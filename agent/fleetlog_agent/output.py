@@ -56,7 +56,7 @@ class _Cut(msgspec.Struct, frozen=True):
 class _File:
     """One of the two outputs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
         self.fd = -1
         self.offset = 0
@@ -99,7 +99,7 @@ class Output:
     def __init__(
         self,
         key: Key,
-        prefix: Path,
+        prefix: str,
         slot: int,
         quota_bytes: int,
         masker: Masker,
@@ -118,7 +118,7 @@ class Output:
         self._store = store
         self._unix_ms = unix_ms
         self._available = available
-        self._files = {stream: _File(Path(f"{prefix}.{stream}")) for stream in _STREAMS}
+        self._files = {stream: _File(f"{prefix}.{stream}") for stream in _STREAMS}
         self._notes_path = Path(f"{prefix}.frames")
         self._notes_fd = -1
         self._end_bytes = min(END_BYTES_MAX, quota_bytes // 4)

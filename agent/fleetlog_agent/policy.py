@@ -58,6 +58,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def refuses(self, start: StartAttempt) -> str:
         """Return why this must not run here, or nothing."""
+        if self is OPEN:
+            return ""
         program = start.payload.argv[0] if isinstance(start.payload, Shell) else start.payload.interpreter[0]
         resolved = shutil.which(program) or program
         asked = {
@@ -73,6 +75,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if allowed is not None and _match(allowed, names) is None:
                 return f"this host's policy does not allow {what[:-1]} {names[0]!r} (see [allow] in policy.toml)"
         return ""
+
+
+OPEN = Policy()
+"""The policy of a host without a policy file."""
 
 
 def _match(patterns: tuple[str, ...], names: tuple[str, ...]) -> str | None:
@@ -91,7 +97,7 @@ def read_policy(path: Path) -> Policy:
     try:
         body = path.read_bytes()
     except FileNotFoundError:
-        return Policy()
+        return OPEN
     except OSError as error:
         raise PolicyError(f"{path} cannot be read: {error.strerror}") from None
     if len(body) > POLICY_BYTES_MAX:

@@ -8,6 +8,7 @@ knows, for a fresh start, for re-adoption and for the death of the holder alike.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
@@ -69,7 +70,8 @@ class Runner:
     ) -> None:
         """Run what the agent of *folder* is asked to; *tell* takes observations to the core."""
         self._host_id = host_id
-        self._out = private_folder(folder / "out")
+        self._out = str(private_folder(folder / "out"))
+        self._me = pwd.getpwuid(os.getuid())
         self._tell = tell
         self._bus = bus
         self._store_frame = store_frame
@@ -125,7 +127,8 @@ class Runner:
             run.following.cancel()
         self.holder.release(str(key))
         for suffix in ("stdout", "stderr", "frames", "stdin", "script"):
-            self._file(key, suffix).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
 
     async def close(self, *, retire: bool) -> None:
         """Let go of everything; commands go on under the holder."""
@@ -165,7 +168,7 @@ class Runner:
         stdin = "/dev/null"
         if options.stdin is not None:
             body = await self._blobs.fetch(self._bus(), options.stdin, self._token(start, options.stdin.sha256))
-            stdin = str(self._write(key, "stdin", body, 0o600))
+            stdin = self._write(key, "stdin", body, 0o600)
         launch: dict[str, object] | None = None
         limits = (options.cwd, options.umask, options.memory_bytes_max, options.files_max)
         other = options.user is not None and who.pw_uid != os.getuid()
@@ -179,19 +182,18 @@ class Runner:
                 launch |= {"uid": who.pw_uid, "gid": who.pw_gid, "groups": groups, "script": script}
         return {
             "argv": argv, "env": env, "stdin": stdin, "slot": run.slot, "launch": launch,
-            "stdout": str(self._file(key, "stdout")), "stderr": str(self._file(key, "stderr")),
+            "stdout": self._file(key, "stdout"), "stderr": self._file(key, "stderr"),
         }
 
     def _who(self, user: str | None) -> pwd.struct_passwd:
         if user is None:
-            return pwd.getpwuid(os.getuid())
+            return self._me
         try:
             who = pwd.getpwnam(user)
         except KeyError:
             raise Unrunnable(f"there is no user {user!r} on this host") from None
         if who.pw_uid != os.getuid() and os.getuid() != 0:
-            me = pwd.getpwuid(os.getuid()).pw_name
-            raise Unrunnable(f"the agent runs as {me} and cannot run commands as {user}: only root's agent can")
+            raise Unrunnable(f"the agent runs as {self._me.pw_name} and cannot run commands as {user}: only root's agent can")
         return who
 
     async def _environment(self, key: Key, run: _Run, who: pwd.struct_passwd) -> dict[str, str]:
@@ -225,10 +227,10 @@ class Runner:
         body = await self._blobs.cached(self._bus(), payload.content, self._token(start, payload.content.sha256))
         path = self._write(key, "script", body, 0o700)
         if who.pw_uid == os.getuid():
-            return [*payload.interpreter, str(path), *payload.args], None
+            return [*payload.interpreter, path, *payload.args], None
         # That user cannot enter our folder; the file itself is theirs, and reaches them as an open descriptor.
         os.chown(path, who.pw_uid, who.pw_gid)
-        return [*payload.interpreter, f"/dev/fd/{holder.SCRIPT_FD}", *payload.args], str(path)
+        return [*payload.interpreter, f"/dev/fd/{holder.SCRIPT_FD}", *payload.args], path
 
     def _token(self, start: StartAttempt, sha256: str) -> str:
         token = start.blob_tokens.get(sha256)
@@ -236,12 +238,12 @@ class Runner:
             raise Unrunnable(f"the task refers to content {sha256[:12]} that this host was not given")
         return token
 
-    def _file(self, key: Key, suffix: str) -> Path:
-        return self._out / f"{key}.{suffix}"
+    def _file(self, key: Key, suffix: str) -> str:
+        return f"{self._out}/{key}.{suffix}"
 
-    def _write(self, key: Key, suffix: str, body: bytes, mode: int) -> Path:
+    def _write(self, key: Key, suffix: str, body: bytes, mode: int) -> str:
         path = self._file(key, suffix)
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(body)
         return path
@@ -322,7 +324,7 @@ class Runner:
             return seq
 
         run.output = Output(
-            key, self._out / str(key), run.slot, run.start.options.output_bytes_max, masker, store, self._unix_ms,
+            key, f"{self._out}/{key}", run.slot, run.start.options.output_bytes_max, masker, store, self._unix_ms,
             available=lambda: self._bus() is not None,
         )
         news = self.holder.known.get(str(key))
