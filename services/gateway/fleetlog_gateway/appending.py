@@ -1,8 +1,8 @@
-"""Append to the log on behalf of requests: many at once, or one that rests on what was folded.
+"""Append to the log on behalf of requests: submissions by the shared publisher, and what rests on the fold by a fence.
 
-Group commit: while one batch is in flight, what arrives waits and goes into the next one, so that a hundred
-submissions share one disk sync. Fenced: the batch carries the expected last sequence of its subject; who loses reads
-on and decides anew. An unsettled batch is sent again byte for byte, and its fate is settled by reading the log.
+Fenced: the batch carries the expected last sequence of its subject; who loses reads on and decides anew. An unsettled
+batch is sent again byte for byte, and its fate is settled by reading the log. A request waits only so long: then it
+says that nobody knows, while the publisher goes on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-
-import msgspec
 
 from fleetlog_gateway import limits
 from fleetlog_gateway.problems import HttpProblem, invalid
@@ -26,16 +24,10 @@ from fleetlog_runtime.pure.bus import (
     NoAnswer,
     NotSent,
 )
+from fleetlog_runtime.shell.publisher import Publisher, TooMany
 from fleetlog_schemas import events, subjects
 from fleetlog_schemas.codec import Event, Malformed, encode
 from fleetlog_schemas.ids import new_id
-from fleetlog_schemas.limits import BATCH_MESSAGES_MAX
-
-
-class _Waiting(msgspec.Struct):
-    drafts: list[Draft]
-    first_id: str
-    done: asyncio.Future[int]
 
 
 class Unsettled(Exception):
@@ -45,14 +37,13 @@ class Unsettled(Exception):
 class Appender:
     """The one writer of this gateway."""
 
-    def __init__(self, bus: Bus, tail: Tail, source: str, now_ms: Callable[[], int]) -> None:
+    def __init__(self, bus: Bus, tail: Tail, publisher: Publisher, source: str, now_ms: Callable[[], int]) -> None:
         """Write events whose source is *source*."""
         self._bus = bus
         self._tail = tail
+        self._publisher = publisher
         self._source = source
         self._now_ms = now_ms
-        self._waiting: list[_Waiting] = []
-        self._arrived = asyncio.Event()
         self._fences = {subject: asyncio.Lock() for subject in (events.HOST, events.ACCESS)}
         self._full_checked_s = float("-inf")
         self._full = False
@@ -85,55 +76,23 @@ class Appender:
             HttpProblem: nothing was stored.
             Unsettled: nobody can tell.
         """
-        if len(self._waiting) >= limits.APPENDS_WAITING_MAX:
-            raise HttpProblem("bus-unavailable", "too many requests wait for the log", headers={"Retry-After": "2"})
-        made = [self._draft(events.REQUEST, one, authid) for one in data]
-        waiting = _Waiting(
-            drafts=[draft for _, draft in made], first_id=made[0][0], done=asyncio.get_running_loop().create_future()
-        )
-        self._waiting.append(waiting)
-        self._arrived.set()
-        return await waiting.done
-
-    async def run(self) -> None:
-        """Send batches, one at a time, for ever."""
-        while True:
-            await self._arrived.wait()
-            group = self._next_group()
-            if not self._waiting:
-                self._arrived.clear()
-            batch = Batch(
-                drafts=tuple(draft for one in group for draft in one.drafts), message_id=group[0].first_id
-            )
-            try:
-                seq = await self._settle(batch)
-                if seq is None:
-                    raise HttpProblem("bus-unavailable", "the bus refused the append: nothing was stored")
-            except (HttpProblem, Unsettled) as problem:
-                for one in group:
-                    if not one.done.done():
-                        one.done.set_exception(problem)
-                continue
-            self._hand_out(group, seq - len(batch.drafts))
-
-    def _next_group(self) -> list[_Waiting]:
-        messages, size, count = 0, 0, 0
-        for one in self._waiting:
-            messages += len(one.drafts)
-            size += sum(len(draft.body) for draft in one.drafts)
-            if count and (messages > BATCH_MESSAGES_MAX or size > limits.GROUP_BYTES_MAX):
-                break
-            count += 1
-        group, self._waiting = self._waiting[:count], self._waiting[count:]
-        return group
-
-    def _hand_out(self, group: list[_Waiting], before_seq: int) -> None:
-        seq = before_seq
-        for one in group:
-            seq += len(one.drafts)
-            self.appended_seq = max(self.appended_seq, seq)
-            if not one.done.done():
-                one.done.set_result(seq)
+        drafts = [self._draft(events.REQUEST, one, authid)[1] for one in data]
+        if not getattr(self._bus, "is_connected", True):
+            # Waits a while for the connection, and says NoAnswer (503) while still nothing was sent.
+            await self._bus.state(subjects.EVENTS)
+        try:
+            async with asyncio.timeout(limits.APPEND_SECONDS_MAX):
+                seq = await self._publisher.append(*drafts)
+        except TimeoutError:
+            raise Unsettled from None
+        except BusFull:
+            raise log_full() from None
+        except TooMany as error:
+            raise HttpProblem("bus-unavailable", str(error), headers={"Retry-After": "2"}) from None
+        except AppendRefused as error:
+            raise HttpProblem("bus-unavailable", f"the bus refused the append: {error}") from None
+        self.appended_seq = max(self.appended_seq, seq)
+        return seq
 
     async def fenced(
         self, subject: str, decide: Callable[[], events.Data], last_seq: Callable[[], int], authid: str
@@ -161,24 +120,24 @@ class Appender:
         raise HttpProblem("conflict", "others keep changing this at the same time: try again")
 
     async def _settle(self, batch: Batch) -> int | None:
-        """Return the batch's last sequence, or None when the log surely has nothing of it."""
+        """Return the sequence of a batch of one, or None when the log surely has nothing of it."""
         start_seq, may_be_stored = self._tail.next_seq, False
         try:
             async with asyncio.timeout(limits.APPEND_SECONDS_MAX):
                 while True:
                     try:
                         return await self._bus.append(batch)
+                    except NotSent:
+                        if not may_be_stored:
+                            raise HttpProblem(
+                                "bus-unavailable", "the bus cannot be reached: nothing was stored, try again",
+                                headers={"Retry-After": "2"},
+                            ) from None
                     except AppendUnsettled:
                         may_be_stored = True
-                        await asyncio.sleep(limits.APPEND_PAUSE_SECONDS)
                     except AppendRefused as refused:
                         return await self._look_up(batch, refused.actual_seq, start_seq)
-        except NotSent:
-            if may_be_stored:
-                raise Unsettled from None
-            raise HttpProblem(
-                "bus-unavailable", "the bus cannot be reached: nothing was stored, try again", headers={"Retry-After": "2"}
-            ) from None
+                    await asyncio.sleep(limits.APPEND_PAUSE_SECONDS)
         except BusFull:
             raise log_full() from None
         except (TimeoutError, NoAnswer):
@@ -191,10 +150,9 @@ class Appender:
         if not await self._tail.grown_past(through_seq, limits.APPEND_SECONDS_MAX):
             raise Unsettled
         try:
-            first_seq = self._tail.find(batch.message_id, start_seq)
+            return self._tail.find(batch.message_id, start_seq)
         except LookupError:
             raise Unsettled from None
-        return None if first_seq is None else first_seq + len(batch.drafts) - 1
 
 
 def log_full() -> HttpProblem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +56,10 @@ class Asker:
                 headers={"Retry-After": "2"},
             ) from None
         try:
-            answer = _decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            # Only large answers are packed; unpacking one takes long enough to be felt by other requests.
+            text = body if body[:1] == b"{" else await asyncio.to_thread(questions.unpack_answer, body)
+            answer = _decode(text)
+        except (msgspec.MsgspecError, ValueError) as error:
             raise HttpProblem("internal", f"the {service} answered what cannot be read: {error}") from None
         if answer.problem is not None:
             raise from_answer(answer.problem)

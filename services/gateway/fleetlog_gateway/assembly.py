@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
+import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -30,8 +30,10 @@ from fleetlog_gateway.revoking import Revoker
 from fleetlog_gateway.sse import StreamLimits, Streams
 from fleetlog_gateway.tail import Tail
 from fleetlog_runtime.pure.bus import Bus, Stored
-from fleetlog_runtime.shell.files import write_atomic
+from fleetlog_runtime.shell.files import create_private, write_atomic
+from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_schemas import events, subjects
 
 OWNER = Principal(name="owner")
@@ -45,9 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: str = "127.0.0.1"
     port: int = 8420
-    nats_urls: tuple[str, ...] = ()
-    host_names: tuple[str, ...] = ()
     instance: str = ""
+    waiting_max: int = 10_000
     stream_limits: StreamLimits = StreamLimits()
 
 
@@ -55,25 +56,31 @@ class CannotServe(Exception):
     """The gateway cannot listen; the message says why and what to do."""
 
 
-async def build(bus: Bus, home: Home, now_ms: Callable[[], int], log: Any, options: Options) -> Gateway:
+async def build(
+    bus: Bus, home: Home, now_ms: Callable[[], int], log: Any, options: Options, health: Health
+) -> Gateway:
     """Return a gateway whose hosts are folded up to the present end of the log."""
+    create_private(home.path / "gateway" / "token", f"flt_{secrets.token_urlsafe(32)}\n".encode())
     last_seq = (await bus.state(subjects.EVENTS)).last_seq
     access = await load_access(bus, last_seq, log)
     revoker = Revoker(home, lambda: access.revoked, log)
 
     def on_stored(stored: Stored) -> None:
         revoked = len(access.revoked)
-        fold_stored(access, stored, log)
+        health.parked += not fold_stored(access, stored, log)
+        health.position = health.last_seq = stored.seq
         if len(access.revoked) != revoked:
             revoker.wake()
 
     tail = Tail(bus, last_seq + 1, on_stored)
-    appender = Appender(bus, tail, f"/fleetlog/gateway/{options.instance or 'gateway'}", now_ms)
+    publisher = Publisher(bus, options.waiting_max, log)
+    appender = Appender(bus, tail, publisher, f"/fleetlog/gateway/{options.instance or 'gateway'}", now_ms)
     asker = Asker(bus, lambda: appender.appended_seq)
     return Gateway(
-        bus=bus, home=home, now_ms=now_ms, log=log, access=access, tail=tail, appender=appender, asker=asker,
+        bus=bus, home=home, now_ms=now_ms, log=log, access=access, tail=tail, publisher=publisher, appender=appender,
+        asker=asker,
         streams=Streams(bus, tail, options.stream_limits), tokens=Tokens([(home.gateway_token(), OWNER)]),
-        addresses=addresses_of(home, options, 0), revoker=revoker, readiness=Readiness(bus, tail, asker),
+        addresses=addresses_of(home, options, 0), revoker=revoker, readiness=Readiness(bus, tail),
     )
 
 
@@ -88,8 +95,8 @@ async def running(gateway: Gateway, options: Options) -> AsyncIterator[str]:
         parts = [
             group.create_task(part, name=f"gateway {name}")
             for name, part in (
-                ("tail", gateway.tail.run()), ("appender", gateway.appender.run()),
-                ("revoker", gateway.revoker.run()), ("refusals", write_refusals(gateway)),
+                ("revoker", gateway.revoker.run()), ("tail", gateway.tail.run()),
+                ("publisher", gateway.publisher.run()), ("refusals", write_refusals(gateway)),
             )
         ]
         try:
@@ -104,6 +111,9 @@ async def running(gateway: Gateway, options: Options) -> AsyncIterator[str]:
                 await serving.stop()
                 await flush_refusals(gateway, before_minute=2**62)
         finally:
+            # A push cut short leaves the client library in disorder; it takes milliseconds.
+            gateway.revoker.stop()
+            await asyncio.wait(parts[:1], timeout=limits.REVOKER_STOP_SECONDS)
             for part in parts:
                 part.cancel()
 
@@ -137,8 +147,8 @@ def _server_context(home: Home) -> ssl.SSLContext:
 def own_names(home: Home, options: Options) -> set[str]:
     """Return the host names and addresses under which requests may come, loopback's apart."""
     if is_loopback(options.listen):
-        return set(options.host_names)
-    names = {socket.gethostname(), *options.host_names}
+        return set()
+    names = {socket.gethostname()}
     try:
         names.update(json.loads((home.path / "tls" / "names.json").read_bytes()))
     except (OSError, ValueError):
@@ -160,19 +170,13 @@ def addresses_of(home: Home, options: Options, port: int) -> Addresses:
     pem = ca.read_text() if ca else ""
     advertised = options.listen
     if options.listen in ANY:
-        advertised = next(iter(options.host_names or _interface_addresses()), socket.gethostname())
+        advertised = next(iter(_interface_addresses()), socket.gethostname())
     return Addresses(
         scheme="http" if is_loopback(options.listen) else "https", port=port, advertised=advertised,
-        nats_urls=options.nats_urls or (home.nats_url(),), ca_pem=pem,
+        nats_urls=(home.nats_url(),), ca_pem=pem,
         ca_sha256=hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() if pem else "",
-        signing_keys={signer.key_id: base64_text(signer.public_key)},
+        signing_keys={signer.key_id: signer.public_key},
     )
-
-
-def base64_text(public_key: str) -> str:
-    """Return a public key as agents pin it, checked to be 32 bytes in base64."""
-    assert len(base64.b64decode(public_key)) == 32
-    return public_key
 
 
 async def write_refusals(gateway: Gateway) -> None:
@@ -190,7 +194,7 @@ async def flush_refusals(gateway: Gateway, before_minute: int) -> None:
     for minute, counts in gateway.refusals.take(before_minute):
         data = events.AccessRefused(minute=minute, counts=counts)
         try:
-            await gateway.change(events.ACCESS, lambda data=data: data, SELF, "counted again")  # type: ignore[misc]
+            await gateway.change(events.ACCESS, lambda data=data: data, SELF, "counted again")
         except HttpProblem as problem:
             gateway.log.warning("refusals not recorded yet", minute=minute, counts=counts, reason=problem.detail)
             if problem.code != "unsettled":

@@ -81,7 +81,7 @@ def check_public_key(public_key: str) -> None:
     if (
         len(raw) != _PUBLIC_KEY_BYTES
         or raw[0] != nkeys.PREFIX_BYTE_USER
-        or nkeys.crc16_checksum(raw[:-2]) != int.from_bytes(raw[-2:], "little")
+        or nkeys.crc16_checksum(raw[:-2]) != raw[-2:]
         or base64.b32encode(raw).decode().rstrip("=") != public_key
     ):
         raise invalid("/public_key", "this is not the public key of a user nkey (56 characters that start with U)")

@@ -23,6 +23,7 @@ from fleetlog_gateway.sse import Streams
 from fleetlog_gateway.tail import Tail
 from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_schemas import codec, events, hosts, ids, subjects
 
 
@@ -36,6 +37,7 @@ class Gateway:
     log: Any
     access: Access
     tail: Tail
+    publisher: Publisher
     appender: Appender
     asker: Asker
     streams: Streams
@@ -91,10 +93,14 @@ class Gateway:
             raise HttpProblem("unsettled", f"the bus did not confirm in time: {what}") from None
 
 
-def fold_stored(access: Access, stored: Stored, log: Any) -> None:
-    """Fold a message of the log into *access*; what cannot be read is passed over with an alarm."""
+def fold_stored(access: Access, stored: Stored, log: Any) -> bool:
+    """Fold a message of the log into *access*; what cannot be read is passed over with an alarm, and False returned.
+
+    Raises:
+        TooNew: this version must not decide on such a log.
+    """
     if stored.subject not in (events.ACCESS, events.HOST):
-        return
+        return True
     try:
         event = codec.decode(stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms)
     except codec.TooNew as error:
@@ -104,8 +110,10 @@ def fold_stored(access: Access, stored: Stored, log: Any) -> None:
     except codec.Malformed as error:
         log.warning("malformed event passed over", seq=stored.seq, subject=stored.subject, error=str(error))
         access_rules.passed(access, stored.subject, stored.seq)
+        return False
     else:
         access_rules.fold(access, event)
+    return True
 
 
 async def load_access(bus: Bus, through_seq: int, log: Any) -> Access:

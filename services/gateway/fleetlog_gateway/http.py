@@ -141,6 +141,7 @@ class HttpServer(web.Server):
         self._settings: dict[str, Any] = {
             "access_log": None,
             "auto_decompress": False,  # a small compressed body must not become a large one
+            "lingering_time": limits.LINGER_SECONDS,
             "keepalive_timeout": limits.KEEPALIVE_SECONDS,
             "max_line_size": limits.HEADER_LINE_BYTES_MAX,
             "max_field_size": limits.HEADER_LINE_BYTES_MAX,

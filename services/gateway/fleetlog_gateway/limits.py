@@ -14,6 +14,8 @@ HEADER_LINE_BYTES_MAX = 8 * 1024
 HEADERS_MAX = 100
 KEEPALIVE_SECONDS = 75.0
 """Idle connections are closed after this; longer than the pause between two commands of a person."""
+LINGER_SECONDS = 1.0
+"""How long the rest of a refused body is read and dropped, so that its sender sees why."""
 SHUTDOWN_SECONDS = 5.0
 """How long requests that are being answered may go on after a stop."""
 
@@ -27,10 +29,6 @@ VERIFY_MS_MAX = 600_000
 APPEND_SECONDS_MAX = 10.0
 """How long a request waits for its append before it says that it does not know."""
 
-APPENDS_WAITING_MAX = 10_000
-"""Requests whose events wait for the append in flight; more are told to come again."""
-GROUP_BYTES_MAX = 8 * 1024 * 1024
-"""Bytes of requests that go into one atomic batch, unless a single request is larger."""
 APPEND_PAUSE_SECONDS = 0.1
 """Between two tries of the same bytes."""
 
@@ -88,5 +86,7 @@ REVOKE_SECONDS_MAX = 5.0
 REVOKE_PAUSE_SECONDS_MIN = 0.2
 REVOKE_PAUSE_SECONDS_MAX = 5.0
 """Between pushes that the bus did not confirm."""
+REVOKER_STOP_SECONDS = 1.0
+"""How long a stop waits for a push in hand."""
 READY_SECONDS = 1.0
 """How long the answer to a readiness probe is reused: probes need no token, and must not be a way to load services."""

@@ -85,7 +85,7 @@ class Body(msgspec.Struct, frozen=True):
     instance: str
     code: str
     errors: tuple[FieldError, ...] = ()
-    task_id: str | None = None
+    task_id: str | msgspec.UnsetType = msgspec.UNSET
     """With `unsettled`: the task to ask for."""
 
 
@@ -94,7 +94,7 @@ class HttpProblem(Exception):
 
     def __init__(
         self, code: str, detail: str, *, errors: Iterable[FieldError] = (), headers: Mapping[str, str] | None = None,
-        status: int = 0, task_id: str | None = None,
+        status: int = 0, task_id: str = "",
     ) -> None:
         super().__init__(detail)
         known = KINDS.get(code, (status or 500, "The request was refused"))
@@ -111,7 +111,7 @@ class HttpProblem(Exception):
         return msgspec.json.encode(
             Body(
                 type=f"urn:fleetlog:problem:{self.code}", title=self.title, status=self.status, detail=self.detail,
-                instance=clip(instance), code=self.code, errors=self.errors, task_id=self.task_id,
+                instance=clip(instance), code=self.code, errors=self.errors, task_id=self.task_id or msgspec.UNSET,
             )
         )
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from fleetlog_gateway import limits
-from fleetlog_gateway.asking import Asker
-from fleetlog_gateway.problems import HttpProblem
 from fleetlog_gateway.tail import Tail
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
-from fleetlog_schemas import questions, subjects
+from fleetlog_runtime.shell.health import ask_health
+from fleetlog_schemas import subjects
 
 
 class Readiness:
     """Checks, whose outcome is reused for a moment."""
 
-    def __init__(self, bus: Bus, tail: Tail, asker: Asker) -> None:
+    def __init__(self, bus: Bus, tail: Tail) -> None:
         """Check these."""
         self._bus = bus
         self._tail = tail
-        self._asker = asker
         self._lock = asyncio.Lock()
         self._checked_s = float("-inf")
         self._found: dict[str, str] = {}
@@ -42,8 +42,14 @@ class Readiness:
             return {"bus": "does not answer", "tail": "not known", "reporter": "not known"}
         if not await self._tail.grown_past(last_seq, limits.ASK_READY_MS_MAX / 1000):
             found["tail"] = f"read to {self._tail.next_seq - 1} of {last_seq}"
-        try:
-            await self._asker.ask("reporter", "tasks", questions.TasksQuestion(limit=1), limits.ASK_READY_MS_MAX)
-        except HttpProblem as problem:
-            found["reporter"] = problem.detail
+        found["reporter"] = await self._reporter()
         return found
+
+    async def _reporter(self) -> str:
+        try:
+            health = await ask_health(self._bus, "reporter", limits.ASK_READY_MS_MAX)
+        except NoAnswer:
+            return "does not answer"
+        except msgspec.MsgspecError:
+            return "answers in another form: is it of another version?"
+        return "ok" if health.ready else f"is not ready: it has read the log to {health.position}"

@@ -46,10 +46,19 @@ class Revoker:
         self._wanted.set()
         self._changed = asyncio.Event()
         self._confirmed = -1
+        self._stopping = False
 
     def wake(self) -> None:
         """Push again: the log has another revocation."""
         self._wanted.set()
+
+    def stop(self) -> None:
+        """End `run` after the push in hand, also where the client library swallows its cancellation."""
+        self._stopping = True
+        self._wanted.set()
+
+    def _has_stopped(self) -> bool:
+        return self._stopping
 
     async def told(self, count: int) -> bool:
         """Wait until the bus confirmed a list of at least *count* keys; tell whether it did in time."""
@@ -62,11 +71,13 @@ class Revoker:
         return True
 
     async def run(self) -> None:
-        """Push whenever there is something new, for ever."""
+        """Push whenever there is something new, until `stop`."""
         pause_seconds = limits.REVOKE_PAUSE_SECONDS_MIN
-        while True:
+        while not self._has_stopped():
             await self._wanted.wait()
             self._wanted.clear()
+            if self._has_stopped():
+                return
             revoked = dict(self._revoked())
             try:
                 await self._push(revoked)

@@ -105,7 +105,7 @@ async def _page(
         if not found:
             break
         for entry in map(Entry, found):
-            if len(items) >= limit or size >= limits.LOG_ANSWER_BYTES_MAX:
+            if len(items) >= limit or size >= limits.LOG_ANSWER_BYTES_MAX or scanned >= limits.LOG_SCAN_MAX:
                 break
             position = entry.seq + 1
             scanned += 1
