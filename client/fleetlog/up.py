@@ -11,14 +11,17 @@ import asyncio
 import contextlib
 import importlib
 import json
+import logging
 import shlex
 import signal
 import socket
 import sys
 import time
+import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import structlog
 
 from fleetlog.console import Console
@@ -47,6 +50,8 @@ STOP_S_MAX = 30.0
 ASK_MS_MAX = 500
 POLL_S = 0.02
 JOIN_S_MAX = 30.0
+ONLINE_S_MAX = 15.0
+"""How long `up` waits for its own agent before it says that it is ready without it."""
 DIAGNOSTICS_BYTES_MAX = 16 * 1024 * 1024
 """The file is begun anew at a start when it is larger; the former one is kept once."""
 
@@ -123,10 +128,12 @@ class System:
         if options.listen:
             flags.append(f"gateway.listen={options.listen}")
         if options.port is not None:
-            flags.append(f"gateway.port={options.port}")
+            # A free port is chosen once: a gateway that is started again must be where its clients look for it.
+            flags.append(f"gateway.port={options.port or _free_port(options.listen or '127.0.0.1')}")
         self._flags = flags
         self.settings = load_settings(home, flags)
-        self._server = NatsServer(home, listen=options.listen or "127.0.0.1", names=(socket.gethostname(),))
+        listen = options.listen or "127.0.0.1"
+        self._server = NatsServer(home, listen=listen, names=own_names(listen))
         self._watch: asyncio.Task[None] | None = None
         self._asked: NatsBus | None = None
         self._services: list[Hosted | Separate] = []
@@ -172,6 +179,22 @@ class System:
         argv = [sys.executable, "-m", "fleetlog.main", "agent", "run", "--data", str(folder)]
         self._agent = Child("agent", argv, self._home.path, self._console.say)
         await self._agent.start()
+        host_id = tomllib.loads((folder / "identity.toml").read_text())["host_id"]
+        await asyncio.to_thread(self._until_online, host_id)
+
+    def _until_online(self, host_id: str) -> None:
+        """Wait for this machine's agent, so that the first command typed after `ready` finds it."""
+        deadline = time.monotonic() + ONLINE_S_MAX
+        gateway = Gateway(self._home.gateway_url(), self._home.gateway_token(), self._home.tls_ca())
+        try:
+            while time.monotonic() < deadline:
+                presence = gateway.get(f"/hosts/{host_id}")["data"]["presence"]
+                if presence in ("online", "revoked", "refused"):
+                    return
+                time.sleep(POLL_S)
+            self._console.say(f"the agent of this machine is not online yet; see diagnostics/ in {self._home.path}")
+        finally:
+            gateway.close()
 
     async def _join(self, folder: Path) -> bool:
         """Join this machine under its own name; tell what to do when that name is taken."""
@@ -187,7 +210,10 @@ class System:
             return False
         finally:
             gateway.close()
-        argv = [sys.executable, "-m", "fleetlog.main", *shlex.split(line)[1:], "--data", str(folder), "--no-start"]
+        words = shlex.split(line)[1:]
+        # The line names the address for other machines; this one reaches the gateway over loopback.
+        words = [self._home.gateway_url() if word.startswith(("http://", "https://")) else word for word in words]
+        argv = [sys.executable, "-m", "fleetlog.main", *words, "--data", str(folder), "--no-start"]
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
@@ -223,6 +249,24 @@ class System:
         await self._server.stop()
 
 
+def own_names(listen: str) -> tuple[str, ...]:
+    """Return under what names other machines may reach this one: the certificate must carry them."""
+    names = [socket.gethostname()]
+    if listen in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
+        families = (socket.AF_INET, socket.AF_INET6)
+        found = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family in families]
+        names += [address for address in found if "%" not in address]
+    return tuple(dict.fromkeys(names))
+
+
+def _free_port(listen: str) -> int:
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((listen, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def run(console: Console) -> int:
     """Start everything, keep it running until a signal, stop it in order.
 
@@ -236,6 +280,8 @@ def run(console: Console) -> int:
         code: int = run_loop(_until_stopped(system, console))
     except SettingsError as error:
         raise CliError(Exit.TYPED_WRONG, str(error)) from None
+    except OSError as error:
+        raise CliError(Exit.CONFLICT, f"cannot start: {error}") from None
     except HomeError as error:
         raise CliError(Exit.CONFLICT, str(error)) from None
     except ModuleNotFoundError as error:
@@ -257,6 +303,15 @@ def _diagnose_into(path: Path, level: str) -> None:
     path.chmod(0o600)
     with contextlib.redirect_stderr(file):
         diagnostics.configure(level)
+    logging.basicConfig(handlers=[_ToDiagnostics()], level=logging.WARNING)
+
+
+class _ToDiagnostics(logging.Handler):
+    """What libraries log goes where the services' diagnostics go."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        structlog.get_logger().warning(self.format(record), library=record.name)
 
 
 async def _until_stopped(system: System, console: Console) -> int:
