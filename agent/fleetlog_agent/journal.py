@@ -23,6 +23,8 @@ COMPACT_BYTES_MIN = 1024 * 1024
 COMPACT_GROWTH = 4
 """Rewrite when the file is so many times larger than after the last rewriting."""
 _HEAD = struct.Struct(">II")
+"""Length and checksum of the body; a checksum of these two follows, so that a damaged length is not taken for an end."""
+_HEAD_BYTES = _HEAD.size + 4
 _decode = msgspec.msgpack.Decoder(Commit).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -33,7 +35,8 @@ class JournalError(Exception):
 
 def _frame(commit: Commit) -> bytes:
     body = _encode(commit)
-    return _HEAD.pack(len(body), zlib.crc32(body)) + body
+    head = _HEAD.pack(len(body), zlib.crc32(body))
+    return head + zlib.crc32(head).to_bytes(4, "big") + body
 
 
 def read_journal(path: Path) -> tuple[JournalState, int]:
@@ -68,10 +71,13 @@ def read_journal(path: Path) -> tuple[JournalState, int]:
 
 def _read_frame(data: memoryview, position: int) -> tuple[int, Commit | None]:
     """Return where the frame ends, and its commit unless it is torn or damaged."""
-    if position + _HEAD.size > len(data):
-        return len(data), None
-    length, checksum = _HEAD.unpack_from(data, position)
-    start = position + _HEAD.size
+    start = position + _HEAD_BYTES
+    if start > len(data) or not any(data[position:]):
+        return len(data), None  # after a power cut a file may end in zeros
+    head = data[position : position + _HEAD.size]
+    if zlib.crc32(head).to_bytes(4, "big") != data[position + _HEAD.size : start]:
+        return position, None
+    length, checksum = _HEAD.unpack(head)
     body = data[start : start + length]
     if len(body) < length or zlib.crc32(body) != checksum:
         return min(start + length, len(data)), None

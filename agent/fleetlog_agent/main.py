@@ -107,7 +107,12 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
         gc.freeze()
         await agent.run(stop)
 
-    asyncio.run(serve())
+    if sys.platform == "linux":
+        import uvloop
+
+        uvloop.run(serve())
+    else:
+        asyncio.run(serve())
     return EXIT_OK
 
 
