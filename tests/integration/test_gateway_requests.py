@@ -27,7 +27,6 @@ from fleetlog_testing.gateway_rig import (
     spec_json,
 )
 from fleetlog_testing.nats import real_server
-from fleetlog_testing.waiting import until
 
 
 @pytest.fixture(scope="module")

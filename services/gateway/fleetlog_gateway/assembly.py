@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import secrets
 import socket
 import ssl
@@ -148,13 +147,26 @@ def own_names(home: Home, options: Options) -> set[str]:
     """Return the host names and addresses under which requests may come, loopback's apart."""
     if is_loopback(options.listen):
         return set()
-    names = {socket.gethostname()}
-    try:
-        names.update(json.loads((home.path / "tls" / "names.json").read_bytes()))
-    except (OSError, ValueError):
-        pass  # a certificate that was given, not generated
+    names = {socket.gethostname(), *_certified(home)}
     names.update(_interface_addresses() if options.listen in ANY else {options.listen})
     return names
+
+
+def _certified(home: Home) -> list[str]:
+    """Return the names that the generated certificate stands for; none when it was given, not generated."""
+    try:
+        return msgspec.json.decode((home.path / "tls" / "names.json").read_bytes(), type=list[str])
+    except (OSError, msgspec.MsgspecError):
+        return []
+
+
+def _advertised(home: Home, options: Options) -> str:
+    """Return the host in the line to paste: on all interfaces, one that the certificate stands for if there is any."""
+    if options.listen not in ANY:
+        return options.listen
+    certified, addresses = set(_certified(home)), _interface_addresses()
+    candidates = [*addresses, socket.gethostname()]
+    return next((name for name in candidates if name in certified), candidates[0])
 
 
 def _interface_addresses() -> list[str]:
@@ -168,11 +180,8 @@ def addresses_of(home: Home, options: Options, port: int) -> Addresses:
     signer = home.signer()
     ca = None if is_loopback(options.listen) else home.tls_ca()
     pem = ca.read_text() if ca else ""
-    advertised = options.listen
-    if options.listen in ANY:
-        advertised = next(iter(_interface_addresses()), socket.gethostname())
     return Addresses(
-        scheme="http" if is_loopback(options.listen) else "https", port=port, advertised=advertised,
+        scheme="http" if is_loopback(options.listen) else "https", port=port, advertised=_advertised(home, options),
         nats_urls=(home.nats_url(),), ca_pem=pem,
         ca_sha256=hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() if pem else "",
         signing_keys={signer.key_id: signer.public_key},
