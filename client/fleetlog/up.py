@@ -31,7 +31,7 @@ from fleetlog.processes import Child
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
 from fleetlog_runtime.shell import diagnostics
-from fleetlog_runtime.shell.health import ask_health
+from fleetlog_runtime.shell.health import HealthAnswer, ask_health
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.service import Context, Fatal, load_settings, open_context, run_loop
@@ -54,6 +54,11 @@ ONLINE_S_MAX = 15.0
 """How long `up` waits for its own agent before it says that it is ready without it."""
 DIAGNOSTICS_BYTES_MAX = 16 * 1024 * 1024
 """The file is begun anew at a start when it is larger; the former one is kept once."""
+
+
+def serves(health: HealthAnswer) -> bool:
+    """Tell whether a service does its work; a dispatcher that only follows another does not yet."""
+    return health.ready and (health.leading or health.service != "dispatcher")
 
 
 class Hosted:
@@ -82,7 +87,7 @@ class Hosted:
         if self.task is not None and self.task.done():
             self.task.result()
             raise Fatal(f"the {self.name} ended while it was started")
-        return self._context is not None and self._context.health.ready.is_set()
+        return self._context is not None and serves(self._context.health.answer())
 
     async def stop(self) -> None:
         """Let it end; after STOP_S_MAX it is cancelled."""
@@ -111,7 +116,7 @@ class Separate:
     async def ready(self) -> bool:
         """Tell whether it serves."""
         try:
-            return (await ask_health(self._asked, self.name, ASK_MS_MAX)).ready
+            return serves(await ask_health(self._asked, self.name, ASK_MS_MAX))
         except NoAnswer:
             return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from fleetlog.client import new_task_id
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit, of_refusal
-from fleetlog.http import flag_of, segment
+from fleetlog.http import GatewayError, flag_of, segment
 from fleetlog.render.lists import plan_text
 from fleetlog.verbs import spec as specs
 from fleetlog.verbs.following import follow_to_end
@@ -18,6 +19,10 @@ from fleetlog_schemas import hostset
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES
 from fleetlog_schemas.spec import TaskSpec
+
+PLAN_WAIT_S = 10.0
+"""Twice the time after which another dispatcher takes the place of one that died."""
+PLAN_PAUSE_S = 0.3
 
 
 def exec_argv(console: Console) -> int:
@@ -65,13 +70,29 @@ def _plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
     Raises:
         CliError: it would be refused.
     """
-    answer = console.gateway.post("/plan", msgspec.to_builtins(spec))
+    answer = _ask_plan(console, spec)
     plan: dict[str, Any] = answer.get("data", answer)
     problem = plan.get("problem")
     if problem:
         field = f"{flag_of(problem['pointer'])}: " if problem.get("pointer") else ""
         raise CliError(of_refusal(problem["code"], problem.get("pointer", "")), f"{field}{problem['message']}")
     return plan
+
+
+def _ask_plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
+    """Ask the dispatcher, and ask again for a while when none is active: another may just be taking over."""
+    deadline = time.monotonic() + PLAN_WAIT_S
+    said = False
+    while True:
+        try:
+            return console.gateway.post("/plan", msgspec.to_builtins(spec))
+        except GatewayError as error:
+            if error.status not in (503, 504) or time.monotonic() > deadline:
+                raise
+        if not said:
+            console.say("no dispatcher is active yet; asking again")
+            said = True
+        time.sleep(PLAN_PAUSE_S)
 
 
 def _print_plan(console: Console, plan: dict[str, Any]) -> int:

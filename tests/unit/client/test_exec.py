@@ -411,3 +411,20 @@ def test_the_python_client_submits_waits_and_shows(cli, recorded):
     task_id = client.submit(TaskSpec(payload=Shell(argv=("true",)), target="web*"))
     assert client.wait(task_id, timeout_s=5).outcome == "success"
     assert client.wait(task_id) == client.show(task_id)
+
+
+def test_a_dispatcher_that_is_just_taking_over_is_waited_for(cli, recorded, monkeypatch):
+    monkeypatch.setattr("fleetlog.verbs.submit.PLAN_PAUSE_S", 0.01)
+    recorded.problems["/api/v1/plan"] = (503, {"detail": "the dispatcher does not answer", "code": "service-unavailable"})
+    recorded.problem_times["/api/v1/plan"] = 2
+
+    ended = cli("exec", "-t", "web*", "--", "true")
+
+    assert ended.code == 0
+    assert ended.err.count("asking again") == 1
+
+
+def test_a_dispatcher_that_stays_away_is_unreachable(cli, recorded, monkeypatch):
+    monkeypatch.setattr("fleetlog.verbs.submit.PLAN_WAIT_S", 0.0)
+    recorded.problems["/api/v1/plan"] = (503, {"detail": "the dispatcher does not answer", "code": "service-unavailable"})
+    assert cli("exec", "-t", "web*", "--", "true").code == 8
