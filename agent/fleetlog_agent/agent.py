@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from nats.errors import Error as NatsError
 
 from fleetlog_agent import collectors
 from fleetlog_agent import messages as m
@@ -78,7 +79,7 @@ class Agent:
         self._listening = False
         self._runner = Runner(
             identity.host_id, folder, self.tell, self._bus_if_up, self._store_frame,
-            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0,
+            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, fail=self.fail,
         )
         self._wake: asyncio.TimerHandle | None = None
         self._stepping = False
@@ -286,7 +287,11 @@ class Agent:
         )
         self._bus = bus
         # Who opens a session is sent pushes at once: listen first.
-        await bus.subscribe(subjects.push(identity.host_id), self._heard)
+        try:
+            await bus.subscribe(subjects.push(identity.host_id), self._heard)
+        except (NatsError, OSError, TimeoutError) as error:
+            await bus.close()
+            raise ConnectFailed(f"the bus went away while we began to listen: {error}") from error
         self._listening = True
         self._connection_changed(bus.is_connected)
 

@@ -1,6 +1,7 @@
 """The holder: parent of all commands of one agent, so small and dull that it outlives every agent.
 
-Run as a script, alone, with nothing but a few modules of the standard library: it has to stay small. It starts
+A process of its own with nothing but a few modules of the standard library (`launch.py` and `process_tree.py` are
+the rest of it): it has to stay small. It starts
 processes in sessions of their own, writes each exit status to disk before it tells anybody, and ends whole process
 trees on request. As a child subreaper it inherits what its commands leave behind, so nothing escapes a kill by
 being orphaned; for the same reason it waits on SIGCHLD for any child, not on one pidfd for each.
@@ -12,17 +13,18 @@ Messages are JSON, one a line; `holder_client.py` is the counterpart.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
-import resource
 import select
 import signal
 import socket
 import sys
 import time
 from typing import Any
+
+from fleetlog_agent import launch
+from fleetlog_agent.process_tree import boot_ms, kill_tree, mark_of, process_stat, signal_tree
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """One message: argv and environment; the kernel takes a quarter of the stack limit (2 MiB) for both."""
@@ -34,81 +36,7 @@ TICK_SECONDS = 5.0
 """Between looks at whether the agent's folder is still there."""
 LOG_BYTES_MAX = 1024 * 1024
 """Above it the status file is rewritten with what is still held."""
-KILL_ROUNDS_MAX = 50
-"""Scans of the process table in one kill: a tree that forks faster than that is killed again by the agent."""
-_RESET_SIGNALS = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD]
 _PR_SET_CHILD_SUBREAPER = 36
-SCRIPT_FD = 3
-"""Where a command that runs as another user finds its script: it could not enter the agent's folder."""
-
-
-def boot_ms() -> int:
-    """Return the boot clock: it counts on while the machine sleeps, and nobody can set it."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def process_stat(pid: int) -> tuple[int, int, int, str] | None:
-    """Return parent, session, start time and state of a process, or None when there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib would cost memory here
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return int(fields[1]), int(fields[3]), int(fields[19]), fields[0].decode()
-
-
-def tree(root: int, mark: str) -> list[int]:
-    """Return the living processes of a command: its session, its descendants, and what carries its mark."""
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    me = os.getpid()
-    for name in os.listdir("/proc"):  # noqa: PTH208 - as above
-        stat = process_stat(int(name)) if name.isdigit() else None
-        if stat is None or stat[3] == "Z" or int(name) == me:
-            continue
-        pid = int(name)
-        parents[pid] = stat[0]
-        # An orphan that left session and parents behind still has the environment that it was born with.
-        if pid == root or stat[1] == root or _carries(pid, mark):
-            found.add(pid)
-    grown = True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found |= more
-        grown = bool(more)
-    return sorted(found)
-
-
-def _carries(pid: int, mark: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
-            return mark.encode() in file.read().split(b"\0")
-    except OSError:
-        return False
-
-
-def signal_tree(root: int, mark: str, number: int, pids: list[int] | None = None) -> None:
-    """Send a signal to every process of a command."""
-    for pid in tree(root, mark) if pids is None else pids:
-        try:
-            os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            continue  # gone, or made itself another user's: then only root may end it
-
-
-def kill_tree(root: int, mark: str) -> None:
-    """Kill every process of a command, also those that it starts meanwhile."""
-    for _ in range(KILL_ROUNDS_MAX):
-        pids = tree(root, mark)
-        if not pids:
-            return
-        signal_tree(root, mark, signal.SIGKILL, pids)
-        time.sleep(0.001)  # let the kernel take them away before looking again
-
-
-def mark_of(key: str) -> str:
-    """Return the environment entry that marks every process of an attempt."""
-    return f"FLEETLOG_ATTEMPT_ID={key}"
 
 
 class Holder:
@@ -222,7 +150,12 @@ class Holder:
             return
         *lines, self.inbox = (self.inbox + data).split(b"\n")
         for line in lines:
-            self._obey(json.loads(line))
+            try:
+                self._obey(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                sys.stderr.write(f"dropped a connection that sent something else than an order: {error!r}\n")
+                self._drop_client()
+                return
 
     def _obey(self, order: dict[str, Any]) -> None:
         key = order.get("key", "")
@@ -256,17 +189,19 @@ class Holder:
 
     def _spawn(self, key: str, order: dict[str, Any]) -> None:
         # What follows may be interrupted by a kill: the note comes first, so that nobody concludes "never started".
-        self._note({"key": key, "state": "spawning", "ms": boot_ms()})
+        if not self._note({"key": key, "state": "spawning", "ms": boot_ms()}):
+            self._failed(key, "the disk of the agent's folder is full: nothing can be started safely")
+            return
         held: dict[str, Any] = {"key": key, "state": "running", "slot": order.get("slot", 0)}
         try:
             if order.get("launch"):
-                pid, pipe = _fork(order)
+                pid, pipe = launch.fork(order)
                 self.launching[pipe] = key
                 self.epoll.register(pipe, select.EPOLLIN)
             else:
-                pid = _posix_spawn(order)
+                pid = launch.spawn(order)
         except OSError as error:
-            self._failed(key, _error_text(error, order))
+            self._failed(key, launch.error_text(error, order))
             return
         stat = process_stat(pid)
         held |= {"pid": pid, "process_start": stat[2] if stat else 0, "started_ms": boot_ms(), "argv0": order["argv"][0]}
@@ -316,8 +251,9 @@ class Holder:
         for pid, status in unsettled:
             self._ended_while_launching(pid, status, news)
         if news:
-            self._note(*news)
-            os.fdatasync(self.log)
+            # On a full disk it stays in memory, and in the journal of the agent that hears it.
+            if self._note(*news):
+                os.fdatasync(self.log)
             self._say(*({"news": "attempt", **one} for one in news))
 
     def _ended_while_launching(self, pid: int, status: int, news: list[dict[str, Any]]) -> None:
@@ -350,89 +286,34 @@ class Holder:
 
     # --- the status file -----------------------------------------------------------------------------------
 
-    def _note(self, *records: dict[str, Any]) -> None:
-        os.write(self.log, b"".join(json.dumps(record).encode() + b"\n" for record in records))
+    def _note(self, *records: dict[str, Any]) -> bool:
+        """Write records to the status file; False when the disk does not take them."""
+        # A line break first: what a full disk cut off must not spoil what follows. Readers pass over empty lines.
+        lines = b"\n" + b"".join(json.dumps(record).encode() + b"\n" for record in records)
+        try:
+            return os.write(self.log, lines) == len(lines)
+        except OSError:
+            return False
 
     def _tidy_log(self) -> None:
         if not self.log_is_ours or os.fstat(self.log).st_size < LOG_BYTES_MAX:
             return
         name, old = "holder.log.new", self.log
         self.log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600, dir_fd=self.folder)
-        self._note(*self.held.values())
+        if not self._note(*self.held.values()):
+            os.close(self.log)
+            self.log = old
+            return
         os.fsync(self.log)
         os.rename(name, "holder.log", src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.close(old)
 
 
-def _posix_spawn(order: dict[str, Any]) -> int:
-    return os.posix_spawnp(
-        order["argv"][0], order["argv"], order["env"],
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, order["stdin"], os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, order["stdout"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_OPEN, 2, order["stderr"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-        ],
-        setsid=True, setsigdef=_RESET_SIGNALS, setsigmask=[],
-    )
-
-
-def _fork(order: dict[str, Any]) -> tuple[int, int]:
-    """Fork a launcher, which arranges user, folder and limits and then becomes the command."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return pid, reader
-    try:
-        _launch(order["launch"], order)
-    except (OSError, ValueError, OverflowError) as error:
-        os.write(writer, _error_text(error, order).encode(errors="replace")[:4000])
-    finally:
-        os._exit(127)
-
-
-def _launch(how: dict[str, Any], order: dict[str, Any]) -> None:
-    os.setsid()
-    for number in _RESET_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    opened = [
-        os.open(order["stdin"], os.O_RDONLY), os.open(order["stdout"], append, 0o600),
-        os.open(order["stderr"], append, 0o600),
-    ]
-    if how.get("script"):
-        opened.append(os.open(how["script"], os.O_RDONLY))
-    # Move them out of the way first: a target number may be one of those just opened.
-    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16) for descriptor in opened]
-    for target, descriptor in enumerate(moved):
-        os.dup2(descriptor, target)
-    if how.get("umask") is not None:
-        os.umask(how["umask"])
-    for name, limit in (("memory", resource.RLIMIT_AS), ("files", resource.RLIMIT_NOFILE)):
-        if how.get(name) is not None:
-            resource.setrlimit(limit, (how[name], how[name]))
-    if how.get("uid") is not None:
-        os.setgroups(how["groups"])
-        os.setgid(how["gid"])
-        os.setuid(how["uid"])
-    os.chdir(how.get("cwd") or "/")
-    os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - the point of it all
-
-
-def _error_text(error: Exception, order: dict[str, Any]) -> str:
-    """Say what is wrong so that the person who typed the command can mend it."""
-    argv0, cwd = order["argv"][0], (order.get("launch") or {}).get("cwd")
-    if isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename == cwd and cwd:
-        return f"the working directory {cwd!r} does not exist on this host"
-    if isinstance(error, OSError) and error.errno == errno.ENOENT:
-        return f"program {argv0!r} was not found on this host (PATH is {os.environ.get('PATH', '')!r})"
-    if isinstance(error, OSError) and error.errno == errno.EACCES:
-        return f"permission denied: {error.filename or argv0!r} (is it executable, may the user enter the folder?)"
-    if isinstance(error, OSError) and error.errno == errno.E2BIG:
-        return "arguments and environment together are larger than this kernel takes"
-    if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
-        return f"{argv0!r} is not a program of this machine; a script needs an interpreter line (#!)"
-    return f"{argv0!r} could not be started: {error}"
+def command(folder: str, *options: str) -> list[str]:
+    """Return the command line of a holder: without the site module, so that no other package is even looked for."""
+    packages = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    code = f"import sys; sys.path.append({packages!r}); from fleetlog_agent.holder import main; sys.exit(main(sys.argv))"
+    return [sys.executable, "-I", "-S", "-c", code, *options, folder]
 
 
 def main(argv: list[str]) -> int:
@@ -442,7 +323,8 @@ def main(argv: list[str]) -> int:
 
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             sys.stderr.write("the kernel does not let the holder adopt orphans; killed trees may leave some\n")
-        os.execv(sys.executable, [sys.executable, "-I", "-S", __file__, "--holding", argv[-1]])  # noqa: S606
+        words = command(argv[-1], "--holding")
+        os.execv(words[0], words)  # noqa: S606
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
@@ -454,6 +336,3 @@ def main(argv: list[str]) -> int:
     Holder(argv[-1]).run()
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,16 @@ class HolderFailed(Exception):
 class HolderClient:
     """One agent's connection to its holder, if there is one."""
 
-    def __init__(self, folder: Path, on_news: Callable[[News], None], on_death: Callable[[], None]) -> None:
-        """Speak for the agent of *folder*. *on_news* hears of attempts, *on_death* that the holder is gone."""
+    def __init__(self, folder: Path, on_news: Callable[[News], None], on_break: Callable[[], None]) -> None:
+        """Speak for the agent of *folder*.
+
+        *on_news* hears of attempts. *on_break* hears that the connection broke and everything known must be looked
+        at again: the holder died, or (`connected` tells) it lives and we are connected anew.
+        """
         self._folder = folder
         self._folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._on_news = on_news
-        self._on_death = on_death
+        self._on_break = on_break
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -72,7 +75,7 @@ class HolderClient:
         errors = self._folder / "holder.err"
         with errors.open("wb") as stderr:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - once in an agent's life, and it returns at once
-                [sys.executable, "-I", "-S", holder.__file__, str(self._folder)],
+                holder.command(str(self._folder)),
                 stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, close_fds=True,
             )
         deadline = asyncio.get_running_loop().time() + START_SECONDS_MAX
@@ -113,8 +116,9 @@ class HolderClient:
         if self._process is not None:
             self._process.poll()
         if not self._closing:
-            self.known |= self._read_log()
-            self._on_death()
+            if not await self._connect():
+                self.known |= self._read_log()
+            self._on_break()
 
     @property
     def _log_path(self) -> Path:

@@ -155,7 +155,7 @@ def _ps(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _row(key: Key, entry: Entry) -> dict[str, Any]:
-    from fleetlog_agent.holder import boot_ms, process_stat
+    from fleetlog_agent.process_tree import boot_ms, process_stat
     from fleetlog_schemas.spec import Shell
 
     row: dict[str, Any] = {

@@ -10,6 +10,7 @@ system while it grows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -272,9 +273,11 @@ class Output:
     # --- across restarts -------------------------------------------------------------------------------------
 
     def _note(self, stream: Stream, offset: int, size: int, line: int, *, seq: int) -> None:
-        if self._notes_fd < 0:
-            self._notes_fd = os.open(self._notes_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(self._notes_fd, _NOTE.pack(_STREAMS.index(stream), offset, size, line, seq))
+        # On a full disk there are no notes: then a restart may send frames twice, which their offsets show.
+        with contextlib.suppress(OSError):
+            if self._notes_fd < 0:
+                self._notes_fd = os.open(self._notes_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(self._notes_fd, _NOTE.pack(_STREAMS.index(stream), offset, size, line, seq))
 
     async def _resume(self) -> None:
         """Cut the frames of a former agent again; send those of which it did not note that they were stored."""

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import structlog
 
-from fleetlog_agent import holder
 from fleetlog_agent import messages as m
+from fleetlog_agent import process_tree
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.holder_client import HolderClient, HolderFailed, News
 from fleetlog_agent.journal_records import Key
+from fleetlog_agent.launch import SCRIPT_FD
 from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
 from fleetlog_runtime.pure.bus import Bus
@@ -67,8 +68,12 @@ class Runner:
         bus: Callable[[], Bus | None],
         store_frame: Callable[[int, Frame], Awaitable[int]],
         unix_ms: Callable[[], int],
+        fail: Callable[[BaseException | None], None],
     ) -> None:
-        """Run what the agent of *folder* is asked to; *tell* takes observations to the core."""
+        """Run what the agent of *folder* is asked to; *tell* takes observations to the core.
+
+        *fail* hears what nobody thought of: the agent must start again from what is on disk.
+        """
         self._host_id = host_id
         self._out = str(private_folder(folder / "out"))
         self._me = pwd.getpwuid(os.getuid())
@@ -76,10 +81,11 @@ class Runner:
         self._bus = bus
         self._store_frame = store_frame
         self._unix_ms = unix_ms
+        self._fail = fail
         self._blobs = Blobs(host_id, folder / "blobs")
         self._runs: dict[Key, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.holder = HolderClient(folder, self._heard, self._holder_died)
+        self.holder = HolderClient(folder, self._heard, self._holder_broke)
         self._log = structlog.get_logger("runner")
 
     def out_bytes(self) -> int:
@@ -116,9 +122,9 @@ class Runner:
             run.stop = how
         elif not self.holder.order(how, str(key)) and self._is_alive(news):
             if how == "kill":
-                holder.kill_tree(news["pid"], holder.mark_of(str(key)))
+                process_tree.kill_tree(news["pid"], process_tree.mark_of(str(key)))
             else:
-                holder.signal_tree(news["pid"], holder.mark_of(str(key)), 15)
+                process_tree.signal_tree(news["pid"], process_tree.mark_of(str(key)), 15)
 
     def release(self, key: Key) -> None:
         """The end of an attempt is in the journal: nothing of it is needed any more."""
@@ -230,7 +236,7 @@ class Runner:
             return [*payload.interpreter, path, *payload.args], None
         # That user cannot enter our folder; the file itself is theirs, and reaches them as an open descriptor.
         os.chown(path, who.pw_uid, who.pw_gid)
-        return [*payload.interpreter, f"/dev/fd/{holder.SCRIPT_FD}", *payload.args], path
+        return [*payload.interpreter, f"/dev/fd/{SCRIPT_FD}", *payload.args], path
 
     def _token(self, start: StartAttempt, sha256: str) -> str:
         token = start.blob_tokens.get(sha256)
@@ -257,8 +263,11 @@ class Runner:
         if run is not None and run.asked:
             self._settle(key, run)
 
-    def _holder_died(self) -> None:
-        self._log.error("the holder died; what ran under it is watched, but its exit status is lost")
+    def _holder_broke(self) -> None:
+        if self.holder.connected:
+            self._log.warning("connected to the holder anew")
+        else:
+            self._log.error("the holder died; what ran under it is watched, but its exit status is lost")
         for key, run in list(self._runs.items()):
             if run.asked and not run.settled:
                 self._settle(key, run)
@@ -291,7 +300,7 @@ class Runner:
             self._go(self._lose(key, run, "" if same_boot else "the machine restarted: it may have run before"))
 
     def _is_alive(self, news: News) -> bool:
-        stat = holder.process_stat(news["pid"])
+        stat = process_tree.process_stat(news["pid"])
         return stat is not None and stat[2] == news["process_start"] and stat[3] != "Z"
 
     async def _watch_orphan(self, key: Key, run: _Run, news: News) -> None:
@@ -365,5 +374,4 @@ class Runner:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self._log.critical("a task of the agent failed", exc_info=task.exception())
-            raise SystemExit(70)  # unknown state: a restart re-adopts and begins from what is on disk
+            self._fail(task.exception())

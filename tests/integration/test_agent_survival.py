@@ -170,3 +170,20 @@ def test_ps_shows_what_runs_and_who_asked_without_any_bus(tmp_path: Path) -> Non
     assert "sleep 600" in table
     assert "gone, not yet noticed" in table
     assert '"running": false' in ask("status", "-o", "json")
+
+
+def test_a_stranger_at_the_holders_socket_costs_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fleet(tmp_path) as (dispatcher, (agent,)):
+            go = tmp_path / "go"
+            task = await dispatcher.start(agent, sh(f"while [ ! -e {go} ]; do sleep 0.02; done; exit 4"))
+            await dispatcher.started(task)
+            _, writer = await asyncio.open_unix_connection(str(agent.folder / "holder.sock"))
+            writer.write(b'{"order": 1}\nnonsense\n[]\n')
+            await writer.drain()
+            await until(lambda: "connected to the holder anew" in agent.diagnostics())
+            go.touch()
+            assert (await dispatcher.end_of(task)).exit_code == 4
+            writer.close()
+
+    asyncio.run(scenario())
