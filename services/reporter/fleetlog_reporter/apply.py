@@ -111,7 +111,7 @@ class Projector:
             position=self.position, time_ms=self.time_ms, tasks=list(self.tasks.by_id.values()), hosts=self.hosts,
             stopped=self.stopped,
         )
-        return msgspec.msgpack.encode(state)
+        return msgspec.json.encode(state)
 
     def restore(self, state: OpenState, closed: Iterable[str]) -> None:
         """Go on from what was open; *closed* are the ids that could still return, oldest end first."""

@@ -37,13 +37,15 @@ WRITE_TRIES_MAX = 60
 class Follower:
     """The projection as it is kept up with the log."""
 
-    def __init__(self, bus: Bus, store: Store, log: structlog.typing.FilteringBoundLogger) -> None:
-        """Go on from what *store* holds. Raises Damaged."""
+    def __init__(
+        self, bus: Bus, store: Store, log: structlog.typing.FilteringBoundLogger, note: Callable[[Follower], None]
+    ) -> None:
+        """Go on from what *store* holds; *note* hears whenever it has moved on. Raises Damaged."""
         self.projector: Projector = store.load()
         self.committed = store.position
         self.folded_events = 0
         """Messages folded by this process."""
-        self._bus, self._store, self._log = bus, store, log
+        self._bus, self._store, self._log, self._note = bus, store, log, note
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reporter-writer")
         self._moved = asyncio.Condition()
         self._wanted = 0
@@ -108,16 +110,20 @@ class Follower:
 
     async def _read(self) -> None:
         async for chunk in self._bus.read(EVENTS, self.projector.position + 1):
+            parked = self.projector.parked
             await fold_in_slices(self.projector, chunk)
+            if self.projector.parked > parked:
+                self._log.error("message-parked", count=self.projector.parked - parked, through=self.projector.position)
             self.folded_events += len(chunk)
             self._folded_bytes += sum(len(stored.body) for stored in chunk)
-            await self._tell()
+            self._dirty.set()
+            await self._tell_moved()
             while self.projector.batch.bytes > BATCH_BYTES_MAX and not self._stopping:
                 async with self._moved:
                     await self._moved.wait()
 
-    async def _tell(self) -> None:
-        self._dirty.set()
+    async def _tell_moved(self) -> None:
+        self._note(self)
         async with self._moved:
             self._moved.notify_all()
 
@@ -158,11 +164,10 @@ class Follower:
                 if number == WRITE_TRIES_MAX:
                     raise
                 await asyncio.sleep(1)
-        self._note(batch, open_state)
-        async with self._moved:
-            self._moved.notify_all()
+        self._settle(batch, open_state)
+        await self._tell_moved()
 
-    def _note(self, batch: Batch, open_state: tuple[int, bytes] | None) -> None:
+    def _settle(self, batch: Batch, open_state: tuple[int, bytes] | None) -> None:
         self.projector.written(batch)
         self._in_flight = None
         self.committed = batch.position

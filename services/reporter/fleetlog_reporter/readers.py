@@ -17,7 +17,7 @@ import msgspec
 from fleetlog_reporter import rows
 from fleetlog_reporter.apply import Projector
 from fleetlog_reporter.rows import Row
-from fleetlog_reporter.store import UNFIT, Damaged, Store, append, clean, is_damage, sql_of
+from fleetlog_reporter.store import UNFIT, Store, append, clean, noticing_damage, sql_of
 from fleetlog_schemas.lifecycle import CommandState
 
 T = TypeVar("T")
@@ -91,13 +91,9 @@ class Reader:
             self.waiting -= 1
 
     def _run(self, moment: Moment, ask: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        try:
+        with noticing_damage():
             self._show(moment)
             return ask(self._connection)
-        except duckdb.Error as error:
-            if is_damage(error):
-                raise Damaged(str(error)) from None
-            raise
 
     def _show(self, moment: Moment) -> None:
         if self._shown != (moment.seq, moment.committed):

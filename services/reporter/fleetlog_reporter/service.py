@@ -17,6 +17,7 @@ from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
 from fleetlog_reporter.store import FILE_NAME, Damaged, Store, move_aside, open_store
 from fleetlog_runtime.pure.bus import Bus, NotFound
+from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
 
 SERVICE = "reporter"
@@ -42,9 +43,12 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
 class Reporter:
     """One running reporter."""
 
-    def __init__(self, bus: Bus, folder: Path, now_ms: Callable[[], int], logger: structlog.typing.FilteringBoundLogger) -> None:
-        """Keep the projection in *folder*."""
-        self._bus, self._folder, self._now_ms, self._log = bus, folder, now_ms, logger
+    def __init__(
+        self, bus: Bus, folder: Path, now_ms: Callable[[], int], logger: structlog.typing.FilteringBoundLogger,
+        health: Health,
+    ) -> None:
+        """Keep the projection in *folder*, and *health* up to date."""
+        self._bus, self._folder, self._now_ms, self._log, self._health = bus, folder, now_ms, logger, health
         self._asked: set[asyncio.Task[None]] = set()
         self.desk: Desk | None = None
         """What answers at the moment; None while the file is opened."""
@@ -74,7 +78,7 @@ class Reporter:
         readers: Readers | None = None
         try:
             await check_same_log(self._bus, store)
-            follower = Follower(self._bus, store, self._log)
+            follower = Follower(self._bus, store, self._log, self._note)
             readers = await asyncio.to_thread(Readers, store)
             self.desk = Desk(self._bus, follower, readers, self._folder, self._now_ms, self._log)
             await self._follow(follower, self.desk, stop, ready)
@@ -87,7 +91,7 @@ class Reporter:
 
     async def _follow(self, follower: Follower, desk: Desk, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         following = asyncio.create_task(follower.run())
-        until = (await self._bus.state(subjects.EVENTS)).last_seq
+        until = self._health.last_seq = (await self._bus.state(subjects.EVENTS)).last_seq
         stopping = asyncio.create_task(stop.wait())
         caught_up = asyncio.create_task(self._say_ready(follower, until, ready))
         ending: set[asyncio.Future[Any]] = {following, stopping, desk.damaged}
@@ -108,6 +112,14 @@ class Reporter:
         await following
         if not desk.damaged.cancelled():
             desk.damaged.result()
+
+    def _note(self, follower: Follower) -> None:
+        """Keep the health up to date; called after each chunk and each batch."""
+        health = self._health
+        health.position = follower.projector.position
+        health.last_seq = max(health.last_seq, health.position)
+        health.parked = follower.projector.parked
+        health.notes = {"committed": follower.committed, "open_tasks": len(follower.projector.tasks.by_id)}
 
     async def _say_ready(self, follower: Follower, until: int, ready: Callable[[], None]) -> None:
         await follower.until_folded(until)

@@ -7,7 +7,8 @@ and the position behind it, so that a crash between any two instructions leaves 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,17 @@ def is_damage(error: duckdb.Error) -> bool:
     return any(sign in text for sign in _DAMAGE_SIGNS)
 
 
+@contextlib.contextmanager
+def noticing_damage() -> Iterator[None]:
+    """Turn errors of DuckDB that say that the file is broken into `Damaged`; others pass."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if is_damage(error):
+            raise Damaged(str(error)) from None
+        raise
+
+
 def sql_of(name: str) -> str:
     """Return the text of one of this package's SQL files."""
     return files("fleetlog_reporter").joinpath(name).read_text(encoding="utf-8")
@@ -85,7 +97,7 @@ class Store:
         try:
             self.connection = duckdb.connect(str(path), config=_CONFIG)
         except duckdb.Error as error:
-            if "lock" in str(error).lower():
+            if "set lock on file" in str(error):
                 raise FileInUse(f"another reporter uses {path}: stop it first ({error})") from None
             raise Damaged(str(error)) from None
         try:
@@ -128,10 +140,11 @@ class Store:
             raise Damaged("the file has no checkpoint")
 
     def last_event(self) -> tuple[int, str] | None:
-        """Return sequence and body of the newest event kept, to compare with the log."""
-        found = self.connection.execute(
-            "SELECT seq, body FROM raw_events WHERE seq = (SELECT max(seq) FROM raw_events)"
-        ).fetchone()
+        """Return sequence and body of the newest event kept, to compare with the log. Raises Damaged."""
+        with noticing_damage():
+            found = self.connection.execute(
+                "SELECT seq, body FROM raw_events WHERE seq = (SELECT max(seq) FROM raw_events)"
+            ).fetchone()
         return (int(found[0]), str(found[1])) if found else None
 
     def load(self) -> Projector:
@@ -140,12 +153,16 @@ class Store:
         Raises:
             Damaged: the open state cannot be read.
         """
+        with noticing_damage():
+            return self._load()
+
+    def _load(self) -> Projector:
         projector = Projector(written_through=self.position)
         found = self.connection.execute("SELECT state FROM open_state").fetchone()
         if found is None:
             return projector
         try:
-            state = msgspec.msgpack.decode(found[0], type=OpenState)
+            state = msgspec.json.decode(found[0], type=OpenState)
         except (msgspec.MsgspecError, ValueError) as error:
             raise Damaged(f"the open state cannot be read: {error}") from None
         oldest_ms = max(0, state.time_ms - limits.TASK_ID_AGE_MS_MAX - limits.TASK_ID_AHEAD_MS_MAX)
@@ -163,14 +180,11 @@ class Store:
             Damaged: the file is broken.
             duckdb.Error: it could not be written now, for example because the disk is full.
         """
-        try:
-            self._write(batch, open_state, careful=False)
-        except UNFIT:
-            self._write(batch, open_state, careful=True)
-        except duckdb.Error as error:
-            if is_damage(error):
-                raise Damaged(str(error)) from None
-            raise
+        with noticing_damage():
+            try:
+                self._write(batch, open_state, careful=False)
+            except UNFIT:
+                self._write(batch, open_state, careful=True)
 
     def _write(self, batch: Batch, open_state: tuple[int, bytes] | None, *, careful: bool) -> None:
         connection = self.connection

@@ -7,7 +7,7 @@ CREATE TABLE meta (version BIGINT, created_ms BIGINT);
 -- How far the tables reflect the log. One row, written in the transaction that wrote the rows.
 CREATE TABLE checkpoint (position BIGINT);
 
--- What was open at an earlier position (MessagePack): a restart folds on from there. One row.
+-- What was open at an earlier position (JSON: it takes integers of any size, as the log does): a restart folds on from there. One row.
 CREATE TABLE open_state (position BIGINT, state BLOB);
 
 -- Every stored event as it stands in the log. `touches` joins the CRC-32 (8 hexadecimal digits) of each

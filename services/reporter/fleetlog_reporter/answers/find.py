@@ -24,8 +24,8 @@ SUFFIX_CHARACTERS_MIN = 6
 SHOWN_MAX = 5
 """Tasks named when an abbreviation fits several."""
 _SUFFIX = re.compile(r"[0-9a-f-]+")
-_encode_task = msgspec.msgpack.Encoder().encode
-_decode_task = msgspec.msgpack.Decoder(Task).decode
+_encode_task = msgspec.json.Encoder().encode
+_decode_task = msgspec.json.Decoder(Task).decode
 
 
 class At(msgspec.Struct, frozen=True):

@@ -129,5 +129,5 @@ def _pairs(
 
 def canonical(state: bytes) -> bytes:
     """Return an open state without what depends on the way it was reached: the order of its maps."""
-    decoded = msgspec.msgpack.decode(state, type=OpenState)
+    decoded = msgspec.json.decode(state, type=OpenState)
     return msgspec.json.encode(decoded, order="sorted")
