@@ -43,7 +43,6 @@ class Child:
 
     async def start(self) -> None:
         """Start it, and start it again whenever it dies, until `stop`. Raises OSError."""
-        await asyncio.to_thread(end_left_behind, self._pid_path, self._argv)
         await self._spawn()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
@@ -106,14 +105,14 @@ def _how(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def end_left_behind(pid_path: Path, argv: Sequence[str]) -> None:
-    """End the process of a pid file if it still runs what we are about to run."""
+def end_left_behind(pid_path: Path, marks: Sequence[str]) -> None:
+    """End the process of a pid file if it still runs, and its command line has all of *marks*."""
     try:
         pid = int(pid_path.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return
-    if [part.decode(errors="replace") for part in command[1:-1]] != list(argv[1:]):
+    if not {mark.encode() for mark in marks} <= set(command):
         return  # the number belongs to another process by now
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)

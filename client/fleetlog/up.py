@@ -27,7 +27,7 @@ import structlog
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
-from fleetlog.processes import Child
+from fleetlog.processes import Child, end_left_behind
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
 from fleetlog_runtime.shell import diagnostics
@@ -136,6 +136,7 @@ class System:
             # A free port is chosen once: a gateway that is started again must be where its clients look for it.
             flags.append(f"gateway.port={options.port or _free_port(options.listen or '127.0.0.1')}")
         self._flags = flags
+        self._agent_folder = home.path / "agents" / "local"
         self.settings = load_settings(home, flags)
         listen = options.listen or "127.0.0.1"
         self._server = NatsServer(home, listen=listen, names=own_names(listen))
@@ -147,6 +148,8 @@ class System:
     async def start(self) -> None:
         """Start bus, services and agent, and wait until they serve."""
         await self._server.start()
+        # Only now: the bus holds the lock of this folder, so nobody else's processes are ended.
+        await asyncio.to_thread(self._end_left_behind)
         self._watch = asyncio.create_task(self._server.watch(), name="nats-server")
         for name in SERVICES:
             service = await self._service(name)
@@ -155,6 +158,13 @@ class System:
         await self._until_ready()
         if not self._console.options.no_agent:
             await self._start_agent()
+
+    def _end_left_behind(self) -> None:
+        """End what an `up` that was killed has left running; its bus is taken over by the supervisor."""
+        run = self._home.path / "run"
+        for name, module in SERVICES.items():
+            end_left_behind(run / f"{name}.pid", (module, str(self._home.path)))
+        end_left_behind(run / "agent.pid", ("agent", "run", str(self._agent_folder)))
 
     async def _service(self, name: str) -> Hosted | Separate:
         if not self._console.options.processes:
@@ -178,7 +188,7 @@ class System:
                 await asyncio.sleep(POLL_S)
 
     async def _start_agent(self) -> None:
-        folder = self._home.path / "agents" / "local"
+        folder = self._agent_folder
         if not (folder / "identity.toml").exists() and not await self._join(folder):
             return
         argv = [sys.executable, "-m", "fleetlog.main", "agent", "run", "--data", str(folder)]

@@ -141,3 +141,29 @@ def test_what_was_done_is_still_there_after_a_restart(tmp_path: Path) -> None:
     finally:
         first.stop()
     assert first.left() == []
+
+
+@pytest.mark.parametrize("mode", [(), ("--processes",)])
+def test_after_a_kill_the_next_start_takes_over_what_was_left(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    first = Running(tmp_path / "home", *mode)
+    try:
+        first.ready()
+        detached = first.run("exec", "-t", "all", "--detach", "-c", "sleep 3; echo survived")
+        task_id = detached.stdout.strip()
+        first.until(
+            "running", lambda: '"running": 1' in first.run("show", task_id, "-o", "json").stdout, READY_S_MAX
+        )
+        first.process.kill()
+        first.process.wait()
+        second = Running(tmp_path / "home", *mode)
+        try:
+            second.ready()
+            watched = second.run("watch", task_id)
+            assert (watched.returncode, watched.stdout) == (0, "survived\n"), watched.stderr + second.diagnostics()
+        finally:
+            assert second.stop() == 0
+    finally:
+        left = first.left()
+        for line in left:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+    assert left == []

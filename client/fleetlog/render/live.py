@@ -64,10 +64,12 @@ class Progress:
         self._drawn = False
         self._shown_ms = 0
         self._failures = 0
+        self._away = False
         self._status = ""
 
     def changed(self, changes: Iterable[Change]) -> None:
         """Show what is worth a line of its own."""
+        self._away = False
         for change in changes:
             command = change.command
             if change.what == "planned":
@@ -112,6 +114,12 @@ class Progress:
             self._stream.write(f"\r\x1b[K{line}")
             self._stream.flush()
             self._status, self._drawn = line, True
+
+    def away(self, why: str) -> None:
+        """Say once that nothing comes, until something comes again."""
+        if not self._away:
+            self._away = True
+            self.note(f"the live feed broke off ({self._style.line(why)}); the task goes on, connecting again")
 
     def note(self, text: str) -> None:
         """Print a line above the status line."""

@@ -78,7 +78,7 @@ def _step(feed: Feed, fold: Fold, progress: Progress, deadline: float | None) ->
         if item is None:
             return
         if isinstance(item, Trouble):
-            progress.note(f"the live feed broke off ({item.message}); the task goes on, connecting again")
+            progress.away(item.message)
         elif item.event != "reset":
             progress.changed(fold.feed(decode_stored(item.data)))
         if fold.over:

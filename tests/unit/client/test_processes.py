@@ -61,13 +61,13 @@ def test_a_process_left_behind_is_ended_before_another_is_started(tmp_path):
     with subprocess.Popen(argv) as left:
         pid_path.write_text(str(left.pid))
         asyncio.run(_until(lambda: Path(f"/proc/{left.pid}/cmdline").read_bytes() != b""))
-        end_left_behind(pid_path, argv)
+        end_left_behind(pid_path, ["-c", str(tmp_path)])
         assert left.wait(5) == -signal.SIGTERM
 
 
 def test_a_pid_that_belongs_to_another_by_now_is_left_alone(tmp_path):
     pid_path = tmp_path / "x.pid"
     pid_path.write_text(str(os.getpid()))
-    end_left_behind(pid_path, [sys.executable, "-m", "something", "else"])
+    end_left_behind(pid_path, ["something", "else"])
     pid_path.write_text("not a number")
     end_left_behind(pid_path, ["x"])
