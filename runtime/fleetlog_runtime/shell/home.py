@@ -73,8 +73,14 @@ class Home:
 
     def tls_ca(self) -> Path | None:
         """Return the certificate authority's file, or None when the bus speaks without TLS."""
-        path = self.path / "tls" / "ca.pem"
-        return path if path.exists() else None
+        url = self.path / "nats" / "url"
+        speaks_tls = url.exists() and url.read_bytes().startswith(b"tls:")
+        return self.ca_path if speaks_tls else None
+
+    @property
+    def ca_path(self) -> Path:
+        """Where the authority's certificate is once there is one."""
+        return self.path / "tls" / "ca.pem"
 
     def exists(self) -> bool:
         """Tell whether `create_home` has finished here."""

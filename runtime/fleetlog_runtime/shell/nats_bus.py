@@ -125,7 +125,7 @@ class NatsBus:
     @property
     def is_connected(self) -> bool:
         """Whether the connection is up now."""
-        return self._up.is_set()
+        return self._up.is_set() and not self.closed.is_set()
 
     # --- connection -----------------------------------------------------------------------------------------
 
@@ -164,13 +164,15 @@ class NatsBus:
         if not self._closing:
             self._log.error("the bus ended the connection", error=str(self._client.last_error or ""))
         self.closed.set()
+        # Whoever waits for the connection must learn that it will not come.
+        self._up.set()
         for pull in tuple(self._pulls):
             pull.lose("closed")
 
     async def _until_connected(self) -> None:
+        await self._up.wait()
         if self.closed.is_set():
             raise NoAnswer("the connection to the bus is closed")
-        await self._up.wait()
 
     # --- stored messages ------------------------------------------------------------------------------------
 
@@ -238,7 +240,7 @@ class NatsBus:
 
     async def publish(self, subject: str, body: bytes, reply: str = "") -> None:
         """Send a core message, or drop and count it while the bus is away."""
-        if not self._up.is_set():
+        if not self.is_connected:
             self.dropped += 1
             return
         try:
@@ -252,14 +254,17 @@ class NatsBus:
         return (await self._reading.ask(subject, body, timeout_ms / 1000)).data
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Callable[[], Awaitable[None]]:
-        """Hear core messages, one after the other; returns how to stop."""
+        """Hear core messages, one after the other; returns how to stop. Raises NoAnswer when closed."""
 
         async def heard(message: Msg) -> None:
             await handler(message.subject, message.data, message.reply)
 
+        if self.closed.is_set():
+            raise NoAnswer("the connection to the bus is closed")
         subscription = await self._client.subscribe(subject, queue=queue, cb=heard)
-        # Whoever is told that we listen may send at once.
-        await self._client.flush()
+        # Whoever is told that we listen may send at once; while the bus is away it listens from its return on.
+        with contextlib.suppress(NatsError, OSError, TimeoutError):
+            await self._client.flush()
 
         async def stop() -> None:
             with contextlib.suppress(NatsError):

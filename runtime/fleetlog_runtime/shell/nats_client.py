@@ -1,16 +1,22 @@
-"""nats-py's client with headers that are parsed only when somebody looks.
+"""nats-py's client with two private methods overridden; pyproject pins the library's minor version.
 
-Parsing headers is more than half of the library's cost of receiving a message, and a reader of the log only needs
-to know whether two of them are there. Overrides one private method; pyproject pins the library's minor version and
-the contract suite reads headers through it.
+Headers are parsed only when somebody looks: parsing them is more than half of the library's cost of receiving a
+message, and a reader of the log only needs to know whether two of them are there.
+
+A flush comes after what it flushes: the library writes its PING at once and the commands before it a moment later,
+so that a subscription that was flushed may not be known to the server yet.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
+_PING = b"PING\r\n"
 _PLAIN = b"NATS/1.0\r\n"
 
 
@@ -45,12 +51,26 @@ class RawHeaders(Mapping[str, str]):
 
 
 class LazyClient(Client):
-    """A client whose messages carry RawHeaders, except where the server states a status."""
+    """A client whose messages carry RawHeaders, except where the server states a status, and that flushes in order."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # The server's first line comes in the clear, and the library believes it when it asks for no TLS: whoever
+        # stands in between could take TLS away and read everything.
+        wants_tls = "tls" in self.options or (self._current_server and self._current_server.uri.scheme == "tls")
+        if initial_connection and wants_tls and not info.get("tls_required"):
+            raise NatsError("nats: the server speaks no TLS, but this address must: it is another server, or somebody"
+                            " is in between")
+        await super()._process_info(info, initial_connection)
 
     async def _process_headers(self, headers: bytes) -> Mapping[str, str] | None:  # type: ignore[override]  # a mapping does
         if headers and headers.startswith(_PLAIN):
             return RawHeaders(headers)
         return await super()._process_headers(headers)
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        self._pongs.append(future if future is not None else asyncio.get_running_loop().create_future())
+        await self._send_command(_PING)
+        await self._flush_pending()
 
 
 def ends_batch(headers: Mapping[str, str] | None) -> bool:

@@ -15,6 +15,8 @@ CONNECTIONS_MAX = 100_000
 """More than the hosts of one node; the server's own default is 65,536."""
 STORE_MEMORY_BYTES_MAX = 256 * 1024**2
 """For consumers kept in memory; streams are in files."""
+AUTHENTICATION_SECONDS = 15
+"""A whole fleet that comes back at once must not time out while keys are checked; the server's default is 2 s."""
 LOG_BYTES_MAX = 10 * 1024**2
 LOG_FILES_MAX = 3
 
@@ -43,6 +45,7 @@ max_connections: {CONNECTIONS_MAX}
 log_file: {_quoted(nats / "server.log")}
 logfile_size_limit: {LOG_BYTES_MAX}
 logfile_max_num: {LOG_FILES_MAX}
+authorization {{ timeout: {AUTHENTICATION_SECONDS} }}
 jetstream {{
   store_dir: {_quoted(nats / "jetstream")}
   max_memory_store: {STORE_MEMORY_BYTES_MAX}

@@ -8,6 +8,7 @@ busy. Whatever may have been lost shows as a gap in the consumer's own numbers o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 from nats.aio.client import Client
@@ -76,8 +77,9 @@ class Pull:
         """Stop hearing; what was not taken out is dropped."""
         if self._watch is not None:
             self._watch.cancel()
-        if self._subscription is not None and not self._client.is_closed:
-            await self._subscription.unsubscribe()
+        if self._subscription is not None:
+            with contextlib.suppress(NatsError):
+                await self._subscription.unsubscribe()
             self._subscription = None
 
     def lose(self, reason: str) -> None:

@@ -8,6 +8,7 @@ Looking goes by direct get (NATS ADR-31).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import re
@@ -117,9 +118,9 @@ class Reading:
             finally:
                 rest = pull.rest()
                 await self._drop(pull)
-                if self._client.is_connected:
-                    for message in rest:
-                        # Another taker may have it at once instead of after the acknowledgement's time is up.
+                # Another taker may have them at once instead of after the acknowledgement's time is up.
+                with contextlib.suppress(NatsError):
+                    for message in rest if self._client.is_connected else ():
                         await self._client.publish(message.reply, b"-NAK")
 
     # --- look -----------------------------------------------------------------------------------------------

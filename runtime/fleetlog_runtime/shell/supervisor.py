@@ -220,11 +220,10 @@ class NatsServer:
         async def on_error(error: Exception) -> None:
             self._log.warning("bus error", error=str(error))
 
-        ca = self.home.tls_ca()
         return await nats.connect(
             self.url, user_credentials=RawCredentials(nats_auth.credentials(jwt, seed)), name="fleetlog admin",
             inbox_prefix="_INBOX_admin", error_cb=on_error, allow_reconnect=False,
-            **({"tls": client_context(ca)} if self.tls and ca else {}),
+            **({"tls": client_context(self.home.ca_path)} if self.tls else {}),
         )
 
     def _log_tail(self) -> str:
