@@ -61,10 +61,15 @@ class Agent:
 
     def __init__(
         self, folder: Path, identity: Identity, settings: Settings = Settings(),  # noqa: B008 - frozen
-        spool_bytes_max: int = SPOOL_BYTES_MAX,
+        spool_bytes_max: int = SPOOL_BYTES_MAX, authority: Path | None = None,
     ) -> None:
-        """Take over the folder of a joined agent. Raises AgentError, JournalError, PolicyError."""
+        """Take over the folder of a joined agent; *authority* signs the bus's certificate, without one it has none.
+
+        Raises:
+            AgentError, JournalError, PolicyError: the folder is in use, broken, or its policy cannot be read.
+        """
         self.folder = folder
+        self._authority = authority
         self.identity = identity
         self._lock = _lock(folder)
         self._journal = Journal(private_folder(folder) / "journal")
@@ -278,11 +283,11 @@ class Agent:
             await asyncio.sleep(REFUSED_SECONDS)
 
     async def _connect(self) -> None:
-        identity, ca = self.identity, self.folder / "ca.pem"
+        identity = self.identity
         self._bus = None
         bus = await NatsBus.connect(
             list(identity.nats_urls), self.folder / "creds", f"agent {identity.name}",
-            inbox_prefix=f"_INBOX_{identity.host_id}", tls_ca=ca if ca.exists() else None,
+            inbox_prefix=f"_INBOX_{identity.host_id}", tls_ca=self._authority,
             on_connected=self._connection_changed,
         )
         self._bus = bus

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleetlog_agent.identity import IdentityError, default_folder, read_identity
+import msgspec
+
+from fleetlog_agent.identity import Identity, IdentityError, default_folder, read_identity
 
 if TYPE_CHECKING:
     from fleetlog_agent.journal_records import Entry, Key
@@ -39,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
                      help="disk space for journal and output before starts are refused (default 1 GiB)")
     run.add_argument("--held-max", type=int, default=None, metavar="N", help="attempts held at once (default 1000)")
     run.add_argument("--kill-grace-ms", type=int, default=None, metavar="MS", help="from SIGTERM to SIGKILL (default 10000)")
+    run.add_argument("--bus", action="append", default=[], metavar="URL",
+                     help="where the bus is now, if no longer where it was at join (repeatable)")
+    run.add_argument("--bus-ca", type=Path, default=None, metavar="FILE",
+                     help="authority to trust there, if no longer the one of join")
     join = verbs.add_parser("join", help="make this machine a host of a fleet, with the line of `fleetlog host add`")
     join.add_argument("url", metavar="https://HOST:PORT")
     join.add_argument("--token", required=True, help="works once, within 15 minutes")
@@ -95,7 +101,8 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
         kill_grace_ms=defaults.kill_grace_ms if options.kill_grace_ms is None else options.kill_grace_ms,
     )
     spool = SPOOL_BYTES_MAX if options.spool_bytes_max is None else options.spool_bytes_max
-    agent = Agent(folder, read_identity(folder), settings, spool)
+    identity, authority = _whom_to_reach(folder, options)
+    agent = Agent(folder, identity, settings, spool, authority)
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -116,6 +123,19 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _whom_to_reach(folder: Path, options: argparse.Namespace) -> tuple[Identity, Path | None]:
+    """Return who this host is and where its bus is, and the authority to trust there. Raises IdentityError."""
+    identity = read_identity(folder)
+    pinned: Path | None = folder / "ca.pem"
+    if options.bus:
+        identity = msgspec.structs.replace(identity, nats_urls=tuple(options.bus))
+        if not any(url.startswith("tls:") for url in options.bus):
+            pinned = None
+    if options.bus_ca is not None and not options.bus_ca.is_file():
+        raise IdentityError(f"--bus-ca {options.bus_ca}: there is no such file")
+    return identity, options.bus_ca or (pinned if pinned and pinned.exists() else None)
+
+
 def _join(folder: Path, options: argparse.Namespace) -> int:
     from fleetlog_agent.join import JoinError, join
 
@@ -129,7 +149,7 @@ def _join(folder: Path, options: argparse.Namespace) -> int:
         return EXIT_OK
     sys.stdout.write("running; stop with Ctrl-C, start again with: fleetlog agent run --data " + f"{folder}\n")
     sys.stdout.flush()
-    return _run(folder, argparse.Namespace(held_max=None, kill_grace_ms=None, spool_bytes_max=None))
+    return _run(folder, _parser().parse_args(["run"]))
 
 
 def _ps(folder: Path, options: argparse.Namespace) -> int:
@@ -200,6 +220,8 @@ def _status(folder: Path, options: argparse.Namespace) -> int:
         return EXIT_OK
     for name, value in answer.items():
         text = ", ".join(f"{count} {what}" for what, count in value.items()) if isinstance(value, dict) else value
+        if isinstance(value, list | bool):
+            text = ", ".join(value) if isinstance(value, list) else "yes" if value else "no"
         sys.stdout.write(f"{name.replace('_', ' '):16} {text}\n")
     return EXIT_OK
 
