@@ -192,6 +192,10 @@ class System:
         if not (folder / "identity.toml").exists() and not await self._join(folder):
             return
         argv = [sys.executable, "-m", "fleetlog.main", "agent", "run", "--data", str(folder)]
+        # The bus may be elsewhere than when the agent joined: `--listen` was given, or no longer is.
+        argv += ["--bus", self._home.nats_url()]
+        ca = self._home.tls_ca()
+        argv += ["--bus-ca", str(ca)] if ca else []
         self._agent = Child("agent", argv, self._home.path, self._console.say)
         await self._agent.start()
         host_id = tomllib.loads((folder / "identity.toml").read_text())["host_id"]
