@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -35,6 +36,8 @@ START_SECONDS_MAX = 60
 """Reading large streams back takes the server a while."""
 STOP_SECONDS_MAX = 60
 """A clean stop writes every consumer's state."""
+PORT_SECONDS_MAX = 5.0
+"""How long a port that other machines know may be in use by somebody, such as an outgoing connection, at a start."""
 START_TRIES_MAX = 3
 """A free port may be taken by somebody else between finding and using it."""
 RESTART_SECONDS_MIN = 0.2
@@ -168,7 +171,7 @@ class NatsServer:
     async def _start_on_a_free_port(self, binary: Path, file_bytes_max: int) -> None:
         fixed = self.port
         for tries_left in reversed(range(START_TRIES_MAX)):
-            self.port = fixed or self._remembered_port()
+            self.port = fixed or await self._remembered_port()
             self.monitor_port = _free_port("127.0.0.1")
             self._spawn(binary, file_bytes_max)
             try:
@@ -180,13 +183,28 @@ class NatsServer:
             write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
             return
 
-    def _remembered_port(self) -> int:
+    async def _remembered_port(self) -> int:
         path = self.home.path / "nats" / "port"
-        if path.exists():
+        try:
+            if not path.exists():
+                return _free_port(self.listen)
             port = int(path.read_text())
-            if _is_free(self.listen, port):
-                return port
-        return _free_port(self.listen)
+            deadline = time.monotonic() + (PORT_SECONDS_MAX if self.tls else 0)
+            while not _is_free(self.listen, port):
+                if time.monotonic() < deadline:
+                    await asyncio.sleep(WATCH_SECONDS)
+                elif self.tls:
+                    raise ServerError(
+                        f"port {port} of {self.listen} is taken by another program, and agents of other machines look for"
+                        f" the bus there: free it (to move the bus for all of them: write another port into {path})"
+                    )
+                else:
+                    return _free_port(self.listen)
+        except OSError as error:
+            raise ServerError(
+                f"cannot listen on {self.listen!r}: {error.strerror}; give --listen an address of this machine"
+            ) from None
+        return port
 
     def _spawn(self, binary: Path, file_bytes_max: int) -> None:
         folder = self.home.path / "nats"
@@ -327,11 +345,14 @@ def _free_port(listen: str) -> int:
 
 
 def _is_free(listen: str, port: int) -> bool:
+    """Tell whether nobody listens there. Raises OSError when it is no address of this machine."""
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listen, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             return False
         return True
