@@ -207,9 +207,10 @@ class System:
         gateway = Gateway(self._home.gateway_url(), self._home.gateway_token(), self._home.tls_ca())
         try:
             while time.monotonic() < deadline:
-                presence = gateway.get(f"/hosts/{host_id}")["data"]["presence"]
-                if presence in ("online", "revoked", "refused"):
-                    return
+                # A reporter that is busy at the start must not end everything.
+                with contextlib.suppress(CliError):
+                    if gateway.get(f"/hosts/{host_id}")["data"]["presence"] in ("online", "revoked", "refused"):
+                        return
                 time.sleep(POLL_S)
             self._console.say(f"the agent of this machine is not online yet; see diagnostics/ in {self._home.path}")
         finally:
