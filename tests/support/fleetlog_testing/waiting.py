@@ -11,8 +11,12 @@ _T = TypeVar("_T")
 PAUSE_SECONDS = 0.01
 
 
-async def until(condition: Callable[[], _T | Awaitable[_T]], seconds: float = 10, what: str = "") -> _T:
+async def until(
+    condition: Callable[[], _T | Awaitable[_T]], seconds: float = 10, what: str = "", pause_seconds: float = PAUSE_SECONDS
+) -> _T:
     """Return what *condition* (a function or a coroutine function) gives as soon as it is true.
+
+    It is looked at every *pause_seconds*: more where looking is work for the parts that are tested.
 
     Raises:
         AssertionError: it was not true within *seconds*; the message says what was waited for.
@@ -26,4 +30,4 @@ async def until(condition: Callable[[], _T | Awaitable[_T]], seconds: float = 10
             return value
         if loop.time() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or inspect.getsource(condition).strip()}")
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause_seconds)

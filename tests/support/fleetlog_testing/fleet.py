@@ -1,0 +1,316 @@
+"""A whole system for tests of faults: `fleetlog up --processes`, agents in folders of their own, and a judge.
+
+Hosts join in this process, which is what the pasted line does and costs no interpreter; everything that runs later is
+a real process. The judge is a file: each command appends a line when it begins and one when it ends, named by task,
+host and attempt, so what ran is known without asking anything that is tested. `close` leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fleetlog.client import Client, new_task_id
+from fleetlog.exits import CliError, Exit
+from fleetlog.http import Gateway
+from fleetlog_agent.join import join
+from fleetlog_runtime.shell.home import Home
+from fleetlog_schemas.spec import Shell, TaskSpec
+from fleetlog_schemas.view import AttemptView, TaskView, task_view
+from fleetlog_testing.agent_process import AgentProcess, processes
+from fleetlog_testing.waiting import until
+
+READY_S_MAX = 90
+"""Start-up on a machine that is busy with other things."""
+END_S_MAX = 90
+"""Longest wait for one fact or for the end of a task of a few seconds."""
+STOP_S_MAX = 40
+LOOK_S = 0.1
+"""Between two looks that ask a service."""
+SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
+WAIT_OFFLINE_MS = 60_000
+
+
+class Host(AgentProcess):
+    """A joined host and its agent."""
+
+    def __init__(self, host_id: str, folder: Path) -> None:
+        self.host_id = host_id
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+class Judge:
+    """What really ran, by the lines that commands wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def command(self, between: str = "sleep 1") -> Shell:
+        """Return a payload that writes a line, does what is given, and writes another line."""
+        file = shlex.quote(str(self.path))
+        line = f'"$FLEETLOG_TASK_ID $FLEETLOG_HOST_ID $FLEETLOG_ATTEMPT %s" >> {file}'
+        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}"))
+
+    def lines(self) -> Counter[str]:
+        """Return every line and how often it stands there."""
+        return Counter(self.path.read_text().splitlines())
+
+    def began(self, task_id: str) -> int:
+        """Return on how many hosts a task began."""
+        return sum(line.startswith(task_id) and line.endswith("began") for line in self.lines())
+
+    def agrees(self, views: Sequence[TaskView], lost_on: Collection[str] = ()) -> None:
+        """Require that nothing ran twice and that every outcome is what the file says.
+
+        `lost` is only right on the hosts *lost_on*, and there for every attempt that is not a success.
+        """
+        lines = self.lines()
+        assert not [line for line, times in lines.items() if times > 1], "a command ran twice"
+        known = set()
+        for view in views:
+            assert view.state == "ended", view
+            for command in view.commands:
+                for attempt in command.attempts:
+                    name = f"{view.task_id} {command.host_id} {attempt.number}"
+                    known |= {f"{name} began", f"{name} ended"}
+                    self._agrees(lines, name, attempt, may_be_lost=command.host_id in lost_on)
+        ids = {view.task_id for view in views}
+        assert not {line for line in lines if line.split()[0] in ids} - known, "something ran that no attempt accounts for"
+
+    def _agrees(self, lines: Counter[str], name: str, attempt: AttemptView, *, may_be_lost: bool) -> None:
+        began, ended = lines[f"{name} began"], lines[f"{name} ended"]
+        match attempt.outcome:
+            case "success":
+                assert (began, ended) == (1, 1), f"{name} succeeded, the file says otherwise"
+            case "unreached":
+                assert (began, ended) == (0, 0), f"{name} is unreached, and ran"
+            case "lost":
+                assert may_be_lost, f"{name} is lost: {attempt}"
+            case _:
+                raise AssertionError(f"{name} ended as {attempt.outcome}: {attempt}")
+
+
+class Fleet:
+    """A running system and its hosts."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        """Prepare a system in *folder*; *options* go to `fleetlog up`."""
+        self.folder = folder
+        self.home = Home(folder / "server")
+        self.judge = Judge(folder / "judge")
+        self.hosts: dict[str, Host] = {}
+        self._options = options
+        self._up: subprocess.Popen[bytes] | None = None
+        self._others: list[subprocess.Popen[bytes]] = []
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLOG_")}
+
+    # --- starting and ending --------------------------------------------------------------------------------
+
+    async def start(self, *names: str, **labels: str) -> None:
+        """Start everything, and have hosts of these names online."""
+        argv = self._argv("up", "--processes", "--no-agent", "--port", "0", *self._options)
+        self._up = self._spawn(argv, "up.log")
+        await until(self._is_ready, READY_S_MAX, "the system is ready", LOOK_S)
+        for name in names:
+            self.join(name, **labels).start()
+        await self.online(*names)
+
+    def _is_ready(self) -> bool:
+        assert self._up is not None
+        said = (self.folder / "up.log").read_text()
+        assert self._up.poll() is None, said
+        return "ready:" in said
+
+    def join(self, name: str, **labels: str) -> Host:
+        """Make a host of this name, whose agent does not run yet."""
+        invited = self.gateway.post("/hosts", {"name": name, "labels": labels})
+        identity = join(self.folder / name, self.home.gateway_url(), invited["token"])
+        host = self.hosts[name] = Host(identity.host_id, self.folder / name)
+        return host
+
+    def start_service(self, package: str) -> subprocess.Popen[bytes]:
+        """Start one more instance of a service, which nobody starts again."""
+        process = self._spawn([sys.executable, "-m", package, "--data", str(self.home.path)], f"{package}.log")
+        self._others.append(process)
+        return process
+
+    def _spawn(self, argv: list[str], log_name: str) -> subprocess.Popen[bytes]:
+        with (self.folder / log_name).open("ab") as log:
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+
+    def close(self) -> None:
+        """End everything. Raises AssertionError when `up` did not stop cleanly or left a service behind."""
+        agents = [host.process for host in self.hosts.values() if host.process and host.process.poll() is None]
+        for process in agents:
+            process.send_signal(signal.SIGTERM)
+        for process in self._others:
+            process.kill()
+            process.wait(STOP_S_MAX)
+        for process in agents:
+            process.wait(STOP_S_MAX)
+        for host in self.hosts.values():
+            host.end()
+        code = self._stop_up()
+        left = self.processes()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"processes were left: {left}"
+        assert code == 0, (self.folder / "up.log").read_text()
+
+    def _stop_up(self) -> int:
+        if self._up is None:
+            return 0
+        self._up.send_signal(signal.SIGTERM)
+        try:
+            return self._up.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self._up.kill()
+            return self._up.wait()
+
+    def processes(self) -> list[int]:
+        """Return the processes whose command line names a folder of this system."""
+        found = []
+        for pid in processes():
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue  # it ended meanwhile
+            if pid != os.getpid() and str(self.folder).encode() in command:
+                found.append(pid)
+        return found
+
+    # --- looking --------------------------------------------------------------------------------------------
+
+    @property
+    def gateway(self) -> Gateway:
+        """A new connection to the gateway."""
+        return Gateway(self.home.gateway_url(), self.home.gateway_token(), self.home.tls_ca())
+
+    @property
+    def client(self) -> Client:
+        """A new client."""
+        return Client.over(self.gateway)
+
+    def _argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "fleetlog.main", "--data", str(self.home.path), *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run one command line."""
+        return subprocess.run(
+            self._argv(*words), capture_output=True, text=True, check=False, timeout=END_S_MAX, env=self._environment,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def diagnostics(self, name: str) -> str:
+        """Return the diagnostics of a service."""
+        return (self.home.path / "diagnostics" / f"{name}.log").read_text()
+
+    def shown(self, name: str) -> dict[str, object]:
+        """Return a host as the API shows it."""
+        found: dict[str, object] = self.gateway.get(f"/hosts/{self.hosts[name].host_id}")["data"]
+        return found
+
+    async def has(self, name: str, presence: str) -> None:
+        """Wait until a host is `online`, `offline`, `refused` ..."""
+        await until(
+            lambda: self.shown(name)["presence"] == presence, END_S_MAX, f"{name} is {presence}", LOOK_S
+        )
+
+    async def online(self, *names: str) -> None:
+        """Wait until hosts are online."""
+        for name in names:
+            await self.has(name, "online")
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    async def submit(self, payload: Shell, target: str = "all", task_id: str = "", **fields: object) -> str:
+        """Submit a task and return its id; a gateway that is away is asked again with the same id."""
+        task_id = task_id or new_task_id()
+        spec = msgspec.convert(
+            {"wait_offline_ms": WAIT_OFFLINE_MS, "payload": payload, "target": target, **fields}, TaskSpec
+        )
+
+        def acknowledged() -> bool:
+            try:
+                return self.client.submit(spec, task_id) == task_id
+            except CliError as error:
+                if error.code is Exit.UNREACHABLE:
+                    return False
+                raise
+
+        await until(acknowledged, END_S_MAX, "a task is acknowledged", LOOK_S)
+        return task_id
+
+    async def began(self, task_id: str, hosts: int) -> None:
+        """Wait until commands of a task began on so many hosts."""
+        await until(lambda: self.judge.began(task_id) >= hosts, END_S_MAX, f"{task_id} began on {hosts} hosts")
+
+    async def ended(self, *task_ids: str) -> list[TaskView]:
+        """Wait for the end of tasks, and return what `show` and `replay` agree on."""
+        for task_id in task_ids:
+            await asyncio.to_thread(self.client.wait, task_id, END_S_MAX)
+        return [await self._agreed(task_id) for task_id in task_ids]
+
+    async def _agreed(self, task_id: str) -> TaskView:
+        """Wait until the reporter has what the log has: then `show` is `replay`, byte for byte."""
+
+        def shown() -> TaskView | None:
+            try:
+                view = self.client.show(task_id)
+            except CliError as error:
+                if error.code is Exit.UNREACHABLE:
+                    return None
+                raise
+            return view if view.state == "ended" else None
+
+        view = await until(shown, END_S_MAX, f"the reporter knows that {task_id} ended", LOOK_S)
+        assert view is not None
+        task = self.client.replay(task_id).task
+        assert task is not None
+        assert msgspec.json.encode(view) == msgspec.json.encode(task_view(task)), "replay is not what was shown"
+        return view
+
+    def verify_projection(self) -> None:
+        """Require that the projection is what the log gives."""
+        verified = self.gateway.post("/verify/projection")["data"]
+        assert verified["equal"], verified
+
+    # --- faults ---------------------------------------------------------------------------------------------
+
+    def pid(self, part: str) -> int:
+        """Return the process id of a service or of `nats-server`."""
+        path = self.home.path / ("nats/pid" if part == "nats-server" else f"run/{part}.pid")
+        return int(path.read_text())
+
+    def kill(self, part: str) -> int:
+        """End a service or `nats-server` with SIGKILL and return the process id that it had."""
+        pid = self.pid(part)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    async def restarted(self, part: str, former_pid: int) -> None:
+        """Wait until another process stands for *part*."""
+        await until(lambda: self.pid(part) != former_pid, END_S_MAX, f"{part} is started again")
+
+
+def now_ms() -> int:
+    """Return Unix milliseconds."""
+    return time.time_ns() // 1_000_000
