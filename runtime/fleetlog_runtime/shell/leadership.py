@@ -164,11 +164,14 @@ class Leadership:
     def _end(self) -> None:
         if self.number:
             self._log.warning("not leading any more")
-            self.number = 0
-            self._until_ms = 0
-            self.changed.set()
+            self._set_not_leading()
+
+    def _set_not_leading(self) -> None:
+        self.number = 0
+        self._until_ms = 0
+        self.changed.set()
 
     async def _resign(self, seq: int) -> None:
-        self._end()
+        self._set_not_leading()
         with contextlib.suppress(asyncio.CancelledError):
             await self._put(Holder(""), seq, RESIGNED_TTL_SECONDS)

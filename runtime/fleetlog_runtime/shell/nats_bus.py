@@ -136,7 +136,7 @@ class NatsBus:
             self._up.set()
         else:
             self._up.clear()
-        if self._on_connected is not None:
+        if self._on_connected is not None and not self._closing:
             self._on_connected(up)
 
     async def _on_error(self, error: Exception) -> None:
