@@ -356,7 +356,7 @@ class Core:
                 OpenSession(
                     nonce=nonce, ticket=ticket, boot_id=self.boot_id, version=self.version,
                     counter=self.state.counter if self._had_session else self._first_counter,
-                    held=self.state.held(),
+                    held=self.state.held(), asked_ms=now_ms,
                 )
             )
         )

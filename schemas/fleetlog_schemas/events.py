@@ -259,6 +259,8 @@ class Session(Data, frozen=True):
     version: str
     counter: int
     """The journal counter that the host showed."""
+    asked_ms: int = 0
+    """By the host's boot clock."""
 
 
 @_event("fleetlog.host.session-opened.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")

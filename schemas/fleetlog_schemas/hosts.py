@@ -48,6 +48,8 @@ class Host(msgspec.Struct):
     """The current session's ticket was used, so the previous one no longer opens anything."""
     nonce: str = ""
     boot_id: str = ""
+    asked_ms: int = 0
+    """When the current session was asked for, by the host's boot clock."""
     version: str = ""
     counter: int = 0
     """The highest journal counter that the log has seen."""
@@ -155,6 +157,7 @@ def _opened(hosts: Hosts, event: Event, session: events.Session) -> list[str]:
     host.epoch, host.session_seq, host.ticket_used = session.epoch, event.seq, False
     host.fresh = False
     host.nonce, host.boot_id, host.version = session.nonce, session.boot_id, session.version
+    host.asked_ms = session.asked_ms
     host.counter = max(host.counter, session.counter)
     return [session.host_id]
 

@@ -49,6 +49,8 @@ class OpenSession(msgspec.Struct, frozen=True):
     version: str
     counter: int
     held: tuple[Held, ...]
+    asked_ms: int = 0
+    """By the boot clock of `boot_id`: a request that was overtaken by a later one is told by it."""
 
 
 class Load(msgspec.Struct, frozen=True):

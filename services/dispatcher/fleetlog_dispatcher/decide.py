@@ -72,7 +72,7 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
             opened.append(
                 events.Session(
                     host_id=host_id, epoch=host.epoch + 1, nonce=request.nonce[:64], boot_id=request.boot_id[:64],
-                    version=request.version[:64], counter=request.counter,
+                    version=request.version[:64], counter=request.counter, asked_ms=request.asked_ms,
                 )
             )
     yield from split(lambda entries: events.SessionsRefused(hosts=entries), refused)

@@ -280,17 +280,20 @@ def _requested(
     if subject.startswith("hb."):
         _heartbeat(settings, state, live, request, now_ms)
     elif subject.startswith("open."):
-        _open_requested(live, request, now_ms)
+        _open_requested(state, live, request, now_ms)
     elif request.reply and len(live.questions) < REQUESTS_WAITING_MAX:
         live.questions[request.reply] = request
 
 
-def _open_requested(live: Live, request: Request, now_ms: int) -> None:
+def _open_requested(state: State, live: Live, request: Request, now_ms: int) -> None:
     try:
         opened: reports.OpenSession = wire.decode(request.body, reports.OpenSession)
     except wire.BadMessage:
         return  # its author learns nothing and asks again; a host that sends garbage gets no session
     host_id = subjects.host_of(request.subject)
+    known = state.hosts.by_id.get(host_id)
+    if known is not None and known.boot_id == opened.boot_id and opened.asked_ms < known.asked_ms:
+        return  # overtaken by the request behind the present session: its ticket is old, and proves nothing
     if not request.reply or (host_id not in live.opens and len(live.opens) >= REQUESTS_WAITING_MAX):
         return
     earlier = live.opens.get(host_id)

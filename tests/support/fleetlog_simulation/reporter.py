@@ -62,7 +62,7 @@ class SimReporter:
     def _revive(self) -> None:
         self.projector = Projector(written_through=self.position)
         if self.open_state is not None:
-            state = msgspec.msgpack.decode(self.open_state, type=OpenState)
+            state = msgspec.json.decode(self.open_state, type=OpenState)
             closed = [task_id for task_id, ended_seq, _ in self.tables["tasks"] if ended_seq <= state.position]
             self.projector.restore(state, closed)
         self.alive = True

@@ -197,6 +197,18 @@ def test_a_revoked_host_is_denied_and_its_attempts_are_lost() -> None:
     assert (answered(stage).code, answered(stage).retry) == ("revoked", False)
 
 
+def test_a_session_request_that_was_overtaken_by_a_later_one_blocks_nobody() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    old = stage.ticket("web1")
+    stage.opens("web1", ticket=old, asked_ms=2_000)
+    stage.beats("web1")
+    stage.opens("web1", ticket=old, asked_ms=1_000)
+    assert stage.decided(events.SessionsRefused) == []
+    stage.opens("web1", ticket=old, asked_ms=3_000)
+    assert len(stage.decided(events.SessionsRefused)) == 1
+
+
 def test_an_overtaken_heartbeat_of_the_same_session_is_not_heard() -> None:
     stage = Stage()
     stage.connected("web1")
