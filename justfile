@@ -10,9 +10,10 @@ default:
 demo *arguments:
     python -m fleetlog.demo "$@"
 
-# start the whole system and keep it running
+# start the whole system and keep it running; Ctrl-C stops it
+[no-exit-message]
 up *arguments:
-    fleetlog up "$@"
+    @exec fleetlog up "$@"
 
 # every test: unit, properties, contract, simulation, integration, tidy
 test *arguments:
