@@ -15,7 +15,7 @@ import msgspec
 from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import codec, events, hosts, lifecycle
-from fleetlog_schemas.lifecycle import CommandState, Task, TaskState
+from fleetlog_schemas.lifecycle import CommandState, Task
 
 PARKED_BYTES_MAX = 64 * 1024
 """Bytes kept of a message that is not an event: enough to see what it is; the log has all of it."""
@@ -131,19 +131,24 @@ class Projector:
     def _apply(self, event: codec.Event, *, fresh: bool) -> None:
         hosts.apply(self.hosts, event)
         changes = lifecycle.apply(self.tasks, event)
-        if fresh and isinstance(event.data, events.AttemptsEnded):
-            changes += self._ends_of_closed(event, event.data)
-        late: dict[int, lifecycle.Attempt] = {}
-        for change in changes:
-            task = change.task
-            if change.what == "late" and change.attempt is not None:
-                late[id(change.attempt)] = change.attempt
-            elif change.what == "stop" and change.command is not None:
-                if change.command.state is CommandState.ENDED:
-                    self.stopped.setdefault(task.task_id, {})[change.command.host_id] = event.seq
-            elif task.state in (TaskState.ENDED, TaskState.REFUSED) and task.ended_seq == event.seq:
-                self._close(task, fresh=fresh)
-        for attempt in late.values() if fresh else ():
+        match event.data:
+            case events.AttemptsEnded():
+                if fresh:
+                    changes += self._ends_of_closed(event, event.data)
+                    self._file_late(event, [change for change in changes if change.what == "late"])
+            case events.TasksEnded() | events.TasksRefused():
+                for change in changes:
+                    self._close(change.task, fresh=fresh)
+            case events.CancelRequested() | events.TasksTimedOut():
+                for change in changes:
+                    command = change.command
+                    if command is not None and command.state is CommandState.ENDED:
+                        self.stopped.setdefault(change.task.task_id, {})[command.host_id] = event.seq
+
+    def _file_late(self, event: codec.Event, changes: list[lifecycle.Change]) -> None:
+        # Two entries of one event may be about one attempt: what is new of it is told by the sequence.
+        attempts = {id(change.attempt): change.attempt for change in changes if change.attempt is not None}
+        for attempt in attempts.values():
             for end, seq in zip(attempt.late, attempt.late_seq, strict=True):
                 if seq == event.seq:
                     self.batch.late.append(LateEnd(seq=seq, time_ms=event.time_ms, end=end, task_known=True))
@@ -164,8 +169,6 @@ class Projector:
         return [change for change in lifecycle.apply(still_here, event) if change.what == "late"]
 
     def _close(self, task: Task, *, fresh: bool) -> None:
-        if task.task_id not in self.tasks.by_id:
-            return
         self.tasks.evict(task.task_id)
         ended = Ended(task=task, stopped=self.stopped.pop(task.task_id, {}))
         if fresh:

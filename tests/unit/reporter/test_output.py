@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from fleetlog_reporter.answers.output import last_lines
 from fleetlog_schemas import events, questions
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_reporter.answers.output import last_lines
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
 
 

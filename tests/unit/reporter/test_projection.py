@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from fleetlog_reporter.answers.find import task_of_rows
 from fleetlog_reporter.answers.verify import COMPARED, hashes
 from fleetlog_reporter.apply import Projector
-from fleetlog_reporter.store import BROKEN_FILES_MAX, FILE_NAME, Damaged, FileInUse, Store, move_aside, open_store
+from fleetlog_reporter.store import (
+    BROKEN_FILES_MAX,
+    FILE_NAME,
+    Damaged,
+    FileInUse,
+    Store,
+    move_aside,
+    open_store,
+)
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import events, lifecycle, view
 from fleetlog_schemas.outcomes import Outcome, Ran
