@@ -118,6 +118,7 @@ class NatsBus:
             reason = bus._why or str(client.last_error or "") or str(error) or "no answer"
             bus._closing = True
             await client.close()
+            client.drop()
             raise ConnectFailed(f"cannot connect to the bus at {url} as {name}: {reason}") from error
         bus._set_up(True)
         return bus

@@ -53,6 +53,11 @@ class RawHeaders(Mapping[str, str]):
 class LazyClient(Client):
     """A client whose messages carry RawHeaders, except where the server states a status, and that flushes in order."""
 
+    def drop(self) -> None:
+        """Close the socket. The library leaves it open when connecting is given up: it takes itself for closed then."""
+        if self._transport:
+            self._transport.close()
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # The server's first line comes in the clear, and the library believes it when it asks for no TLS: whoever
         # stands in between could take TLS away and read everything.
