@@ -1,0 +1,139 @@
+"""Two machines on one: network namespaces joined by a cable that can be pulled, each with a name and a /var/lib of its own.
+
+A process of a machine sees only that machine's addresses, host name and /var/lib, so that the very line a person would
+paste can be run. Whatever was started on a machine ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from fleetlog_testing.waiting import until
+
+PRIVATE = "/var/lib"
+"""What a machine has for itself: an agent that root starts keeps its data there."""
+_ENTER = """
+hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"
+"""
+_ESTABLISHED = "01"
+
+
+def missing() -> str:
+    """Return why namespaces cannot be made here; nothing when they can."""
+    if os.geteuid() != 0:
+        return "needs root to make network namespaces"
+    for tool in ("ip", "unshare", "mount", "hostname"):
+        if shutil.which(tool) is None:
+            return f"needs `{tool}` (Debian: apt-get install iproute2 util-linux mount hostname)"
+    name = f"fleetlog-{os.getpid()}-probe"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        return f"this kernel gives no network namespaces: {made.stderr.strip()}"
+    entered = subprocess.run(
+        ["ip", "netns", "exec", name, "unshare", "--mount", "--uts", "true"], capture_output=True, text=True, check=False
+    )
+    subprocess.run(["ip", "netns", "del", name], check=True)
+    return "" if entered.returncode == 0 else f"this kernel gives no namespaces: {entered.stderr.strip()}"
+
+
+class Machine:
+    """One namespace, named like the machine it plays."""
+
+    def __init__(self, name: str, address: str, folder: Path) -> None:
+        """Make it, without a cable yet; its private folders and its diagnostics are in *folder*."""
+        self.name = name
+        self.address = address
+        self.folder = folder
+        self.namespace = f"fleetlog-{os.getpid()}-{name}"
+        self.cable = f"to-{name}"[:15]
+        self.private = folder / "var-lib"
+        """What this machine sees as PRIVATE."""
+        self.private.mkdir()
+        _ip("netns", "add", self.namespace)
+        _ip("-n", self.namespace, "link", "set", "lo", "up")
+
+    def argv(self, *command: str) -> list[str]:
+        """Return what runs *command* on this machine."""
+        return [
+            "ip", "netns", "exec", self.namespace, "unshare", "--mount", "--uts", "/bin/sh", "-c", _ENTER, "sh",
+            self.name, str(self.private), PRIVATE, *command,
+        ]
+
+    def start(self, log: Path, *command: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start a process whose output goes to *log*."""
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                self.argv(*command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=dict(environment),
+                start_new_session=True,
+            )
+
+    def run(self, *command: str, environment: Mapping[str, str], seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a process to its end."""
+        return subprocess.run(
+            self.argv(*command), stdin=subprocess.DEVNULL, capture_output=True, text=True, env=dict(environment),
+            timeout=seconds, check=False,
+        )
+
+    def pids(self) -> list[int]:
+        """Return every living process of this machine."""
+        return [int(line) for line in _ip("netns", "pids", self.namespace).split()]
+
+    def connections_to(self, port: int) -> int:
+        """Return how many established connections lead from here to that port of somebody."""
+        lines = _ip("netns", "exec", self.namespace, "cat", "/proc/net/tcp").splitlines()[1:]
+        fields = [line.split() for line in lines]
+        return sum(1 for one in fields if one[3] == _ESTABLISHED and int(one[2].split(":")[1], 16) == port)
+
+    def pull_cable(self) -> None:
+        """Cut this machine off: whatever is sent is lost, and nobody is told."""
+        _ip("-n", self.namespace, "link", "set", self.cable, "down")
+
+    def plug_cable(self) -> None:
+        """Join it again."""
+        _ip("-n", self.namespace, "link", "set", self.cable, "up")
+
+    def remove(self) -> None:
+        """End everything that runs here, and take the machine away."""
+        for pid in self.pids():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        asyncio.run(until(lambda: not self.pids(), what=f"the end of everything on {self.name}"))
+        _ip("netns", "del", self.namespace)
+
+
+@contextmanager
+def two_machines(folder: Path, first: str, second: str) -> Iterator[tuple[Machine, Machine]]:
+    """Give two machines with a cable between them, 10.77.0.1 and 10.77.0.2 at its ends."""
+    made: list[Machine] = []
+    try:
+        for number, name in enumerate((first, second), 1):
+            made.append(Machine(name, f"10.77.0.{number}", Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))))
+        one, other = made
+        _ip(
+            "link", "add", one.cable, "netns", one.namespace, "type", "veth",
+            "peer", "name", other.cable, "netns", other.namespace,
+        )
+        for machine in made:
+            _ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", machine.cable)
+            machine.plug_cable()
+        yield one, other
+    finally:
+        for machine in made:
+            machine.remove()
+
+
+def _ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
