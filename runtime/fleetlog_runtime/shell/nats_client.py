@@ -56,7 +56,7 @@ class LazyClient(Client):
     def drop(self) -> None:
         """Close the socket. The library leaves it open when connecting is given up: it takes itself for closed then."""
         if self._transport:
-            self._transport.close()
+            self._transport.close()  # type: ignore[no-untyped-call]  # the library's
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # The server's first line comes in the clear, and the library believes it when it asks for no TLS: whoever
