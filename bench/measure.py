@@ -54,6 +54,16 @@ class Watcher:
                 return
         raise BenchError(f"task {task_id} did not end within {TASK_SECONDS_MAX:g} s")
 
+    def until_tasks_ended(self, count: int) -> None:
+        """Return when the ends of so many tasks have come by. Raises BenchError."""
+        deadline = time.perf_counter() + TASK_SECONDS_MAX
+        while count > 0:
+            item = self.feed.take(deadline - time.perf_counter())
+            if isinstance(item, Item) and item.event == "fleetlog.task.ended.v1":
+                count -= len(msgspec.json.decode(item.data)["event"]["data"]["tasks"])
+            elif time.perf_counter() > deadline:
+                raise BenchError(f"{count} tasks did not end within {TASK_SECONDS_MAX:g} s")
+
 
 def fan_out_once(client: Client, watcher: Watcher, target: str, hosts: int) -> float:
     """Run one task on *hosts* hosts; return the seconds from submitting to the last outcome readable."""
@@ -92,13 +102,14 @@ def latency(system: System, samples: int = LATENCY_SAMPLES) -> list[Figure]:
     ]
 
 
-def throughput_once(client: Client, tasks: int, name: str) -> float:
+def throughput_once(client: Client, watcher: Watcher, tasks: int, name: str) -> float:
     """Submit *tasks* tasks in batches on one host; return how many per second were readable as ended."""
     spec = msgspec.to_builtins(spec_of("all", name))
     began = time.perf_counter()
     for start in range(0, tasks, BATCH_TASKS):
         batch = [{"task_id": new_task_id(), "spec": spec} for _ in range(min(BATCH_TASKS, tasks - start))]
         client.gateway.post("/tasks/batch", {"tasks": batch})
+    watcher.until_tasks_ended(tasks)
     ended = f"SELECT count(*) FROM tasks WHERE name = '{name}' AND outcome = 'success'"
     until(lambda: _count(client, ended) >= tasks, f"{tasks} tasks", TASK_SECONDS_MAX)
     return tasks / (time.perf_counter() - began)
@@ -109,12 +120,14 @@ def _count(client: Client, query: str) -> int:
     return int(client.gateway.post("/sql", {"query": query, "limit": 1})["data"]["rows"][0][0])
 
 
-def throughput(system: System, tasks: int, rounds: int, starts_per_second: float) -> Figure:
+def throughput(system: System, tasks: int, rounds: int, starts_per_second: float, slots: int) -> Figure:
     """Return no-op tasks per second on one host, each in the log and readable."""
     client = system.client()
-    throughput_once(client, min(tasks, 100), "warm-up")
-    samples = tuple(throughput_once(client, tasks, f"round-{number}") for number in range(rounds))
-    return Figure(f"`true` as {tasks} tasks on one host", "tasks/s", samples, limit=starts_per_second)
+    watcher = Watcher(client)
+    throughput_once(client, watcher, min(tasks, 100), "warm-up")
+    samples = tuple(throughput_once(client, watcher, tasks, f"round-{number}") for number in range(rounds))
+    name = f"`true` as {tasks} tasks on one host, {slots} slots"
+    return Figure(name, "tasks/s", samples, limit=starts_per_second)
 
 
 def idle(system: System) -> list[Figure]:

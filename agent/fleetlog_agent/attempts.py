@@ -41,6 +41,9 @@ class Live(msgspec.Struct):
     ending: bool = False
     """Its end is on its way to disk."""
     started_ms: int = 0
+    unwritten: Started | None = None
+    """Its started record, while a short command may still end before it is worth a sync of its own: until then the
+    holder's notes say as much."""
     stop_reason: str = ""
     stop_due_ms: int = 0
     terminated: bool = False
@@ -124,8 +127,8 @@ class Attempts:
         live.spawned, live.adopt, live.running = True, False, True
         live.started_ms = now_ms if news.started_ms is None else news.started_ms
         if entry.started is None:
-            self._put(
-                Started(key=news.key, pid=news.pid, process_start=news.process_start, started_ms=live.started_ms)
+            live.unwritten = Started(
+                key=news.key, pid=news.pid, process_start=news.process_start, started_ms=live.started_ms
             )
         elif entry.accepted is not None and entry.accepted.boot_id == self._boot_id:
             live.started_ms = entry.started.started_ms
@@ -183,6 +186,9 @@ class Attempts:
             if live.adopt:
                 self._adopt(key, live, entry, effects)
             elif live.running:
+                if live.unwritten is not None and now_ms >= live.started_ms + self._settings.started_after_ms:
+                    self._put(live.unwritten)
+                    live.unwritten = None
                 self._enforce(key, live, entry.accepted.start, now_ms, effects)
             elif not live.spawned:
                 self._start(key, live, entry, now_ms, effects, may_start=may_start)
