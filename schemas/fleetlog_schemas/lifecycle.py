@@ -381,7 +381,6 @@ def _move(task: Task, command: Command) -> None:
 
 
 def _count_key(command: Command) -> str:
-    # The most called function of a fold: the outcome is only looked for where there can be one.
     outcome = command.outcome if command.state is CommandState.ENDED else None
     return command.state.value if outcome is None else outcome.value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
 from fleetlog_reporter.store import FILE_NAME, Damaged, Store, move_aside, open_store
-from fleetlog_runtime.pure.bus import Bus, NotFound
+from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
 
 SERVICE = "reporter"
 REBUILDS_MAX = 3
 """Rebuilds of one process: a disk that breaks every file needs a person."""
+BUS_RETRY_SECONDS = 1.0
+"""Between two tries to begin while the bus does not answer."""
+FINISH_SECONDS_MAX = 2.0
+"""How long answers may still take after a stop; a verification would take minutes."""
 
 QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "tasks": (questions.TasksQuestion, tasks.tasks),
@@ -60,16 +65,23 @@ class Reporter:
             FileInUse: another reporter has the file.
             Damaged: the file broke again and again.
         """
-        for rebuilds in range(REBUILDS_MAX + 1):
+        await asyncio.to_thread(remove_leftovers, self._folder)
+        rebuilds = 0
+        while not stop.is_set():
             try:
                 await self._serve(stop, ready)
                 return
             except Damaged as error:
-                path = self._folder / FILE_NAME
                 self._log.error("projection-damaged", error=str(error)[:500], rebuilds=rebuilds)
                 if rebuilds == REBUILDS_MAX:
                     raise
-                await asyncio.to_thread(move_aside, path)
+                rebuilds += 1
+                await asyncio.to_thread(move_aside, self._folder / FILE_NAME)
+            except NoAnswer as error:
+                self._log.warning("bus-silent", error=str(error)[:500])
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(BUS_RETRY_SECONDS):
+                        await stop.wait()
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         store, why = await asyncio.to_thread(open_store, self._folder / FILE_NAME)
@@ -148,8 +160,18 @@ class Reporter:
         return await self.desk.answer(kind, handler, body)
 
     async def _finish_answers(self) -> None:
-        if self._asked:
-            await asyncio.gather(*self._asked, return_exceptions=True)
+        if not self._asked:
+            return
+        _, slow = await asyncio.wait(self._asked, timeout=FINISH_SECONDS_MAX)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed verification left behind."""
+    for left in folder.glob(f"{verify.FOLDER_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 async def check_same_log(bus: Bus, store: Store) -> None:

@@ -112,6 +112,8 @@ def test_a_wrong_question_is_refused_with_what_is_wrong(tmp_path: Path) -> None:
             ("task", {"task_id": "abc"}, "/task_id"), ("stats", {"by": "moon"}, "/by"),
             ("hosts", {"presence": "near"}, "/presence"), ("tasks", {"as_of_seq": 1, "as_of_ms": 1}, "/as_of"),
             ("tasks", {"no_such_field": 1}, ""), ("tasks", {"limit": "many"}, ""), ("task", {}, ""),
+            ("tasks", {"since_ms": 2**70}, "/since_ms"), ("events", {"after_seq": -1}, "/after_seq"),
+            ("verify", {"as_of_seq": 1}, "/as_of"),
         ):
             problem = await running.problem(question, **fields)
             assert (problem["status"], problem["code"]) == (400, "bad-query"), (question, fields)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from fleetlog_reporter.answers.find import task_of_rows
 from fleetlog_reporter.answers.verify import COMPARED, hashes
 from fleetlog_reporter.apply import Projector
+from fleetlog_reporter.rows import LateEnd
 from fleetlog_reporter.store import (
     BROKEN_FILES_MAX,
     FILE_NAME,
@@ -158,7 +161,7 @@ def clamped(text: bytes) -> bytes:
     return text.replace(str(2**70).encode(), str(2**31 - 1).encode())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     bus=histories(), cuts=st.lists(st.booleans(), min_size=1, max_size=7),
     crashes=st.sets(st.integers(1, 60), max_size=6),
@@ -197,9 +200,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind_and_can_be_written_again
     store.close()
 
 
-def _late(bus: LogBus) -> Any:
-    from fleetlog_reporter.rows import LateEnd
-
+def _late(bus: LogBus) -> LateEnd:
     end = events.End(next(iter(bus.tasks.by_id)), "h-web01", 1, outcome=Outcome.LOST, ran=Ran.UNKNOWN)
     return LateEnd(seq=5, time_ms=1, end=end, task_known=True)
 
@@ -397,9 +398,6 @@ class _held_by_another_process:  # noqa: N801 - reads as a sentence
         self._path = path
 
     def __enter__(self) -> None:
-        import subprocess
-        import sys
-
         code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, str(self._path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -453,3 +451,15 @@ def test_verify_names_the_table_and_row_that_differ(tmp_path: Path, table: str, 
 
     asyncio.run(story())
     assert not [one for one in tmp_path.iterdir() if one.name.startswith("verify-")]
+
+
+def test_what_a_killed_verification_left_behind_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    left = tmp_path / "verify-abc"
+    left.mkdir()
+    (left / FILE_NAME).write_text("half a file")
+
+    async def story() -> None:
+        async with reporter(LogBus(), tmp_path):
+            assert not left.exists()
+
+    asyncio.run(story())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,6 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def _question(query: str) -> bytes:
-    import json
-
     return json.dumps({"query": query}).encode()
 
 

@@ -9,7 +9,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import duckdb
 import msgspec
@@ -32,6 +32,9 @@ BEHIND_SECONDS_MAX = 5.0
 """How long a question waits for a sequence: a person waits no longer, and a program asks again."""
 QUESTIONS_MAX = 64
 """Questions answered at once; more are told to come again."""
+NUMBER_MAX = 2**53
+"""Largest number in a question: what every JSON reader keeps exactly; sequences and times are far below."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
 TEXT_MAX = 300
 """Characters of a text that was sent and is quoted back."""
 
@@ -128,8 +131,6 @@ class Desk:
 
     async def past(self, question: questions.AsOf) -> Pasts | None:
         """Return which past position a question is about, or None when it is about now. Raises NoAnswer."""
-        if question.as_of_seq < 0 or question.as_of_ms < 0:
-            raise NoAnswer(400, "bad-query", "a past moment is a positive sequence or time", "/as_of")
         if question.as_of_seq and question.as_of_ms:
             raise NoAnswer(400, "bad-query", "give either a sequence or a time, not both", "/as_of")
         if question.as_of_seq:
@@ -182,9 +183,13 @@ class Desk:
 
 def _decode(kind: type[T], body: bytes) -> T:
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        question = msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NoAnswer(400, "bad-query", f"the question cannot be read: {str(error)[:TEXT_MAX]}") from None
+    for name, value in msgspec.structs.asdict(cast("msgspec.Struct", question)).items():
+        if isinstance(value, int) and not 0 <= value <= NUMBER_MAX:
+            raise NoAnswer(400, "bad-query", f"must be between 0 and {NUMBER_MAX}", f"/{name}")
+    return question
 
 
 def _pack(answer: questions.Answer) -> bytes:
@@ -210,7 +215,7 @@ def encode_cursor(*key: int | str) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, kind: type[T]) -> T:
+def decode_cursor(cursor: str, kind: Any) -> Any:
     """Return the key that a cursor stands for. Raises NoAnswer when it is none of ours."""
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=kind)

@@ -13,6 +13,7 @@ from fleetlog_reporter.answers import find
 from fleetlog_reporter.answers.desk import (
     Desk,
     NoAnswer,
+    Number,
     check_limit,
     check_one_of,
     decode_cursor,
@@ -35,7 +36,7 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
     limit = check_limit(question.limit)
     check_one_of("state", question.state, TASK_STATES)
     check_one_of("outcome", question.outcome, OUTCOMES)
-    before = decode_cursor(question.cursor, tuple[int, str]) if question.cursor else (0, "")
+    before = decode_cursor(question.cursor, tuple[Number, str]) if question.cursor else (0, "")
     parameters = {
         **{name: getattr(question, name) for name in ("kind", "state", "outcome", "host", "submitted_by", "name", "tag")},
         "since_ms": question.since_ms, "until_ms": question.until_ms, "before_seq": before[0], "before_id": before[1],

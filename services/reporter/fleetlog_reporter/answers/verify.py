@@ -22,6 +22,8 @@ from fleetlog_reporter.follow import BATCH_BYTES_MAX, fold_in_slices, log_from
 from fleetlog_reporter.store import FILE_NAME, Store
 from fleetlog_schemas import questions, subjects
 
+FOLDER_PREFIX = "verify-"
+"""Of the temporary folder beside the projection, so that what a kill leaves behind can be removed."""
 SETTLE_SECONDS_MAX = 60.0
 """How long the kept tables may take to reach the position that is verified."""
 
@@ -35,8 +37,11 @@ COMPARED = {
 }
 
 
-async def verify(desk: Desk, _: questions.VerifyQuestion) -> tuple[int, questions.Verified]:
+async def verify(desk: Desk, question: questions.VerifyQuestion) -> tuple[int, questions.Verified]:
     """Answer whether the kept projection is what the log gives."""
+    if question.as_of_seq or question.as_of_ms:
+        raise NoAnswer(400, "bad-query", "the projection is verified as it is now", "/as_of")
+    await desk.wait(question)
     if desk.verifying.locked():
         raise NoAnswer(409, "busy", "the projection is being verified already: ask again when that is over")
     async with desk.verifying:
@@ -47,7 +52,7 @@ async def verify(desk: Desk, _: questions.VerifyQuestion) -> tuple[int, question
         kept_open = desk.projector.open_state()
         if not await desk.follower.in_tables(through, SETTLE_SECONDS_MAX):
             raise NoAnswer(504, "behind", f"the tables do not hold the log up to {through} yet: ask again")
-        with tempfile.TemporaryDirectory(prefix="verify-", dir=desk.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=desk.folder) as folder:
             return through, await _compare(desk, through, kept_open, Path(folder))
 
 
