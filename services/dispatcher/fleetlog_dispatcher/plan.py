@@ -53,7 +53,7 @@ def choose(spec: TaskSpec, hosts: Hosts) -> tuple[list[Host], str]:
 def _exact(spec: TaskSpec, hosts: Hosts) -> list[Host]:
     missing = [i for i in spec.host_ids if i not in hosts.by_id or hosts.by_id[i].revoked]
     if missing:
-        raise TargetError("target-unknown", f"no such host, or revoked: {', '.join(missing[:5])}")
+        raise Refused("target-unknown", f"no such host, or revoked: {', '.join(missing[:5])}", "/host_ids")
     chosen = {host_id: hosts.by_id[host_id] for host_id in spec.host_ids}
     return sorted(chosen.values(), key=lambda host: (host.name, host.host_id))
 

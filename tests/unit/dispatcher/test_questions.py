@@ -43,6 +43,12 @@ def test_a_plan_with_a_typo_is_a_problem_that_points_at_the_target() -> None:
     assert (problem["code"], problem["pointer"]) == ("target-unknown", "/target")
 
 
+def test_a_plan_for_hosts_that_are_not_there_points_at_the_hosts() -> None:
+    stage = Stage()
+    problem = ask(stage, "plan", PlanQuestion(shell(target="", host_ids=("hgone",))))["data"]["problem"]
+    assert (problem["code"], problem["pointer"]) == ("target-unknown", "/host_ids")
+
+
 def test_submitting_with_the_hash_of_an_old_plan_is_refused() -> None:
     stage = Stage()
     stage.connected("web1")
