@@ -14,9 +14,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,6 +28,8 @@ from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
 from fleetlog_agent.join import join
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.nats_bus import NatsBus
+from fleetlog_schemas import codec, pushes, subjects, wire
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_schemas.view import AttemptView, TaskView, task_view
 from fleetlog_testing.agent_process import AgentProcess, processes
@@ -223,9 +228,9 @@ class Fleet:
         """Return the diagnostics of a service."""
         return (self.home.path / "diagnostics" / f"{name}.log").read_text()
 
-    def shown(self, name: str) -> dict[str, object]:
+    def shown(self, name: str) -> dict[str, Any]:
         """Return a host as the API shows it."""
-        found: dict[str, object] = self.gateway.get(f"/hosts/{self.hosts[name].host_id}")["data"]
+        found: dict[str, Any] = self.gateway.get(f"/hosts/{self.hosts[name].host_id}")["data"]
         return found
 
     async def has(self, name: str, presence: str) -> None:
@@ -288,6 +293,17 @@ class Fleet:
         assert msgspec.json.encode(view) == msgspec.json.encode(task_view(task)), "replay is not what was shown"
         return view
 
+    def log(self) -> list[codec.Event]:
+        """Return every event of the log that can be read."""
+        found = []
+        for record in self.client.read_log():
+            try:
+                event = codec.decode(bytes(record.event), seq=record.seq, subject=record.subject)
+            except (codec.Malformed, codec.TooNew):
+                continue
+            found.append(event)
+        return found
+
     def verify_projection(self) -> None:
         """Require that the projection is what the log gives."""
         verified = self.gateway.post("/verify/projection")["data"]
@@ -309,6 +325,36 @@ class Fleet:
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""
         await until(lambda: self.pid(part) != former_pid, END_S_MAX, f"{part} is started again")
+
+
+@asynccontextmanager
+async def as_agent(host: Host) -> AsyncIterator[NatsBus]:
+    """Connect with the key of a host, beside its agent."""
+    text = (host.folder / "identity.toml").read_text()
+    bus = await NatsBus.connect(
+        list(tomllib.loads(text)["nats_urls"]), host.folder / "creds", "beside the agent",
+        inbox_prefix=f"_INBOX_{host.host_id}",
+    )
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@asynccontextmanager
+async def overheard(*hosts: Host) -> AsyncIterator[list[pushes.Push]]:
+    """Collect what is pushed to hosts, in the order in which it comes."""
+    heard: list[pushes.Push] = []
+
+    async def push(_subject: str, body: bytes, _reply: str) -> None:
+        signed: pushes.Signed = wire.decode(body, pushes.Signed)
+        heard.append(wire.decode(signed.payload, pushes.Push))
+
+    async with AsyncExitStack() as stack:
+        for host in hosts:
+            bus = await stack.enter_async_context(as_agent(host))
+            await bus.subscribe(subjects.push(host.host_id), push)
+        yield heard
 
 
 def now_ms() -> int:
