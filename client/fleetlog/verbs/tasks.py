@@ -96,7 +96,7 @@ def why(console: Console) -> int:
     short = str(task["task_id"])[-8:]
     took = f"  {seconds(task['duration_seconds'])}" if task["duration_seconds"] is not None else ""
     state = style.state(task["outcome"] or task["state"])
-    lines = [f"task {short}  {task['hosts']} hosts  {state}  {counts_text(task['counts'], style)}{took}"]
+    lines = [f"task {short}  {count_of(task['hosts'], 'host')}  {state}  {counts_text(task['counts'], style)}{took}"]
     if task["refusal"]:
         lines.append(f"  refused: {style.line(task['refusal'])}")
     lines += [group_line(group, style) for group in failures]
