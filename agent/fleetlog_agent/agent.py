@@ -24,7 +24,6 @@ from nats.errors import Error as NatsError
 from fleetlog_agent import collectors
 from fleetlog_agent import messages as m
 from fleetlog_agent.core import Core
-from fleetlog_agent.core_settings import Settings
 from fleetlog_agent.identity import Identity
 from fleetlog_agent.journal import Journal
 from fleetlog_agent.journal_records import Commit, Ended, Tombstone
@@ -32,6 +31,7 @@ from fleetlog_agent.output import NotStored
 from fleetlog_agent.policy import read_policy
 from fleetlog_agent.runner import Runner
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, Bus, BusFull, Draft, NoAnswer
+from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_runtime.shell.clock import boot_ms
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
@@ -48,8 +48,6 @@ MEASURE_SECONDS = 10.0
 FACTS_SECONDS = 600.0
 JOURNAL_RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
-SPOOL_BYTES_MAX = 1024 * 1024 * 1024
-"""Journal and output files together; above it starts are refused until reports have left."""
 
 
 class AgentError(Exception):
@@ -60,8 +58,8 @@ class Agent:
     """One running agent."""
 
     def __init__(
-        self, folder: Path, identity: Identity, settings: Settings = Settings(),  # noqa: B008 - frozen
-        spool_bytes_max: int = SPOOL_BYTES_MAX, authority: Path | None = None,
+        self, folder: Path, identity: Identity, settings: AgentSettings = AgentSettings(),  # noqa: B008 - frozen
+        authority: Path | None = None,
     ) -> None:
         """Take over the folder of a joined agent; *authority* signs the bus's certificate, without one it has none.
 
@@ -75,7 +73,7 @@ class Agent:
         self._journal = Journal(private_folder(folder) / "journal")
         self._disk = ThreadPoolExecutor(1, "journal")
         self._boot = collectors.boot_id()
-        self._spool_bytes_max = spool_bytes_max
+        self._spool_bytes_max = settings.spool_bytes_max
         self.core = Core(
             identity.host_id, self._boot, VERSION, secrets.token_bytes, identity.signing_keys, settings,
             refuses=read_policy(folder / "policy.toml").refuses, state=self._journal.state,

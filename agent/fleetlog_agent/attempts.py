@@ -13,8 +13,8 @@ import msgspec
 
 from fleetlog_agent import core_settings as limits
 from fleetlog_agent import messages as m
-from fleetlog_agent.core_settings import Settings
 from fleetlog_agent.journal_records import Ended, Entry, JournalState, Key, Record, Started, Stopping
+from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, OUTPUT_TAIL_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -55,7 +55,7 @@ class Attempts:
     """Every attempt of the journal that has not ended."""
 
     def __init__(
-        self, state: JournalState, settings: Settings, boot_id: str, put: Callable[[Record], None]
+        self, state: JournalState, settings: AgentSettings, boot_id: str, put: Callable[[Record], None]
     ) -> None:
         """Take over what the journal says was under way. *put* queues a record for the next commit."""
         self._state = state
@@ -186,7 +186,7 @@ class Attempts:
             if live.adopt:
                 self._adopt(key, live, entry, effects)
             elif live.running:
-                if live.unwritten is not None and now_ms >= live.started_ms + self._settings.started_after_ms:
+                if live.unwritten is not None and now_ms >= live.started_ms + self._settings.started_report_after_ms:
                     self._put(live.unwritten)
                     live.unwritten = None
                 self._enforce(key, live, entry.accepted.start, now_ms, effects)
@@ -238,7 +238,7 @@ class Attempts:
             entry = self._state.entries[key]
             if not live.running or live.start_said or entry.started is None or entry.accepted is None:
                 continue
-            if live.ending or live.gone or now_ms < live.started_ms + self._settings.started_after_ms:
+            if live.ending or live.gone or now_ms < live.started_ms + self._settings.started_report_after_ms:
                 continue
             live.start_said = True
             yield ReportStarted(
@@ -259,7 +259,7 @@ class Attempts:
                 deadline_ms = live.started_ms + accepted.start.timeout_ms
                 due_ms = min(due_ms, live.stop_due_ms if live.stop_reason else deadline_ms)
                 if not live.start_said:
-                    due_ms = min(due_ms, live.started_ms + self._settings.started_after_ms)
+                    due_ms = min(due_ms, live.started_ms + self._settings.started_report_after_ms)
             elif not live.spawned:
                 due_ms = min(due_ms, accepted.start_by_ms + 1)
         return due_ms

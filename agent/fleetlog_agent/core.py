@@ -16,7 +16,6 @@ from collections.abc import Callable
 from fleetlog_agent import core_settings as limits
 from fleetlog_agent import messages as m
 from fleetlog_agent.attempts import Attempts, bounded, never_ran
-from fleetlog_agent.core_settings import Settings
 from fleetlog_agent.journal_records import (
     Accepted,
     Commit,
@@ -31,6 +30,7 @@ from fleetlog_agent.journal_records import (
 )
 from fleetlog_agent.outbox import Outbox
 from fleetlog_agent.session import Session, Untrusted
+from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas import pushes
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.reports import Heartbeat, HeldState, Load, OpenSession, ReportFacts, ReportItem
@@ -46,7 +46,7 @@ class Core:
         version: str,
         entropy: Callable[[int], bytes],
         pinned_keys: dict[str, str],
-        settings: Settings = Settings(),  # noqa: B008 - frozen
+        settings: AgentSettings = AgentSettings(),  # noqa: B008 - frozen
         refuses: Callable[[pushes.StartAttempt], str] = lambda _start: "",
         state: JournalState | None = None,
     ) -> None:

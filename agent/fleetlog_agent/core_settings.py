@@ -1,10 +1,6 @@
-"""The core's own limits and times, each with its reason. Pure."""
+"""The core's own limits and times, each with its reason. What an administrator may change is `AgentSettings`. Pure."""
 
 from __future__ import annotations
-
-import msgspec
-
-from fleetlog_schemas import limits
 
 HEARTBEAT_JITTER = 0.1
 """Part of the heartbeat time that is random, so that a fleet started together does not beat together."""
@@ -38,18 +34,3 @@ ALARM_REPEAT_MS = 60_000
 """The same alarm is raised at most once in this time."""
 ALARMS_MAX = 100
 """Different alarms remembered for that."""
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What a host's administrator, or a simulation, may set."""
-
-    heartbeat_ms: int = 10_000
-    kill_grace_ms: int = 10_000
-    """From SIGTERM to SIGKILL: systemd's default is 90 s, docker's 10 s."""
-    held_max: int = limits.HELD_MAX
-    started_after_ms: int = 200
-    """`started` is reported only of attempts that last longer: a short one's end says it all."""
-    report_repeat_ms: int = 30_000
-    """Ends are reported again until they are told to be forgotten."""
-    gap_ms: int = 10_000
-    """A longer pause between two steps means that the machine or the agent was stopped."""

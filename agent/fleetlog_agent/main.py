@@ -37,10 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fleetlog agent", description="The agent: runs commands on this host.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|join|ps|status")
     run = verbs.add_parser("run", help="run the agent of this host until it is told to stop")
-    run.add_argument("--spool-bytes-max", type=int, default=None, metavar="N",
-                     help="disk space for journal and output before starts are refused (default 1 GiB)")
-    run.add_argument("--held-max", type=int, default=None, metavar="N", help="attempts held at once (default 1000)")
-    run.add_argument("--kill-grace-ms", type=int, default=None, metavar="MS", help="from SIGTERM to SIGKILL (default 10000)")
+    run.add_argument("--set", action="append", default=[], metavar="agent.NAME=VALUE",
+                     help="one setting (also FLEETLOG_AGENT_NAME, or [agent] in settings.toml of the folder)")
     run.add_argument("--bus", action="append", default=[], metavar="URL",
                      help="where the bus is now, if no longer where it was at join (repeatable)")
     run.add_argument("--bus-ca", type=Path, default=None, metavar="FILE",
@@ -90,19 +88,18 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
     import gc
     import signal
 
-    from fleetlog_agent.agent import SPOOL_BYTES_MAX, Agent
-    from fleetlog_agent.core_settings import Settings
+    from fleetlog_agent.agent import Agent
+    from fleetlog_runtime.pure.settings import SettingsError
     from fleetlog_runtime.shell import diagnostics
+    from fleetlog_runtime.shell.settings_file import load_settings
 
-    diagnostics.configure()
-    defaults = Settings()
-    settings = Settings(
-        held_max=defaults.held_max if options.held_max is None else options.held_max,
-        kill_grace_ms=defaults.kill_grace_ms if options.kill_grace_ms is None else options.kill_grace_ms,
-    )
-    spool = SPOOL_BYTES_MAX if options.spool_bytes_max is None else options.spool_bytes_max
+    try:
+        settings = load_settings(folder, options.set)
+    except SettingsError as error:
+        return _fail(str(error), EXIT_USAGE)
+    diagnostics.configure(settings.runtime.log_level)
     identity, authority = _whom_to_reach(folder, options)
-    agent = Agent(folder, identity, settings, spool, authority)
+    agent = Agent(folder, identity, settings.agent, authority)
 
     async def serve() -> None:
         stop = asyncio.Event()

@@ -34,7 +34,8 @@ from fleetlog_runtime.shell import diagnostics
 from fleetlog_runtime.shell.health import HealthAnswer, ask_health
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
-from fleetlog_runtime.shell.service import Context, Fatal, load_settings, open_context, run_loop
+from fleetlog_runtime.shell.service import Context, Fatal, open_context, run_loop
+from fleetlog_runtime.shell.settings_file import load_settings
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 
 SERVICES = {
@@ -137,7 +138,7 @@ class System:
             flags.append(f"gateway.port={options.port or _free_port(options.listen or '127.0.0.1')}")
         self._flags = flags
         self._agent_folder = home.path / "agents" / "local"
-        self.settings = load_settings(home, flags)
+        self.settings = load_settings(home.path, flags)
         listen = options.listen or "127.0.0.1"
         self._server = NatsServer(home, listen=listen, names=own_names(listen))
         self._watch: asyncio.Task[None] | None = None

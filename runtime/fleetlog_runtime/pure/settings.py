@@ -88,8 +88,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Pause between heartbeats; a host is suspect after twice this by default."""
     held_max: Annotated[int, msgspec.Meta(ge=1, le=limits.HELD_MAX)] = limits.HELD_MAX
     """Attempts held at once; above it a start is refused as busy."""
-    spool_bytes_max: Size = 256 * 1024**2
-    """Reports and output kept on disk until the bus took them; when full, starts are refused."""
+    spool_bytes_max: Size = 1024**3
+    """Disk space for journal and output until the bus took them; above it, starts are refused."""
     report_repeat_ms: Milliseconds = 30_000
     """Ends are reported again until they are told to be forgotten."""
     kill_grace_ms: Milliseconds = 10_000
@@ -98,10 +98,6 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`started` is reported only of attempts that last longer: a short one's end says it all."""
     gap_ms: Milliseconds = 10_000
     """A longer pause between two steps means that the machine or the agent was stopped."""
-    session_retry_ms_min: Milliseconds = 500
-    """Shortest pause before a session is asked for again (full jitter)."""
-    session_retry_ms_max: Milliseconds = 30_000
-    """Longest such pause: a fleet must not hammer a dispatcher that comes back."""
 
 
 class ReporterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

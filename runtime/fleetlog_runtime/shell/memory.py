@@ -19,10 +19,10 @@ DEDUP_WINDOW_MS = 120_000
 def subject_matches(pattern: str, subject: str) -> bool:
     """Tell whether a NATS subject pattern (`*` one token, `>` the rest) covers a subject."""
     wanted, given = pattern.split("."), subject.split(".")
-    for index, token in enumerate(wanted):
-        if token == ">":
+    for index, part in enumerate(wanted):
+        if part == ">":
             return len(given) > index
-        if index >= len(given) or token not in ("*", given[index]):
+        if index >= len(given) or part not in ("*", given[index]):
             return False
     return len(wanted) == len(given)
 

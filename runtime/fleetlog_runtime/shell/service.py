@@ -22,12 +22,13 @@ from typing import Any
 import structlog
 
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
-from fleetlog_runtime.pure.settings import Settings, SettingsError, resolve
+from fleetlog_runtime.pure.settings import Settings, SettingsError
 from fleetlog_runtime.shell import diagnostics
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home, HomeError, default_path
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
+from fleetlog_runtime.shell.settings_file import load_settings
 
 EXIT_FAILED = 1
 EXIT_TYPED_WRONG = 2
@@ -131,24 +132,6 @@ async def _connect(
             await asyncio.sleep(CONNECT_RETRY_SECONDS)
 
 
-def load_settings(home: Home, flags: list[str], file: Path | None = None) -> Settings:
-    """Return the settings of flags, environment and *file* (by default `settings.toml` in the home).
-
-    Raises:
-        SettingsError: one of them is wrong, or the named file is not there.
-    """
-    path = file if file is not None else home.path / "settings.toml"
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        if file is not None:
-            raise SettingsError(f"there is no settings file {file}") from None
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {path}: {error}") from None
-    return resolve(flags=flags, environment=os.environ, file_text=text, file_name=str(path))
-
-
 def service_main(name: str, run: Run, argv: list[str] | None = None) -> None:
     """Run one service as a process: `python -m fleetlog_<service> --data DIR [--settings FILE] [--set G.N=V]`.
 
@@ -161,7 +144,7 @@ def service_main(name: str, run: Run, argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     home = Home(given.data)
     try:
-        settings = load_settings(home, given.set, given.settings)
+        settings = load_settings(given.data, given.set, given.settings)
     except SettingsError as error:
         print(f"fleetlog {name}: {error}", file=sys.stderr)  # noqa: T201 - before diagnostics are configured
         sys.exit(EXIT_TYPED_WRONG)

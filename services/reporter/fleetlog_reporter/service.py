@@ -18,6 +18,7 @@ from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
 from fleetlog_reporter.store import FILE_NAME, Damaged, Store, move_aside, open_store
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
+from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
 
@@ -50,9 +51,10 @@ class Reporter:
 
     def __init__(
         self, bus: Bus, folder: Path, now_ms: Callable[[], int], logger: structlog.typing.FilteringBoundLogger,
-        health: Health,
+        health: Health, settings: ReporterSettings = ReporterSettings(),  # noqa: B008 - frozen
     ) -> None:
         """Keep the projection in *folder*, and *health* up to date."""
+        self._settings = settings
         self._bus, self._folder, self._now_ms, self._log, self._health = bus, folder, now_ms, logger, health
         self._asked: set[asyncio.Task[None]] = set()
         self.desk: Desk | None = None
@@ -84,7 +86,9 @@ class Reporter:
                         await stop.wait()
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-        store, why = await asyncio.to_thread(open_store, self._folder / FILE_NAME)
+        store, why = await asyncio.to_thread(
+            open_store, self._folder / FILE_NAME, self._settings.memory_bytes_max
+        )
         if why:
             self._log.warning("projection-made-anew", reason=why[:500])
         readers: Readers | None = None

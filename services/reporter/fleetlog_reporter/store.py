@@ -19,6 +19,7 @@ import msgspec
 from fleetlog_reporter import rows
 from fleetlog_reporter.apply import Batch, OpenState, Projector
 from fleetlog_reporter.rows import LateEnd, Row
+from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_schemas import events, ids, limits
 
 VERSION = 1
@@ -26,8 +27,6 @@ VERSION = 1
 FILE_NAME = f"projection-v{VERSION}.duckdb"
 BROKEN_FILES_MAX = 3
 """Files kept for a look at what went wrong; the oldest goes."""
-MEMORY_BYTES_MAX = 1024 * 1024 * 1024
-"""DuckDB's own memory: enough for percentiles over millions of rows without spilling."""
 THREADS = 2
 """More would take cores from the services that share the machine."""
 APPEND_ROWS_MAX = 256
@@ -38,7 +37,6 @@ TABLES = ("raw_events", "parked", "ended_tasks", "ended_attempts", "late_results
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": THREADS,
-    "memory_limit": f"{MEMORY_BYTES_MAX // 1024**2}MiB",
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -84,8 +82,8 @@ def sql_of(name: str) -> str:
 class Store:
     """An open projection file. Not safe for two threads: one thread writes, readers take a cursor each."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file of this version, or make it.
+    def __init__(self, path: Path, memory_bytes_max: int = ReporterSettings().memory_bytes_max) -> None:
+        """Open the file of this version, or make it; DuckDB itself may use *memory_bytes_max*.
 
         Raises:
             FileInUse: another process has it.
@@ -95,7 +93,9 @@ class Store:
         is_new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            self.connection = duckdb.connect(str(path), config=_CONFIG)
+            self.connection = duckdb.connect(
+                str(path), config={**_CONFIG, "memory_limit": f"{max(1, memory_bytes_max // 1024**2)}MiB"}
+            )
         except duckdb.Error as error:
             if "set lock on file" in str(error):
                 raise FileInUse(f"another reporter uses {path}: stop it first ({error})") from None
@@ -299,17 +299,17 @@ def _one(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def open_store(path: Path) -> tuple[Store, str]:
+def open_store(path: Path, memory_bytes_max: int = ReporterSettings().memory_bytes_max) -> tuple[Store, str]:
     """Return the store at *path*, made anew when it cannot be used, and why (empty when it could).
 
     Raises:
         FileInUse: another process has it.
     """
     try:
-        return Store(path), ""
+        return Store(path, memory_bytes_max), ""
     except Damaged as error:
         move_aside(path)
-        return Store(path), str(error)
+        return Store(path, memory_bytes_max), str(error)
 
 
 def move_aside(path: Path) -> None:

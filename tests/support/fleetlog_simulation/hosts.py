@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from fleetlog_agent import messages as m
 from fleetlog_agent.core import Core
-from fleetlog_agent.core_settings import Settings
 from fleetlog_agent.journal_records import Commit, Key, replay
 from fleetlog_runtime.pure.bus import Batch, Draft
+from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas import subjects, wire
 from fleetlog_schemas.reports import Load
 from fleetlog_simulation.world import Execution, Subscription, World
@@ -48,10 +48,10 @@ class Machine:
 class SimHost:
     """An agent on a machine."""
 
-    def __init__(self, world: World, machine: Machine, pinned: dict[str, str], settings: Settings | None = None) -> None:
+    def __init__(self, world: World, machine: Machine, pinned: dict[str, str], settings: AgentSettings | None = None) -> None:
         """Make it; `start` brings the agent to life."""
         self.world, self.machine, self.pinned = world, machine, pinned
-        self.settings = settings or Settings()
+        self.settings = settings or AgentSettings()
         self.alive = False
         self.destroyed = False
         """Taken away for good: what is still on its way to start it does nothing."""

@@ -1,1 +1,1 @@
-"""Helpers that several test suites share: real parts, and builders of events."""
+"""Helpers that several test suites share: real parts, builders of events, and the simulated world."""

@@ -52,7 +52,7 @@ class AgentProcess:
         """Start it."""
         with (self.folder / "diagnostics").open("ab") as diagnostics:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), "--kill-grace-ms", "300"],
+                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), "--set", "agent.kill_grace_ms=300"],
                 stderr=diagnostics,
             )
 

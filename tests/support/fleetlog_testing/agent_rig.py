@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from fleetlog_agent import messages as m
 from fleetlog_agent.core import Core
-from fleetlog_agent.core_settings import Settings
 from fleetlog_agent.journal_records import Commit, Key, replay
+from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import pushes, wire
 from fleetlog_schemas.reports import ReportEnded, ReportItem
@@ -55,7 +55,7 @@ class Rig:
         self.core = self._new_core()
 
     def _new_core(self) -> Core:
-        arguments: dict[str, object] = {"settings": Settings(), **self.core_arguments}
+        arguments: dict[str, object] = {"settings": AgentSettings(), **self.core_arguments}
         return Core(
             HOST, self.boot, "0.1.0", self.random.randbytes, {self.signer.key_id: self.signer.public_key},
             state=replay(self.disk), **arguments,  # type: ignore[arg-type]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_agent import messages as m
-from fleetlog_agent.core_settings import Settings
 from fleetlog_agent.journal_records import Key, compacted, replay
+from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import pushes, wire
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -204,7 +204,7 @@ def test_what_the_hosts_policy_forbids_ends_as_an_error_that_says_so() -> None:
 
 
 def test_above_held_max_a_start_is_refused_as_never_started_and_stays_refused() -> None:
-    host = Rig(settings=Settings(held_max=1))
+    host = Rig(settings=AgentSettings(held_max=1))
     host.connect()
     host.start(start_of())
     other = TASK[:-1] + "2"
