@@ -44,19 +44,20 @@ class Fleet:
     def __init__(self, server: namespaces.Machine, host: namespaces.Machine, folder: Path) -> None:
         self.server, self.host, self.folder = server, host, folder
         self.home = folder / "home"
+        self.log = folder / "up.log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLEETLOG_", "XDG_"))}
         self.environment = {**kept, "PATH": f"{VENV}:{os.environ['PATH']}", "HOME": str(folder)}
         self.url = f"https://{server.address}:8420"
         self.agents: list[Agent] = []
 
-    def up(self) -> None:
-        """Start the server as a person does, and wait until it says that it is ready."""
-        log = self.folder / "up.log"
+    def up(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start the server as a person does, and wait until it says that it is ready, or has ended."""
+        self.log.write_bytes(b"")
         process = self.server.start(
-            log, "fleetlog", "--data", str(self.home), "up", "--listen", self.server.address, environment=self.environment
+            self.log, "fleetlog", "--data", str(self.home), "up", *options, environment=self.environment
         )
-        wait(lambda: "ready:" in log.read_text() or process.poll() is not None, READY_SECONDS, "the server's start")
-        assert process.poll() is None, log.read_text()
+        wait(lambda: "ready:" in self.log.read_text() or process.poll() is not None, READY_SECONDS, "the server's start")
+        return process
 
     def fleetlog(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command line on the server."""
@@ -129,7 +130,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("second-machine")
     with namespaces.two_machines(folder, "server", "web01") as (server, host):
         fleet = Fleet(server, host, folder)
-        fleet.up()
+        assert fleet.up("--listen", server.address).poll() is None, fleet.log.read_text()
         yield fleet
 
 
@@ -285,6 +286,31 @@ def test_a_command_outlives_a_cut_network_and_runs_once(fleet: Fleet) -> None:
     assert len(ended.read_text().splitlines()) == 1
     events = fleet.fleetlog("events", "last", "--type", "fleetlog.attempt.dispatched.v1", "-o", "json").stdout
     assert events.count('"fleetlog.attempt.dispatched.v1"') == 1, events
+
+
+def test_a_server_begins_to_listen_with_the_agent_it_has_and_never_moves_the_bus(tmp_path: Path) -> None:
+    reason = namespaces.missing()
+    if reason:
+        pytest.skip(reason)
+    with namespaces.two_machines(tmp_path, "alone", "other") as (server, host):
+        fleet = Fleet(server, host, tmp_path)
+        for options in ((), ("--listen", server.address)):
+            running = fleet.up(*options)
+            assert running.poll() is None, fleet.log.read_text()
+            assert fleet.fleetlog("exec", "-t", "alone", "--", "true").returncode == 0
+            os.killpg(running.pid, signal.SIGINT)
+            assert running.wait(30) == 0, fleet.log.read_text()
+
+        hold = "import socket, time; held = socket.create_server(('%s', %d)); print(1, flush=True); time.sleep(99)"
+        hold %= (server.address, fleet.bus_port)
+        server.start(tmp_path / "held", sys.executable, "-c", hold, environment=fleet.environment)
+        wait((tmp_path / "held").read_text, 10, "the port taken")
+        taken = fleet.up("--listen", server.address)
+        assert taken.wait(30) == 6
+        assert f"port {fleet.bus_port} of {server.address} is taken" in fleet.log.read_text()
+        nowhere = fleet.up("--listen", "10.77.9.9")
+        assert nowhere.wait(30) == 6
+        assert "give --listen an address of this machine" in fleet.log.read_text()
 
 
 def test_an_agent_that_was_promised_tls_says_nothing_to_a_bus_without_it() -> None:
