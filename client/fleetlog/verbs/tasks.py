@@ -79,7 +79,7 @@ def _print_view(console: Console, view: Any) -> int:
 def why(console: Console) -> int:
     """Say why a task failed, or what it waits for, and what to type next."""
     from fleetlog.render.task import counts_text, group_line
-    from fleetlog.render.text import seconds
+    from fleetlog.render.text import count_of, seconds
 
     options, style = console.options, console.out_style
     answer = console.gateway.get(f"/tasks/{segment(options.task)}/why")["data"]
