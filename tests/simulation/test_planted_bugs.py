@@ -13,7 +13,7 @@ from fleetlog_agent.attempts import Attempts
 from fleetlog_agent.journal_records import Forgotten, Key
 from fleetlog_agent.outbox import Outbox
 from fleetlog_agent.session import Session
-from fleetlog_dispatcher import live as dispatcher_live
+from fleetlog_dispatcher import observe as dispatcher_observe
 from fleetlog_dispatcher import sessions as dispatcher_sessions
 from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.engine import Engine
@@ -123,7 +123,7 @@ def ignore_the_position_a_push_was_decided_at(patch: pytest.MonkeyPatch) -> None
 
 def forget_a_running_attempt(patch: pytest.MonkeyPatch) -> None:
     """Tell hosts to forget whatever they hold, and let them obey."""
-    original = dispatcher_live._compare_held
+    original = dispatcher_observe._compare_held
 
     def compare_held(settings: Any, state: Any, live: Any, host_id: str, presence: Any, now_ms: int) -> None:
         original(settings, state, live, host_id, presence, now_ms)
@@ -135,7 +135,7 @@ def forget_a_running_attempt(patch: pytest.MonkeyPatch) -> None:
             self.attempts.closed(key)
             self._put(Forgotten(key=key))
 
-    patch.setattr(dispatcher_live, "_compare_held", compare_held)
+    patch.setattr(dispatcher_observe, "_compare_held", compare_held)
     patch.setattr(agent_core.Core, "_forget", forget)
 
 

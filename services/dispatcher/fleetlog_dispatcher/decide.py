@@ -14,7 +14,7 @@ import msgspec
 from fleetlog_dispatcher import plan, sessions
 from fleetlog_dispatcher.delivery import sends
 from fleetlog_dispatcher.ends import decided_ends
-from fleetlog_dispatcher.live import Live
+from fleetlog_dispatcher.live import Live, PendingOpen
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_dispatcher.state import State
 from fleetlog_dispatcher.waiting import can_take, waiting_groups
@@ -66,6 +66,8 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
         if host is None or host.revoked or host.blocked or host.nonce == request.nonce:
             continue
         code = sessions.wrong_ticket(host, request, keys)
+        if _overtaken(code, pending):
+            continue
         if code:
             refused.append(events.SessionRefusal(host_id=host_id, code=code, message=sessions.REASONS[code]))
         else:
@@ -77,6 +79,11 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
             )
     yield from split(lambda entries: events.SessionsRefused(hosts=entries), refused)
     yield from split(lambda entries: events.SessionsOpened(sessions=entries), opened)
+
+
+def _overtaken(code: str, pending: PendingOpen) -> bool:
+    """Whether a low counter shows only that the host went on reporting while its request waited for us."""
+    return code == "counter" and pending.request.counter >= pending.counter
 
 
 def _session_answers(keys: Keys, state: State, live: Live, now_ms: int) -> Iterator[Effect]:
@@ -91,6 +98,8 @@ def _session_answers(keys: Keys, state: State, live: Live, now_ms: int) -> Itera
             body = sessions.denied(host_id, request, host.blocked.code, message)
         elif host.nonce == request.nonce:
             body = sessions.granted(host, request, keys, now_ms)
+        elif _overtaken(sessions.wrong_ticket(host, request, keys), pending):
+            body = sessions.denied(host_id, request, "busy", "a report overtook this request: ask again")
         else:
             continue  # its event is not read back yet
         yield Answer(pending.reply, body, sign=True)

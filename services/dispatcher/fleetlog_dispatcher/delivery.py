@@ -32,7 +32,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 def sends(settings: DispatcherSettings, keys: Keys, state: State, live: Live, now_ms: int) -> Iterator[Send]:
     """Yield the pushes that are due, host by host: cancels before starts, forgets last."""
-    hosts = live.cancels.keys() | live.fresh.keys() | live.forgets.keys()
+    hosts = live.cancels.keys() | live.fresh.keys() | live.forgets.keys() | live.outdated.keys()
     if live.sweep:
         hosts |= live.flights.keys()
     for host_id in sorted(hosts):
@@ -48,6 +48,9 @@ def sends(settings: DispatcherSettings, keys: Keys, state: State, live: Live, no
             yield Send(pushes.StartPush(host_id, epoch, expires_ms, seq, started))
         for named in _chunks(pushes.NamedAttempt(task_id=key[0], attempt=key[1]) for key in forgets):
             yield Send(pushes.ForgetPush(host_id, epoch, expires_ms, seq, named))
+        if host_id in live.outdated and not (starts or cancels or forgets):
+            # Nothing to say but the epoch: an agent that believes in an older session then asks for a new one.
+            yield Send(pushes.ForgetPush(host_id, epoch, expires_ms, seq, ()))
 
 
 def _reachable(state: State, live: Live, host: Host) -> bool:

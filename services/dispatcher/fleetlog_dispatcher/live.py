@@ -1,20 +1,19 @@
 """What the dispatcher knows beside the log: who is there, what was sent, what is due. Lost at a restart, and rebuilt.
 
-`observe` is the only thing that changes it. Whatever is concluded from it becomes an event first. The dictionaries
-here are work lists that follow from the folded state: `decide` reads them, and an entry leaves when the state says
-that it is done or the effect was performed.
+Only `observe.py` changes it. Whatever is concluded from it becomes an event first. The dictionaries here are work
+lists that follow from the folded state: `decide` reads them, and an entry leaves when the state says that it is done
+or the effect was performed.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from fleetlog_dispatcher.state import Folded, State
-from fleetlog_runtime.pure.effects import Answer, Changed, Performed, Request, Send, Tick
+from fleetlog_dispatcher.state import State
+from fleetlog_runtime.pure.effects import Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import pushes, reports, subjects, wire
-from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.lifecycle import Attempt, AttemptState, Change, Command, CommandState, Task, TaskState
+from fleetlog_schemas import reports
+from fleetlog_schemas.lifecycle import Attempt, AttemptState, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
 
 Key = tuple[str, int]
@@ -62,7 +61,8 @@ class PendingOpen(msgspec.Struct, frozen=True):
 
     request: reports.OpenSession
     reply: str
-    at_ms: int
+    counter: int
+    """The highest journal counter of the host that was folded when the request was heard."""
 
 
 class Live(msgspec.Struct):
@@ -85,6 +85,8 @@ class Live(msgspec.Struct):
     timed: dict[str, Task] = {}
     """Open tasks that have a task timeout."""
     opens: dict[str, PendingOpen] = {}
+    outdated: dict[str, None] = {}
+    """Hosts that somebody speaks for in another session: told the present epoch, they ask, and the ticket tells who."""
     came: dict[str, None] = {}
     left: dict[str, None] = {}
     """Hosts whose heartbeat calls for `online`, and hosts that said goodbye."""
@@ -109,11 +111,12 @@ def awaken(state: State, now_ms: int) -> Live:
         if task.state is TaskState.SUBMITTED:
             live.to_plan[task.task_id] = task
         elif task.state is TaskState.PLANNED:
-            _take_up(live, task, now_ms)
+            take_up(live, task, now_ms)
     return live
 
 
-def _take_up(live: Live, task: Task, now_ms: int) -> None:
+def take_up(live: Live, task: Task, now_ms: int) -> None:
+    """Enter a planned task into the work lists."""
     if task.spec.task_timeout_ms:
         live.timed[task.task_id] = task
     if task.stop or any(command.stop for command in task.commands.values()):
@@ -132,268 +135,6 @@ def _take_up(live: Live, task: Task, now_ms: int) -> None:
             live.flights.setdefault(command.host_id, {})[task.task_id, attempt.number] = flight
 
 
-def observe(settings: DispatcherSettings, state: State, live: Live, observation: object, now_ms: int) -> None:
-    """Take in one observation; *state* is only read."""
-    match observation:
-        case Tick():
-            live.sweep = now_ms >= live.next_sweep_ms
-            if live.sweep:
-                live.next_sweep_ms = now_ms + SWEEP_MS
-                live.look.clear()
-        case Changed(changes=Folded() as folded):
-            for host_id in folded.hosts:
-                _host_changed(state, live, host_id, now_ms)
-            for change in folded.tasks:
-                _task_changed(live, change, now_ms)
-        case Performed(effect=Send(push=push)):
-            _pushed(live, push, now_ms)
-        case Performed(effect=Answer(reply=reply)):
-            live.questions.pop(reply, None)
-            live.opens.pop(live.open_hosts.pop(reply, ""), None)
-        case Request(subject=subject):
-            _requested(settings, state, live, observation, subject, now_ms)
-        case _:
-            pass
-
-
-# --- the log moved -----------------------------------------------------------------------------------------
-
-
-def _task_changed(live: Live, change: Change, now_ms: int) -> None:
-    task, command, attempt = change.task, change.command, change.attempt
-    match change.what:
-        case "submitted":
-            live.to_plan[task.task_id] = task
-        case "planned":
-            live.to_plan.pop(task.task_id, None)
-            _take_up(live, task, now_ms)
-        case "refused" | "task-ended":
-            for work in (live.to_plan, live.to_end, live.stopped, live.timed):
-                work.pop(task.task_id, None)
-        case "dispatched" if command and attempt:
-            _unqueue(live, command, task)
-            flight = Flight(task, command, attempt)
-            key = (task.task_id, attempt.number)
-            live.flights.setdefault(command.host_id, {})[key] = flight
-            live.fresh.setdefault(command.host_id, {})[key] = flight
-        case "started" if command and attempt:
-            confirmed = live.flights.get(command.host_id, {}).get((task.task_id, attempt.number))
-            if confirmed is not None:
-                _confirm(confirmed, now_ms)
-        case "ended" | "late" | "report-refused" if command and attempt:
-            _attempt_settled(live, change.what, task, command, attempt)
-        case "stop":
-            _stopped(live, task, command)
-        case _:
-            pass
-
-
-def _unqueue(live: Live, command: Command, task: Task) -> None:
-    queue = live.queues.get(command.host_id)
-    if queue is not None:
-        queue.pop(task.task_id, None)
-        if not queue:
-            del live.queues[command.host_id]
-
-
-def _drop(work: dict[str, dict[Key, Flight]], host_id: str, key: Key) -> Flight | None:
-    entries = work.get(host_id)
-    if entries is None:
-        return None
-    gone = entries.pop(key, None)
-    if not entries:
-        del work[host_id]
-    return gone
-
-
-def _attempt_settled(live: Live, what: str, task: Task, command: Command, attempt: Attempt) -> None:
-    key = (task.task_id, attempt.number)
-    host_id = command.host_id
-    if what == "ended":
-        _drop(live.flights, host_id, key)
-        _drop(live.fresh, host_id, key)
-        if command.state is CommandState.WAITING:
-            live.queues.setdefault(host_id, {})[task.task_id] = command
-        else:
-            _unqueue(live, command, task)
-        if not task.open and task.state is TaskState.PLANNED:
-            live.to_end[task.task_id] = task
-    if what != "ended" or not attempt.decided:
-        # The agent's own end, or its refusal, is in the log: nothing more is wanted of it.
-        live.forgets.setdefault(host_id, {})[key] = None
-        live.cancels.get(host_id, {}).pop(key, None)
-
-
-def _stopped(live: Live, task: Task, command: Command | None) -> None:
-    live.stopped[task.task_id] = task
-    if command is None:
-        return
-    if command.state is CommandState.ENDED:
-        _unqueue(live, command, task)
-        if not task.open and task.state is TaskState.PLANNED:
-            live.to_end[task.task_id] = task
-        return
-    last = command.last
-    if last is not None and last.end is None:
-        key = (task.task_id, last.number)
-        flight = live.flights.get(command.host_id, {}).get(key)
-        if flight is not None:
-            live.cancels.setdefault(command.host_id, {})[key] = flight
-
-
-def _host_changed(state: State, live: Live, host_id: str, now_ms: int) -> None:
-    host = state.hosts.by_id[host_id]
-    live.look[host_id] = None
-    if host.online:
-        live.came.pop(host_id, None)
-        live.presence.setdefault(host_id, Presence(heard_ms=now_ms))
-    else:
-        live.left.pop(host_id, None)
-    pending = live.opens.get(host_id)
-    if pending is not None and pending.request.nonce == host.nonce:
-        _session_opened(live, host, pending, now_ms)
-
-
-def _session_opened(live: Live, host: Host, pending: PendingOpen, now_ms: int) -> None:
-    known = live.presence.get(host.host_id)
-    if known is not None and known.epoch == host.epoch:
-        return
-    held = {(one.task_id, one.attempt): one.state for one in pending.request.held}
-    presence = Presence(
-        heard_ms=now_ms, epoch=host.epoch, counter=pending.request.counter, newest_seq=host.session_seq, held=held,
-        opened_here=True,
-    )
-    live.presence[host.host_id] = presence
-    _compare(live, host.host_id, presence, now_ms)
-    for key, flight in live.flights.get(host.host_id, {}).items():
-        if key not in held and not flight.seen_held:
-            live.fresh.setdefault(host.host_id, {})[key] = flight
-
-
-# --- messages came -------------------------------------------------------------------------------------------
-
-
-def _requested(
-    settings: DispatcherSettings, state: State, live: Live, request: Request, subject: str, now_ms: int
-) -> None:
-    if subject.startswith("hb."):
-        _heartbeat(settings, state, live, request, now_ms)
-    elif subject.startswith("open."):
-        _open_requested(state, live, request, now_ms)
-    elif request.reply and len(live.questions) < REQUESTS_WAITING_MAX:
-        live.questions[request.reply] = request
-
-
-def _open_requested(state: State, live: Live, request: Request, now_ms: int) -> None:
-    try:
-        opened: reports.OpenSession = wire.decode(request.body, reports.OpenSession)
-    except wire.BadMessage:
-        return  # its author learns nothing and asks again; a host that sends garbage gets no session
-    host_id = subjects.host_of(request.subject)
-    known = state.hosts.by_id.get(host_id)
-    if known is not None and known.boot_id == opened.boot_id and opened.asked_ms < known.asked_ms:
-        return  # overtaken by the request behind the present session: its ticket is old, and proves nothing
-    if not request.reply or (host_id not in live.opens and len(live.opens) >= REQUESTS_WAITING_MAX):
-        return
-    earlier = live.opens.get(host_id)
-    if earlier is not None:
-        live.open_hosts.pop(earlier.reply, None)
-    live.opens[host_id] = PendingOpen(opened, request.reply, now_ms)
-    live.open_hosts[request.reply] = host_id
-
-
-def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: Request, now_ms: int) -> None:
-    host_id = subjects.host_of(request.subject)
-    host = state.hosts.by_id.get(host_id)
-    try:
-        beat: reports.Heartbeat = wire.decode(request.body, reports.Heartbeat)
-    except wire.BadMessage:
-        return
-    if host is None or host.revoked or host.blocked or beat.epoch != host.epoch or beat.boot_id != host.boot_id:
-        return
-    known = live.presence.get(host_id)
-    same_session = known is not None and known.epoch == beat.epoch
-    if known is not None and same_session and beat.counter < known.counter:
-        return  # overtaken on its way
-    presence = Presence(
-        heard_ms=now_ms, epoch=beat.epoch, counter=beat.counter, newest_seq=beat.newest_seq,
-        held={(one.task_id, one.attempt): one.state for one in beat.held}, load=beat.load,
-        spool_full=beat.spool_full, goodbye=beat.goodbye,
-        opened_here=known is not None and same_session and known.opened_here,
-    )
-    live.presence[host_id] = presence
-    if beat.goodbye:
-        live.left[host_id] = None
-        live.came.pop(host_id, None)
-    elif not host.online or not host.ticket_used:
-        live.came[host_id] = None
-    if beat.newest_seq <= state.position and beat.counter >= host.counter:
-        _compare(live, host_id, presence, now_ms)
-        _compare_held(settings, state, live, host_id, presence, now_ms)
-
-
-def _compare(live: Live, host_id: str, presence: Presence, now_ms: int) -> None:
-    """Confirm the flights that the host holds."""
-    flights = live.flights.get(host_id, {})
-    for key in presence.held:
-        flight = flights.get(key)
-        if flight is not None:
-            _confirm(flight, now_ms)
-            _drop(live.fresh, host_id, key)
-
-
-def _confirm(flight: Flight, now_ms: int) -> None:
-    if not flight.seen_held:
-        flight.seen_held, flight.confirmed_ms = True, now_ms
-
-
-def _compare_held(
-    settings: DispatcherSettings, state: State, live: Live, host_id: str, presence: Presence, now_ms: int
-) -> None:
-    """Note what the host holds and should not: ends to forget, and attempts to cancel."""
-    flights = live.flights.get(host_id, {})
-    for key, held in presence.held.items():
-        flight = flights.get(key)
-        if flight is not None:
-            stop = flight.task.stop or flight.command.stop
-            resend_at_ms = flight.cancelled_ms + backoff_ms(settings, flight.cancels)
-            if stop and held is not HeldState.ENDED and now_ms >= resend_at_ms:
-                live.cancels.setdefault(host_id, {})[key] = flight
-            continue
-        attempt = _folded_attempt(state, host_id, key)
-        if held is HeldState.ENDED:
-            if attempt is None or attempt.refused or (attempt.end and (not attempt.decided or attempt.late)):
-                live.forgets.setdefault(host_id, {})[key] = None
-        elif attempt is not None and attempt.end and attempt.decided:
-            live.cancels.setdefault(host_id, {})[key] = None
-
-
-def _folded_attempt(state: State, host_id: str, key: Key) -> Attempt | None:
-    task = state.tasks.by_id.get(key[0])
-    command = task.commands.get(host_id) if task else None
-    return command.attempts[key[1] - 1] if command and 0 < key[1] <= len(command.attempts) else None
-
-
 def backoff_ms(settings: DispatcherSettings, sent: int) -> int:
     """Return how long to wait before a push that was sent *sent* times is sent again."""
     return min(settings.resend_ms << min(max(sent - 1, 0), 20), settings.resend_ms_max)
-
-
-def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:
-    flights = live.flights.get(push.host_id, {})
-    for named in push.attempts:
-        key = (named.task_id, named.attempt)
-        flight = flights.get(key)
-        if isinstance(push, pushes.StartPush):
-            _drop(live.fresh, push.host_id, key)
-            if flight is not None:
-                flight.pushed_ms, flight.pushes, flight.pushed_epoch = now_ms, flight.pushes + 1, push.epoch
-        elif isinstance(push, pushes.CancelPush):
-            live.cancels.get(push.host_id, {}).pop(key, None)
-            if flight is not None:
-                flight.cancelled_ms, flight.cancels = now_ms, flight.cancels + 1
-        else:
-            live.forgets.get(push.host_id, {}).pop(key, None)
-    for work in (live.cancels, live.forgets):
-        if not work.get(push.host_id, True):
-            del work[push.host_id]

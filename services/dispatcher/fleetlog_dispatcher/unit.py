@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fleetlog_dispatcher import decide as deciding
 from fleetlog_dispatcher import live as living
+from fleetlog_dispatcher import observe as observing
 from fleetlog_dispatcher import state as folding
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.sessions import Keys
@@ -42,7 +43,7 @@ class Dispatcher:
 
     def observe(self, state: State, live: Live, observation: object, now_ms: int) -> None:
         """Take in one observation."""
-        living.observe(self._settings, state, live, observation, now_ms)
+        observing.observe(self._settings, state, live, observation, now_ms)
 
     def decide(self, state: State, live: Live, now_ms: int) -> list[Effect]:
         """Return what is due."""

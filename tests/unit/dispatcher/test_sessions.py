@@ -197,6 +197,20 @@ def test_a_revoked_host_is_denied_and_its_attempts_are_lost() -> None:
     assert (answered(stage).code, answered(stage).retry) == ("revoked", False)
 
 
+def test_who_speaks_for_a_host_in_an_older_session_is_told_the_present_epoch() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    stage.opens("web1")
+    stage.beats("web1")
+    stage.sent.clear()
+    stage.beats("web1", epoch=1)
+    [told] = stage.sent
+    assert isinstance(told, pushes.ForgetPush)
+    assert (told.epoch, told.attempts) == (2, ())
+    stage.settle()
+    assert len(stage.sent) == 1
+
+
 def test_a_session_request_that_was_overtaken_by_a_later_one_blocks_nobody() -> None:
     stage = Stage()
     stage.connected("web1")
@@ -207,6 +221,24 @@ def test_a_session_request_that_was_overtaken_by_a_later_one_blocks_nobody() -> 
     assert stage.decided(events.SessionsRefused) == []
     stage.opens("web1", ticket=old, asked_ms=3_000)
     assert len(stage.decided(events.SessionsRefused)) == 1
+
+
+def test_a_session_request_that_was_overtaken_by_a_report_blocks_nobody_and_is_asked_again() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    task_id = stage.submitted(shell())
+    # An append is under way, so the request waits; meanwhile the host goes on, and its report is recorded.
+    settle, stage.settle = stage.settle, lambda: None  # type: ignore[method-assign]
+    stage.opens("web1", counter=stage.state.hosts.by_id["h-web1"].counter)
+    stage.ended(task_id, "web1")
+    stage.settle = settle  # type: ignore[method-assign]
+    stage.settle()
+    assert stage.decided(events.SessionsRefused) == []
+    assert (answered(stage).code, answered(stage).retry) == ("busy", True)
+    stage.opens("web1")
+    assert isinstance(answered(stage), SessionGranted)
+    stage.opens("web1", counter=stage.state.hosts.by_id["h-web1"].counter - 1)
+    assert answered(stage).code == "counter"
 
 
 def test_an_overtaken_heartbeat_of_the_same_session_is_not_heard() -> None:
