@@ -36,7 +36,7 @@ RETRY_SECONDS = 0.05
 SPEC = TaskSpec(payload=Shell(argv=("true",)), target="all")
 
 
-def _stored(data: events.Data, now_ms: int, subject: str) -> Draft:
+def stored(data: events.Data, now_ms: int, subject: str) -> Draft:
     event = codec.Event(id=new_id(now_ms, os.urandom(10)), source="/fleetlog/bench/1", data=data, time_ms=now_ms)
     return Draft(subject=subject, body=codec.encode(event))
 
@@ -57,7 +57,7 @@ def _one_task(now_ms: int) -> Batch:
         (events.AttemptsEnded(ends), events.RESULT),
         (events.TasksEnded((events.TaskEnd(task_id, Outcome.SUCCESS, {Outcome.SUCCESS: HOSTS}),)), events.DISPATCH),
     ]
-    drafts = tuple(_stored(data, now_ms, subject) for data, subject in story)
+    drafts = tuple(stored(data, now_ms, subject) for data, subject in story)
     return Batch(drafts=drafts, message_id=task_id)
 
 

@@ -121,3 +121,32 @@ def test_a_full_queue_refuses_more_with_a_clear_error():
         assert await asyncio.gather(*tasks) == [1, 2]
 
     run(scenario, waiting_max=2)
+
+
+class Recutting(Publisher):
+    """A planted bug: after each unsettled answer the batch is cut anew, with an id of its own."""
+
+    async def _settle(self, batch):
+        for _ in range(5):
+            try:
+                return await self._bus.append(batch)
+            except AppendUnsettled:
+                batch = Batch(drafts=batch.drafts, message_id=f"{batch.message_id}-again")
+        raise AssertionError("never settled")
+
+
+def test_a_planted_publisher_that_cuts_an_unsettled_batch_anew_is_noticed(monkeypatch):
+    """What the tests above hold would not hold: the same appends would stand in the log twice."""
+
+    async def scenario(bus, publisher):
+        bus.lose_answers = 1
+        await publisher.append(draft(1), draft(2))
+        found = [one.body for one in await bus.get_range("EVENTS", 1, 10)]
+        assert found == [b"1", b"2", b"1", b"2"]
+        assert bus.batches[0] != bus.batches[1]
+
+    monkeypatch.setitem(run.__globals__, "Publisher", Recutting)
+    run(scenario)
+    monkeypatch.undo()
+    with pytest.raises(AssertionError):
+        run(scenario)
