@@ -330,7 +330,7 @@ def test_an_append_whose_answer_was_lost_is_found_in_the_log_and_not_repeated(ho
             assert status == 200
             assert sent[0] == sent[1]
             _, page = await rig.get("/api/v1/log?limit=500")
-            labelled = [item for item in page["data"]["items"] if item["event"]["data"].get("host_id") == agent.host_id
+            labelled = [item for item in page["data"]["items"] if item["event"].get("data", {}).get("host_id") == agent.host_id
                         and "labelled" in item["event"]["type"]]
             assert [item["seq"] for item in labelled] == [body["seq"]]
 
