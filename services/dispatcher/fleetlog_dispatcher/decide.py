@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,7 +24,8 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.split import split
 from fleetlog_schemas import events, lifecycle, limits, questions, subjects
 from fleetlog_schemas.events import Data
-from fleetlog_schemas.lifecycle import CommandState, TaskState
+from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.lifecycle import CommandState, Task, TaskState
 
 PLANS_PER_ROUND_MAX = 500
 """Tasks planned in one round: keeps a round short, and its batch within the bus's limit."""
@@ -35,13 +37,14 @@ def decide(
     settings: DispatcherSettings, keys: Keys, state: State, live: Live, now_ms: int
 ) -> list[Effect]:
     """Return what is due now."""
+    planned, refused = _plans(state, live)
     data = [
         *_session_events(keys, state, live),
         *_presence_events(settings, state, live, now_ms),
-        *_plan_events(state, live),
+        *_plan_events(planned, refused),
         *_timeouts(live, now_ms),
         *_end_events(settings, state, live, now_ms),
-        *_dispatch_events(settings, state, live, now_ms),
+        *_dispatch_events(settings, state, live, planned, now_ms),
         *_task_ends(live),
     ]
     effects: list[Effect] = []
@@ -152,8 +155,16 @@ def _heard_ms(live: Live, host_id: str) -> int:
 # --- tasks -----------------------------------------------------------------------------------------------------
 
 
-def _plan_events(state: State, live: Live) -> Iterator[Data]:
-    planned: list[events.Plan] = []
+class Planned(NamedTuple):
+    """A task that is planned in this round."""
+
+    task: Task
+    hosts: list[Host]
+    plan_hash: str
+
+
+def _plans(state: State, live: Live) -> tuple[list[Planned], list[events.Refusal]]:
+    planned: list[Planned] = []
     refused: list[events.Refusal] = []
     for _, task in zip(range(PLANS_PER_ROUND_MAX), live.to_plan.values(), strict=False):
         try:
@@ -161,9 +172,14 @@ def _plan_events(state: State, live: Live) -> Iterator[Data]:
         except plan.Refused as error:
             refused.append(msgspec.structs.replace(error.refusal, task_id=task.task_id))
         else:
-            planned += plan.plans(task.task_id, chosen, hashed)
+            planned.append(Planned(task, chosen, hashed))
+    return planned, refused
+
+
+def _plan_events(planned: list[Planned], refused: list[events.Refusal]) -> Iterator[Data]:
+    plans = [part for one in planned for part in plan.plans(one.task.task_id, one.hosts, one.plan_hash)]
     yield from split(lambda entries: events.TasksRefused(refusals=entries), refused)
-    yield from split(lambda entries: events.TasksPlanned(plans=entries), planned)
+    yield from split(lambda entries: events.TasksPlanned(plans=entries), plans)
 
 
 def _timeouts(live: Live, now_ms: int) -> Iterator[Data]:
@@ -191,7 +207,15 @@ def _task_ends(live: Live) -> Iterator[Data]:
     yield from split(lambda entries: events.TasksEnded(tasks=entries), ends)
 
 
-def _dispatch_events(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> Iterator[Data]:
+def _dispatch_events(
+    settings: DispatcherSettings, state: State, live: Live, planned: list[Planned], now_ms: int
+) -> Iterator[Data]:
+    picked = _from_queues(settings, state, live, now_ms)
+    picked += _from_plans(settings, state, live, planned, DISPATCHES_PER_ROUND_MAX - len(picked), now_ms)
+    yield from split(lambda entries: events.AttemptsDispatched(attempts=entries), picked)
+
+
+def _from_queues(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> list[events.Dispatch]:
     """Fill the free slots of every host that can take work, each host's queue in order."""
     picked: list[events.Dispatch] = []
     in_flight: dict[str, int] = {}
@@ -199,8 +223,8 @@ def _dispatch_events(settings: DispatcherSettings, state: State, live: Live, now
         if len(picked) >= DISPATCHES_PER_ROUND_MAX:
             break
         host = state.hosts.by_id.get(host_id)
-        free = settings.slots_per_host - len(live.flights.get(host_id, ()))
-        if host is None or free <= 0 or not can_take(settings, state, live, host, now_ms):
+        free = _free_slots(settings, state, live, host, now_ms) if host else 0
+        if host is None or free <= 0:
             continue
         for task_id, command in queue.items():
             task = state.tasks.by_id[task_id]
@@ -212,18 +236,47 @@ def _dispatch_events(settings: DispatcherSettings, state: State, live: Live, now
             if task.spec.parallel and running >= task.spec.parallel:
                 continue
             in_flight[task_id] = running + 1
-            picked.append(
-                events.Dispatch(
-                    task_id=task_id, host_id=host_id, attempt=len(command.attempts) + 1, epoch=host.epoch
-                )
-            )
+            picked.append(_dispatch(task_id, host, len(command.attempts) + 1))
             free -= 1
             if not free:
                 break
-    yield from split(lambda entries: events.AttemptsDispatched(attempts=entries), picked)
+    return picked
 
 
-def _in_flight(task: lifecycle.Task) -> int:
+def _from_plans(
+    settings: DispatcherSettings, state: State, live: Live, planned: list[Planned], room: int, now_ms: int
+) -> list[events.Dispatch]:
+    """Dispatch what is planned in this same batch to hosts where nothing waits: one round trip less for a task."""
+    picked: list[events.Dispatch] = []
+    free: dict[str, int] = {}
+    for task, hosts, _ in planned:
+        if task.stop or len(hosts) > limits.EVENT_COMMANDS_MAX:
+            continue
+        left = min(task.spec.parallel or len(hosts), room - len(picked))
+        for host in hosts:
+            if left <= 0:
+                break
+            if host.host_id in live.queues:
+                continue
+            if host.host_id not in free:
+                free[host.host_id] = _free_slots(settings, state, live, host, now_ms)
+            if free[host.host_id] > 0:
+                free[host.host_id] -= 1
+                left -= 1
+                picked.append(_dispatch(task.task_id, host, 1))
+    return picked
+
+
+def _free_slots(settings: DispatcherSettings, state: State, live: Live, host: Host, now_ms: int) -> int:
+    free = settings.slots_per_host - len(live.flights.get(host.host_id, ()))
+    return free if free > 0 and can_take(settings, state, live, host, now_ms) else 0
+
+
+def _dispatch(task_id: str, host: Host, attempt: int) -> events.Dispatch:
+    return events.Dispatch(task_id=task_id, host_id=host.host_id, attempt=attempt, epoch=host.epoch)
+
+
+def _in_flight(task: Task) -> int:
     return task.counts.get(CommandState.DISPATCHED.value, 0) + task.counts.get(CommandState.RUNNING.value, 0)
 
 

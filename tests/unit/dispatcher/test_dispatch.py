@@ -19,6 +19,26 @@ def test_a_task_is_planned_dispatched_and_pushed_to_each_of_its_hosts() -> None:
     ]
 
 
+def test_a_task_is_planned_and_dispatched_in_one_batch_where_nothing_waits() -> None:
+    stage = Stage()
+    stage.connected("web1", "web2")
+    stage.submitted(shell(parallel=1))
+    planned = next(event for event in stage.log if isinstance(event.data, events.TasksPlanned))
+    dispatched = next(event for event in stage.log if isinstance(event.data, events.AttemptsDispatched))
+    assert dispatched.seq == planned.seq + 1
+    assert len(dispatched.data.attempts) == 1
+
+
+def test_a_new_task_does_not_overtake_what_waits_for_a_host() -> None:
+    stage = Stage(DispatcherSettings(slots_per_host=1))
+    stage.connected("web1")
+    first, second, third = (stage.submitted(shell(name)) for name in "abc")
+    stage.ended(first, "web1")
+    assert stage.pushed(pushes.StartPush) == [(first, 1), (second, 1)]
+    stage.ended(second, "web1")
+    assert stage.pushed(pushes.StartPush)[-1] == (third, 1)
+
+
 def test_nothing_is_pushed_before_the_dispatch_is_read_back() -> None:
     stage = Stage()
     stage.connected("web1")

@@ -86,7 +86,7 @@ def test_why_tells_of_backoff_maintenance_and_parallel() -> None:
     stage.ended(one, "web1", outcome=Outcome.FAILURE, exit_code=1)
     assert reasons(stage, one) == [("backoff", "web1")]
     two = stage.submitted(shell(parallel=1))
-    assert sorted(reasons(stage, two)) == [("delivery", "web1"), ("parallel", "web2")]
+    assert sorted(reason for reason, _ in reasons(stage, two)) == ["delivery", "parallel"]
     stage.happened(events.MaintenanceSet(host_id="h-web2", on=True, reason="disk"))
     three = stage.submitted(shell(target="web2", wait_offline_ms=60_000))
     assert reasons(stage, three) == [("maintenance", "web2")]
