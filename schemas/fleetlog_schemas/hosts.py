@@ -178,6 +178,7 @@ def _online(hosts: Hosts, event: Event, one: events.HostEpoch) -> list[str]:
     if host is None or host.epoch != one.epoch or host.revoked or host.blocked:
         return []
     host.ticket_used = True
+    host.fresh = False  # accepted again while its session was open: that session's ticket is asked for next
     if not host.online:
         host.online, host.presence_ms, host.offline_reason = True, event.time_ms, ""
     return [one.host_id]

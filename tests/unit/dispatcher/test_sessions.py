@@ -95,6 +95,18 @@ def test_a_used_ticket_shows_a_copied_key_and_blocks_the_host() -> None:
     assert isinstance(answered(stage), SessionGranted)
 
 
+def test_a_host_that_is_accepted_while_its_session_is_open_needs_that_ticket_next() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    stage.opens("web1", ticket="someone else's")
+    assert stage.state.hosts.by_id["h-web1"].blocked is not None
+    stage.happened(events.HostAccepted(host_id="h-web1"))
+    stage.beats("web1")
+    assert stage.state.hosts.by_id["h-web1"].online
+    stage.opens("web1", ticket="someone else's")
+    assert answered(stage).code == "ticket"
+
+
 def test_a_journal_counter_below_what_the_log_has_shows_a_rolled_back_machine() -> None:
     stage = Stage()
     stage.connected("web1")
