@@ -14,11 +14,10 @@ from pathlib import Path
 
 from bench import measure
 from bench.figures import Figure
+from bench.machine import bare_bus
 from bench.projection import SPEC, stored
 from bench.system import System
 from fleetlog_runtime.pure.bus import Batch
-from fleetlog_runtime.shell.home import Home, admin_credentials
-from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import events
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -44,41 +43,43 @@ def _story(now_ms: int) -> list[tuple[events.Data, str]]:
     ]
 
 
-async def _append(home: Home, count: int) -> None:
-    """Append so many events while the services follow."""
-    bus = await NatsBus.connect(home.nats_url(), admin_credentials(home), "bench", append_seconds=60.0)
-    try:
+async def _append(folder: Path, count: int) -> None:
+    """Append so many events to the log of a new home, before any service has seen it."""
+    async with bare_bus(folder) as (_, bus):
         for _ in range(max(1, count // (STORY_EVENTS * STORIES_PER_BATCH))):
             now_ms = int(time.time() * 1000)
             drafts = tuple(
                 stored(data, now_ms, subject) for _ in range(STORIES_PER_BATCH) for data, subject in _story(now_ms)
             )
             await bus.append(Batch(drafts=drafts, message_id=new_id(now_ms, os.urandom(10))))
-    finally:
-        await bus.close()
 
 
 def history(count: int, tasks: int, rounds: int) -> list[Figure]:
     """Measure restart and throughput on an empty log and after *count* events."""
     with tempfile.TemporaryDirectory(prefix="fleetlog-bench-") as folder:
-        system = System(Path(folder) / "home", "--set", "dispatcher.slots_per_host=64")
-        try:
-            system.start()
-            empty = _throughput(system, tasks, rounds)
-            restart_empty = _restart(system)
-            asyncio.run(_append(Home(system.folder), count))
-            _caught_up(system)
-            full = _throughput(system, tasks, rounds)
-            restart_full = _restart(system)
-        finally:
-            system.stop()
+        empty, restart_empty, _ = _measured(Path(folder) / "empty", tasks, rounds)
+        asyncio.run(_append(Path(folder) / "full", count))
+        full, restart_full, first = _measured(Path(folder) / "full", tasks, rounds)
     middle = sorted(empty)[len(empty) // 2]
     return [
         Figure("start of everything, few events", "s", (restart_empty,)),
         Figure(f"start of everything, {count:,} events", "s", (restart_full,)),
+        Figure(f"start of everything, {count:,} events and nothing kept", "s", (first,), note="every event folded anew"),
         Figure(f"`true` as {tasks} tasks, few events", "tasks/s", tuple(empty)),
         Figure(f"`true` as {tasks} tasks, {count:,} events", "tasks/s", tuple(full), limit=middle),
     ]
+
+
+def _measured(folder: Path, tasks: int, rounds: int) -> tuple[list[float], float, float]:
+    """Return throughput, seconds of a restart, and seconds of the first start."""
+    system = System(folder, "--set", "dispatcher.slots_per_host=64")
+    try:
+        first = system.start()
+        rates = _throughput(system, tasks, rounds)
+        system.stop()
+        return rates, system.start(), first
+    finally:
+        system.stop()
 
 
 def _throughput(system: System, tasks: int, rounds: int) -> list[float]:
@@ -86,14 +87,3 @@ def _throughput(system: System, tasks: int, rounds: int) -> list[float]:
     watcher = measure.Watcher(client)
     measure.throughput_once(client, watcher, min(tasks, 100), f"warm-{time.time_ns()}")
     return [measure.throughput_once(client, watcher, tasks, f"round-{time.time_ns()}") for _ in range(rounds)]
-
-
-def _caught_up(system: System) -> None:
-    """One task more: its end comes after everything that was appended."""
-    client = system.client()
-    measure.throughput_once(client, measure.Watcher(client), 1, f"after-{time.time_ns()}")
-
-
-def _restart(system: System) -> float:
-    system.stop()
-    return system.start()
