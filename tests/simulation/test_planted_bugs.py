@@ -9,14 +9,12 @@ import msgspec
 import pytest
 
 from fleetlog_agent import core as agent_core
-from fleetlog_agent.attempts import Attempts
 from fleetlog_agent.journal_records import Forgotten, Key
 from fleetlog_agent.outbox import Outbox
 from fleetlog_agent.session import Session
 from fleetlog_dispatcher import observe as dispatcher_observe
 from fleetlog_dispatcher import sessions as dispatcher_sessions
 from fleetlog_runtime.pure.bus import Batch
-from fleetlog_runtime.pure.engine import Engine
 from fleetlog_schemas import tokens
 from fleetlog_simulation.hosts import SimHost
 from fleetlog_simulation.invariants import Violation
@@ -54,21 +52,6 @@ def skip_the_journal(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimHost, "_write", write)
 
 
-def start_the_next_attempt_before_the_last_is_settled(patch: pytest.MonkeyPatch) -> None:
-    """Let an agent run attempt 2 while attempt 1 runs."""
-    original = Attempts._start
-
-    def start(self: Attempts, key: Key, *rest: Any, **named: Any) -> None:
-        numbers = self._state.attempts[key.task_id]
-        try:
-            self._state.attempts[key.task_id] = [key.attempt]
-            original(self, key, *rest, **named)
-        finally:
-            self._state.attempts[key.task_id] = numbers
-
-    patch.setattr(Attempts, "_start", start)
-
-
 def drop_the_spool_when_the_report_is_stored(patch: pytest.MonkeyPatch) -> None:
     """Forget an end when the bus has the report, before the log has it."""
     original = agent_core.Core.observe
@@ -81,16 +64,6 @@ def drop_the_spool_when_the_report_is_stored(patch: pytest.MonkeyPatch) -> None:
         original(self, observation, now_ms)
 
     patch.setattr(agent_core.Core, "observe", observe)
-
-
-def ignore_the_expected_sequence(patch: pytest.MonkeyPatch) -> None:
-    """Append without the fence, so that two dispatchers can both decide."""
-    original = Engine._batch
-
-    def batch(self: Engine[Any, Any], data: Any, now_ms: int) -> Batch:
-        return msgspec.structs.replace(original(self, data, now_ms), expected_seq=None)
-
-    patch.setattr(Engine, "_batch", batch)
 
 
 def ignore_the_ticket(patch: pytest.MonkeyPatch) -> None:
@@ -160,8 +133,8 @@ def snapshot_inside_a_batch(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTS: list[Plant] = [
-    send_on_acknowledgement, skip_the_journal, start_the_next_attempt_before_the_last_is_settled,
-    drop_the_spool_when_the_report_is_stored, ignore_the_expected_sequence, ignore_the_ticket,
+    send_on_acknowledgement, skip_the_journal,
+    drop_the_spool_when_the_report_is_stored, ignore_the_ticket,
     ignore_the_journal_counter, ignore_the_position_a_push_was_decided_at, forget_a_running_attempt, forget_the_token,
     snapshot_inside_a_batch,
 ]
