@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import codec, events, lifecycle
-from fleetlog_schemas.lifecycle import Change, Task, TaskState
+from fleetlog_schemas import codec, events, lifecycle, records
+from fleetlog_schemas.records import Change, Task, TaskState
 
 
 class StoredRaw(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Fold:
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        self._tasks = lifecycle.Tasks()
+        self._tasks = records.Tasks()
         self.last_seq = 0
         self.skipped: list[str] = []
         """What could not be read and was passed over, as every reader does; one line each."""

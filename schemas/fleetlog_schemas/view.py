@@ -13,8 +13,8 @@ import msgspec
 
 from fleetlog_schemas import events, hostset
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.lifecycle import Attempt, Command, CommandState, Task
 from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.records import Attempt, Command, CommandState, Task
 from fleetlog_schemas.spec import TaskSpec, kind
 
 GROUPS_MAX = 20

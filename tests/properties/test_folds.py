@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetlog_schemas import events, hosts, ids, lifecycle
+from fleetlog_schemas import events, hosts, ids, lifecycle, records
 from fleetlog_schemas.codec import Event, decode, encode
-from fleetlog_schemas.lifecycle import CommandState, TaskState
 from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.records import CommandState, TaskState
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
 from fleetlog_schemas.view import task_view
 from fleetlog_testing.history import START_MS
@@ -105,7 +105,7 @@ def copy(value: Any) -> Any:
 @given(task_logs | begun_logs)
 @settings(max_examples=200)
 def test_counts_say_what_the_commands_are(stored: list[Event]) -> None:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     for event in stored:
         lifecycle.apply(tasks, event)
         for task in tasks.by_id.values():
@@ -121,7 +121,7 @@ def test_counts_say_what_the_commands_are(stored: list[Event]) -> None:
 @given(task_logs | begun_logs)
 @settings(max_examples=200)
 def test_attempts_are_numbered_without_gaps_and_only_the_last_may_be_open(stored: list[Event]) -> None:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     for event in stored:
         lifecycle.apply(tasks, event)
     for task in tasks.by_id.values():
@@ -134,7 +134,7 @@ def test_attempts_are_numbered_without_gaps_and_only_the_last_may_be_open(stored
 @given(task_logs | begun_logs)
 @settings(max_examples=200)
 def test_an_end_never_changes(stored: list[Event]) -> None:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     first: dict[tuple[str, str, int], events.End] = {}
     for event in stored:
         lifecycle.apply(tasks, event)
@@ -148,7 +148,7 @@ def test_an_end_never_changes(stored: list[Event]) -> None:
 
 @given(task_logs | begun_logs)
 def test_reading_an_event_twice_changes_nothing(stored: list[Event]) -> None:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     for event in stored:
         lifecycle.apply(tasks, event)
         before = msgspec.msgpack.encode(tasks)
@@ -159,7 +159,7 @@ def test_reading_an_event_twice_changes_nothing(stored: list[Event]) -> None:
 
 @given(task_logs | begun_logs, st.integers(0, 40))
 def test_a_reader_that_starts_from_a_snapshot_reaches_the_same_tasks(stored: list[Event], at: int) -> None:
-    kept, restored = lifecycle.Tasks(), lifecycle.Tasks()
+    kept, restored = records.Tasks(), records.Tasks()
     for number, event in enumerate(stored):
         if number == at:
             restored = copy(restored)
@@ -170,7 +170,7 @@ def test_a_reader_that_starts_from_a_snapshot_reaches_the_same_tasks(stored: lis
 
 @given(task_logs | begun_logs)
 def test_any_task_can_be_shown(stored: list[Event]) -> None:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     for event in stored:
         lifecycle.apply(tasks, event)
     for task in tasks.by_id.values():
@@ -214,5 +214,5 @@ def test_these_logs_reach_every_transition(spec: TaskSpec) -> None:
         (events.AttemptsEnded((events.End(TASK_IDS[0], "h1", 1, Outcome.SUCCESS, Ran.YES),)), False),
         (events.TasksEnded((events.TaskEnd(TASK_IDS[0], Outcome.SUCCESS, {}),)), False),
     ])
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     assert all(lifecycle.apply(tasks, event) for event in stored)

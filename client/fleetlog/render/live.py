@@ -11,8 +11,8 @@ from typing import TextIO
 
 from fleetlog.render.task import counts_text
 from fleetlog.render.text import Style, count_of, seconds, shorten, width
-from fleetlog_schemas.lifecycle import Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.records import Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.view import last_line
 
 FAILURES_SHOWN_MAX = 20

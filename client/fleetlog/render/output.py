@@ -8,7 +8,7 @@ import msgspec
 
 from fleetlog.render.text import Style, size
 from fleetlog_schemas import events, hostset
-from fleetlog_schemas.lifecycle import Task
+from fleetlog_schemas.records import Task
 
 GROUPS_MAX = 20
 """Different outputs printed after a task; more is for `fleetlog output`."""

@@ -17,7 +17,7 @@ from fleetlog.render.text import count_of, seconds
 from fleetlog.sse import Feed, Trouble
 from fleetlog.verbs.output import print_whole
 from fleetlog_schemas.ids import short
-from fleetlog_schemas.lifecycle import Task, TaskState
+from fleetlog_schemas.records import Task, TaskState
 from fleetlog_schemas.view import task_view
 
 TICK_S = 0.25

@@ -15,7 +15,7 @@ from fleetlog.render.text import Style, size
 from fleetlog_schemas import hostset
 
 if TYPE_CHECKING:
-    from fleetlog_schemas.lifecycle import Task
+    from fleetlog_schemas.records import Task
 
 POLL_S = 0.3
 """How often a command that runs is asked for more."""

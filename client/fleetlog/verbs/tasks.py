@@ -131,7 +131,7 @@ def cancel(console: Console) -> int:
     from fleetlog.render.task import counts_text
     from fleetlog.verbs.following import Detached, follow
     from fleetlog.verbs.output import expanded
-    from fleetlog_schemas.lifecycle import CommandState, Task
+    from fleetlog_schemas.records import CommandState, Task
 
     options = console.options
     task_id = console.client.resolve(options.task)

@@ -25,7 +25,7 @@ from fleetlog_runtime.pure.split import split
 from fleetlog_schemas import events, lifecycle, limits, questions, subjects
 from fleetlog_schemas.events import Data
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.lifecycle import CommandState, Task, TaskState
+from fleetlog_schemas.records import CommandState, Task, TaskState
 
 PLANS_PER_ROUND_MAX = 500
 """Tasks planned in one round: keeps a round short, and its batch within the bus's limit."""

@@ -14,8 +14,8 @@ from fleetlog_dispatcher.waiting import absence
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.lifecycle import Command, CommandState, Task
 from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.records import Command, CommandState, Task
 
 ENDS_PER_ROUND_MAX = 5_000
 """Ends decided in one round; the rest follows in the next."""

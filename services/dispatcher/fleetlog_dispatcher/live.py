@@ -13,7 +13,7 @@ from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import reports
-from fleetlog_schemas.lifecycle import Attempt, AttemptState, Command, CommandState, Task, TaskState
+from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
 
 Key = tuple[str, int]

@@ -21,7 +21,7 @@ from fleetlog_runtime.pure.effects import Answer, Changed, Performed, Request, S
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import pushes, reports, subjects, wire
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.lifecycle import Attempt, Change, Command, CommandState, Task, TaskState
+from fleetlog_schemas.records import Attempt, Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
 
 

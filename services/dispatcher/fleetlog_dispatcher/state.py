@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import events, hosts, lifecycle
+from fleetlog_schemas import events, hosts, lifecycle, records
 from fleetlog_schemas.codec import Event
-from fleetlog_schemas.lifecycle import Change, Task
+from fleetlog_schemas.records import Change, Task
 
 UNSETTLED_MS_MAX = 24 * 3_600_000
 """How long an ended task stays in memory for a host that may still hold one of its attempts: as long as its id
@@ -19,7 +19,7 @@ could be submitted again. Afterwards such an attempt is only told to be forgotte
 class State(msgspec.Struct):
     """The folded log."""
 
-    tasks: lifecycle.Tasks = msgspec.field(default_factory=lifecycle.Tasks)
+    tasks: records.Tasks = msgspec.field(default_factory=records.Tasks)
     hosts: hosts.Hosts = msgspec.field(default_factory=hosts.Hosts)
     position: int = 0
     """The last sequence folded: what pushes say they rest on."""

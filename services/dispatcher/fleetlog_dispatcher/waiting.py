@@ -11,8 +11,8 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import hostset, limits
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.lifecycle import Command, CommandState, Task, TaskState
 from fleetlog_schemas.questions import WaitingGroup
+from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 
 def absence(host: Host | None) -> tuple[str, str]:

@@ -14,8 +14,8 @@ import msgspec
 
 from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.bus import Stored
-from fleetlog_schemas import codec, events, hosts, lifecycle
-from fleetlog_schemas.lifecycle import CommandState, Task
+from fleetlog_schemas import codec, events, hosts, lifecycle, records
+from fleetlog_schemas.records import CommandState, Task
 
 PARKED_BYTES_MAX = 64 * 1024
 """Bytes kept of a message that is not an event: enough to see what it is; the log has all of it."""
@@ -56,7 +56,7 @@ class Projector:
 
     def __init__(self, written_through: int = 0) -> None:
         """Start from an empty log; nothing at or below *written_through* is handed over to be written."""
-        self.tasks = lifecycle.Tasks()
+        self.tasks = records.Tasks()
         self.hosts = hosts.Hosts()
         self.closing: dict[str, Ended] = {}
         """Tasks that ended and are still being written, by id."""
@@ -145,7 +145,7 @@ class Projector:
                     if command is not None and command.state is CommandState.ENDED:
                         self.stopped.setdefault(change.task.task_id, {})[command.host_id] = event.seq
 
-    def _file_late(self, event: codec.Event, changes: list[lifecycle.Change]) -> None:
+    def _file_late(self, event: codec.Event, changes: list[records.Change]) -> None:
         # Two entries of one event may be about one attempt: what is new of it is told by the sequence.
         attempts = {id(change.attempt): change.attempt for change in changes if change.attempt is not None}
         for attempt in attempts.values():
@@ -153,7 +153,7 @@ class Projector:
                 if seq == event.seq:
                     self.batch.late.append(LateEnd(seq=seq, time_ms=event.time_ms, end=end, task_known=True))
 
-    def _ends_of_closed(self, event: codec.Event, data: events.AttemptsEnded) -> list[lifecycle.Change]:
+    def _ends_of_closed(self, event: codec.Event, data: events.AttemptsEnded) -> list[records.Change]:
         """Return late ends of tasks that are still being written; file those of tasks that memory no longer has."""
         closing = False
         for end in data.attempts:
@@ -165,7 +165,7 @@ class Projector:
                 self.batch.late.append(LateEnd(seq=event.seq, time_ms=event.time_ms, end=end, task_known=False))
         if not closing:
             return []
-        still_here = lifecycle.Tasks(by_id={task_id: ended.task for task_id, ended in self.closing.items()})
+        still_here = records.Tasks(by_id={task_id: ended.task for task_id, ended in self.closing.items()})
         return [change for change in lifecycle.apply(still_here, event) if change.what == "late"]
 
     def _close(self, task: Task, *, fresh: bool) -> None:

@@ -18,7 +18,7 @@ from fleetlog_reporter import rows
 from fleetlog_reporter.apply import Projector
 from fleetlog_reporter.rows import Row
 from fleetlog_reporter.store import UNFIT, Store, append, clean, noticing_damage, sql_of
-from fleetlog_schemas.lifecycle import CommandState
+from fleetlog_schemas.records import CommandState
 
 T = TypeVar("T")
 

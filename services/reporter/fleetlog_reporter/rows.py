@@ -1,6 +1,6 @@
 """Between the lifecycle's records and rows: what is written when a task ends, and the same task read back.
 
-Reading back gives a `lifecycle.Task`, so that `view.task_view`, the one view there is, serves both what is in
+Reading back gives a `records.Task`, so that `view.task_view`, the one view there is, serves both what is in
 memory and what is in the tables. Tuples are in the column order of `tables.sql`. What SQL rarely asks for stands
 in one JSON column (`rest`), for each further column costs time with every attempt written.
 """
@@ -17,16 +17,9 @@ import msgspec
 
 from fleetlog_schemas import events
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.lifecycle import (
-    Attempt,
-    AttemptState,
-    Command,
-    CommandState,
-    Task,
-    TaskState,
-    same_end,
-)
+from fleetlog_schemas.lifecycle import same_end
 from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState
 from fleetlog_schemas.spec import Payload, Script, TaskSpec, kind
 
 SUMMARY_CHARACTERS_MAX = 200

@@ -22,7 +22,7 @@ from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_bus import NatsBus
-from fleetlog_schemas import codec, events, hosts, lifecycle, questions, subjects, view
+from fleetlog_schemas import codec, events, hosts, lifecycle, questions, records, subjects, view
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_testing.waiting import until
 
@@ -47,8 +47,8 @@ class Reporter:
 
     def __init__(self, bus: NatsBus) -> None:
         self.bus = bus
-        self.tasks = lifecycle.Tasks()
-        self.ended: dict[str, lifecycle.Task] = {}
+        self.tasks = records.Tasks()
+        self.ended: dict[str, records.Task] = {}
         self.hosts = hosts.Hosts()
         self.position = 0
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -103,7 +103,7 @@ class Reporter:
             seq=self.position, problem=questions.Problem(status=status, code=code, message=message)
         )
 
-    def _task(self, identifier: str) -> lifecycle.Task:
+    def _task(self, identifier: str) -> records.Task:
         for task_id in reversed(self.ended):
             if identifier == "last" or task_id.endswith(identifier):
                 return self.ended[task_id]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 
-from fleetlog_schemas import events, hosts, ids, lifecycle
+from fleetlog_schemas import events, hosts, ids, lifecycle, records
 from fleetlog_schemas.codec import Event, decode, encode
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
@@ -25,7 +25,7 @@ class History:
     """Appends events and folds them at once."""
 
     def __init__(self) -> None:
-        self.tasks = lifecycle.Tasks()
+        self.tasks = records.Tasks()
         self.hosts = hosts.Hosts()
         self.events: list[Event] = []
         self.now_ms = START_MS
@@ -34,7 +34,7 @@ class History:
         """Let time pass."""
         self.now_ms += duration_ms
 
-    def add(self, data: events.Data, *, subject: str = "", authid: str | None = None) -> list[lifecycle.Change]:
+    def add(self, data: events.Data, *, subject: str = "", authid: str | None = None) -> list[records.Change]:
         """Store one event and fold it; return what it changed in tasks. Changed hosts are in `host_ids`."""
         subject = subject or events.REGISTRY[events.NAMES[type(data)]].subject.split()[0]
         body = encode(Event(id=make_id(), source="/fleetlog/test/1", data=data, time_ms=self.now_ms, authid=authid))
@@ -45,34 +45,34 @@ class History:
 
     # --- the events that most stories need --------------------------------------------------------------
 
-    def submitted(self, *, target: str = "web*", retry: Retry | None = None) -> lifecycle.Task:
+    def submitted(self, *, target: str = "web*", retry: Retry | None = None) -> records.Task:
         """Submit one task."""
         task_id = make_id(self.now_ms)
         spec = TaskSpec(payload=Shell(argv=("true",)), target=target, retry=retry or Retry())
         self.add(events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),)), authid="ada")
         return self.tasks.by_id[task_id]
 
-    def planned(self, *host_ids: str, retry: Retry | None = None) -> lifecycle.Task:
+    def planned(self, *host_ids: str, retry: Retry | None = None) -> records.Task:
         """Submit one task and plan it on *host_ids*."""
         task = self.submitted(retry=retry)
         hosts_of_plan = tuple(events.PlannedHost(host_id=host_id, name=host_id) for host_id in host_ids)
         self.add(events.TasksPlanned(plans=(events.Plan(task.task_id, hosts_of_plan, "hash"),)))
         return task
 
-    def dispatched(self, task: lifecycle.Task, host_id: str, attempt: int = 1) -> list[lifecycle.Change]:
+    def dispatched(self, task: records.Task, host_id: str, attempt: int = 1) -> list[records.Change]:
         """Dispatch one attempt."""
         one = events.Dispatch(task_id=task.task_id, host_id=host_id, attempt=attempt, epoch=1)
         return self.add(events.AttemptsDispatched(attempts=(one,)))
 
-    def started(self, task: lifecycle.Task, host_id: str, attempt: int = 1) -> list[lifecycle.Change]:
+    def started(self, task: records.Task, host_id: str, attempt: int = 1) -> list[records.Change]:
         """Report one start."""
         one = events.Start(task_id=task.task_id, host_id=host_id, attempt=attempt, started_ms=self.now_ms)
         return self.add(events.AttemptsStarted(attempts=(one,)))
 
     def ended(
-        self, task: lifecycle.Task, host_id: str, outcome: Outcome, attempt: int = 1, *, decided: bool = False,
+        self, task: records.Task, host_id: str, outcome: Outcome, attempt: int = 1, *, decided: bool = False,
         ran: Ran = Ran.YES, exit_code: int | None = None, tail: str = "",
-    ) -> list[lifecycle.Change]:
+    ) -> list[records.Change]:
         """End one attempt: by the agent's report, or by the dispatcher's decision."""
         end = events.End(
             task_id=task.task_id, host_id=host_id, attempt=attempt, outcome=outcome, ran=ran, exit_code=exit_code,
@@ -80,6 +80,6 @@ class History:
         )
         return self.add(events.AttemptsEnded(attempts=(end,)), subject=events.DISPATCH if decided else events.RESULT)
 
-    def task_ended(self, task: lifecycle.Task) -> list[lifecycle.Change]:
+    def task_ended(self, task: records.Task) -> list[records.Change]:
         """End the task as its commands say."""
         return self.add(events.TasksEnded(tasks=(lifecycle.task_end(task),)))

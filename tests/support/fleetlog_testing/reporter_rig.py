@@ -17,9 +17,10 @@ from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.memory import MemoryStore
 from fleetlog_schemas import events, ids, reports, subjects, wire
 from fleetlog_schemas.codec import Event, encode
-from fleetlog_schemas.lifecycle import Tasks, apply, task_end
+from fleetlog_schemas.lifecycle import apply, task_end
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.questions import unpack_answer
+from fleetlog_schemas.records import Tasks
 from fleetlog_schemas.spec import Shell, TaskSpec
 
 START_MS = 1_790_000_000_000

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from fleetlog.main import main
-from fleetlog_schemas import events, lifecycle
+from fleetlog_schemas import events, lifecycle, records
 from fleetlog_schemas.codec import Event, encode, rfc3339
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.questions import (
@@ -130,7 +130,7 @@ class Recorded:
 
     # --- answers ------------------------------------------------------------------------------------------
 
-    def task(self, identifier: str) -> lifecycle.Task | None:
+    def task(self, identifier: str) -> records.Task | None:
         """Find a task as the gateway does."""
         found = self.history.tasks.by_id
         if identifier == "last":
@@ -154,7 +154,7 @@ class Recorded:
         return getattr(self, f"_{method}_{'_'.join(parts[:1])}".lower())(parts, query, body)
 
     def _of_task(
-        self, method: str, what: str, task: lifecycle.Task, query: dict[str, str], body: Any
+        self, method: str, what: str, task: records.Task, query: dict[str, str], body: Any
     ) -> tuple[int, Any]:
         view = task_view(task)
         if what == "":
@@ -177,12 +177,12 @@ class Recorded:
         assert what == "cancel"
         self.add(events.CancelRequested(task_id=task.task_id, reason=body["reason"]), authid="ada")
         for command in list(task.commands.values()):
-            if command.state is not lifecycle.CommandState.ENDED:
+            if command.state is not records.CommandState.ENDED:
                 self.end(task.task_id, command.host_name, Outcome.CANCELLED)
         self.finish(task.task_id)
         return 202, {"task_id": task.task_id, "seq": 1, "checked": True}
 
-    def _output(self, task: lifecycle.Task, query: dict[str, str]) -> OutputPage:
+    def _output(self, task: records.Task, query: dict[str, str]) -> OutputPage:
         chunks = [chunk for chunk in self.output.get(query["host"], []) if chunk.frame > int(query.get("after_frame", 0))]
         shown = chunks[:1]
         return OutputPage(

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fleetlog_reporter.answers import desk
-from fleetlog_schemas import codec, events, lifecycle, view
+from fleetlog_schemas import codec, events, lifecycle, records, view
 from fleetlog_schemas.limits import BUS_MESSAGE_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
@@ -448,7 +448,7 @@ def test_the_past_is_shown_as_it_was_at_every_sequence(tmp_path: Path) -> None:
 
 
 def _folded_to(bus: LogBus, seq: int) -> Any:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     for stored in bus.store.read("EVENTS", 1, seq):
         lifecycle.apply(tasks, codec.decode(stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms))
     found = list(tasks.by_id.values())

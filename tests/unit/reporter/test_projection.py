@@ -31,7 +31,7 @@ from fleetlog_reporter.store import (
     open_store,
 )
 from fleetlog_runtime.pure.bus import Stored
-from fleetlog_schemas import events, lifecycle, view
+from fleetlog_schemas import events, records, view
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Retry
 from fleetlog_testing.reporter_rig import LogBus, reporter
@@ -58,7 +58,7 @@ def histories(draw: st.DrawFn) -> LogBus:
         names = draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3, unique=True))
         _step(draw, bus, step, task_id, names)
         task = bus.tasks.by_id[task_id]
-        if task.state is lifecycle.TaskState.PLANNED and not task.open and draw(st.booleans()):
+        if task.state is records.TaskState.PLANNED and not task.open and draw(st.booleans()):
             bus.task_ended(task_id)
     return bus
 
@@ -136,7 +136,7 @@ def test_a_task_read_from_rows_is_the_task_of_the_fold_byte_for_byte(bus: LogBus
         store = project(Path(folder) / FILE_NAME, log_of(bus), cuts, set())
         for task_id, task in bus.tasks.by_id.items():
             kept = task_of_rows(store.connection, task_id, EVER)
-            if task.state in (lifecycle.TaskState.ENDED, lifecycle.TaskState.REFUSED):
+            if task.state in (records.TaskState.ENDED, records.TaskState.REFUSED):
                 assert kept is not None
                 expected = msgspec.json.encode(view.task_view(task))
                 assert clamped(msgspec.json.encode(view.task_view(kept))) == clamped(expected)

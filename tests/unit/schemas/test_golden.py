@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetlog_schemas import codec, events, lifecycle
-from fleetlog_schemas.lifecycle import CommandState, TaskState
+from fleetlog_schemas import codec, events, lifecycle, records
+from fleetlog_schemas.records import CommandState, TaskState
 from fleetlog_schemas.view import task_view
 
 GOLDEN = resources.files("fleetlog_schemas") / "golden"
@@ -68,7 +68,7 @@ def test_a_sample_is_in_the_envelope_of_cloudevents(name: str) -> None:
 
 
 def test_the_golden_trace_goes_through_the_states_it_names() -> None:
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     task = None
     for row in json.loads((GOLDEN / "trace.json").read_bytes()):
         event = codec.decode(
@@ -93,7 +93,7 @@ def test_the_golden_trace_goes_through_the_states_it_names() -> None:
 
 def test_the_golden_trace_retries_no_sooner_than_the_lifecycle_allows() -> None:
     rows = json.loads((GOLDEN / "trace.json").read_bytes())
-    tasks = lifecycle.Tasks()
+    tasks = records.Tasks()
     for row in rows:
         stored_ms = codec.parse_rfc3339(row["stored_at"])
         event = codec.decode(

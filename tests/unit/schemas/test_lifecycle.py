@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from fleetlog_schemas import events, lifecycle, limits
-from fleetlog_schemas.lifecycle import AttemptState, CommandState, TaskState, retry_due_ms
+from fleetlog_schemas import events, lifecycle, limits, records
+from fleetlog_schemas.lifecycle import retry_due_ms
 from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.records import AttemptState, CommandState, TaskState
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
 from fleetlog_testing.history import START_MS, History, make_id
 
 RETRY = Retry(attempts_max=3, on=(Outcome.FAILURE, Outcome.ERROR), backoff_ms=1_000, backoff_ms_max=4_000)
 
 
-def whats(changes: list[lifecycle.Change]) -> list[str]:
+def whats(changes: list[records.Change]) -> list[str]:
     return [change.what for change in changes]
 
 
-def submit(history: History, task_id: str, argv: str = "true") -> list[lifecycle.Change]:
+def submit(history: History, task_id: str, argv: str = "true") -> list[records.Change]:
     spec = TaskSpec(payload=Shell(argv=(argv,)), target="web*")
     return history.add(events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),)), authid="ada")
 
@@ -380,7 +381,7 @@ def test_every_reader_computes_the_same_time_of_a_retry() -> None:
     task = history.planned("h1", retry=RETRY)
     history.dispatched(task, "h1")
     history.ended(task, "h1", Outcome.FAILURE)
-    other = lifecycle.Tasks()
+    other = records.Tasks()
     for event in history.events:
         lifecycle.apply(other, event)
     assert retry_due_ms(other.by_id[task.task_id], other.by_id[task.task_id].commands["h1"]) == retry_due_ms(

@@ -24,7 +24,7 @@ from fleetlog_reporter.store import Damaged
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.pure.bus import NoAnswer as BusSilent
 from fleetlog_schemas import questions
-from fleetlog_schemas.lifecycle import Task
+from fleetlog_schemas.records import Task
 
 T = TypeVar("T")
 

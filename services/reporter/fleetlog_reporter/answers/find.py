@@ -15,7 +15,7 @@ from fleetlog_reporter.answers.desk import Desk, NoAnswer
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_schemas import questions
 from fleetlog_schemas.ids import InvalidId, id_ms
-from fleetlog_schemas.lifecycle import Task
+from fleetlog_schemas.records import Task
 
 T = TypeVar("T")
 

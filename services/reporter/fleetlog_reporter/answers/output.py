@@ -17,7 +17,7 @@ from fleetlog_reporter.answers.tasks import the_command
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import events, questions, reports, subjects, wire
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.lifecycle import Attempt, AttemptState, Task
+from fleetlog_schemas.records import Attempt, AttemptState, Task
 
 BYTES_MAX = 512 * 1024
 """Bytes of output in one page: its JSON fits into a bus message even when most bytes need an escape."""

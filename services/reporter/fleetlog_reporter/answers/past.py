@@ -11,7 +11,7 @@ import duckdb
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.apply import Projector, touch_key
 from fleetlog_runtime.pure.bus import Stored
-from fleetlog_schemas import ids, lifecycle, limits
+from fleetlog_schemas import ids, limits, records
 
 EVENTS_MAX = 200_000
 """Events folded for one question: some seconds of one core."""
@@ -38,7 +38,7 @@ def fold_open(db: duckdb.DuckDBPyConnection, seq: int, first: int, *, hosts_too:
     return projector
 
 
-def fold_task(db: duckdb.DuckDBPyConnection, task_id: str, seq: int) -> lifecycle.Task | None:
+def fold_task(db: duckdb.DuckDBPyConnection, task_id: str, seq: int) -> records.Task | None:
     """Return one task as it was at *seq*, or None when it did not exist."""
     projector = Projector(written_through=seq)
     # A submission that far before the time its id carries is refused by the fold, so nothing of it is older.

@@ -15,7 +15,7 @@ from fleetlog_reporter.answers.desk import Desk
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.rows import payload_key
 from fleetlog_schemas import questions
-from fleetlog_schemas.lifecycle import Command, CommandState, Task, TaskState
+from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 SAMPLE_MAX = 2_000
 """Commands looked at for an estimate, so that it costs the same for a task on any number of hosts."""

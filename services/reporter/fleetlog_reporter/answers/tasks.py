@@ -23,8 +23,8 @@ from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.readers import ATTEMPTS, TASKS
 from fleetlog_schemas import questions, view
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.lifecycle import Command, CommandState, Task, TaskState
 from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 TASK_STATES = ("open", *(state.value for state in TaskState))
 COMMAND_STATES = tuple(state.value for state in CommandState)

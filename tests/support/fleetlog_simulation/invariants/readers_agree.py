@@ -6,7 +6,7 @@ import msgspec
 
 from fleetlog_dispatcher import state as folding
 from fleetlog_dispatcher.state import State
-from fleetlog_schemas import lifecycle
+from fleetlog_schemas import lifecycle, records
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.services import SimDispatcher, decode
@@ -42,7 +42,7 @@ class ReadersAgree:
         self._ends_stand(everything)
 
     def _ends_stand(self, everything: list[lifecycle.Event]) -> None:
-        tasks = lifecycle.Tasks()
+        tasks = records.Tasks()
         for event in everything:
             lifecycle.apply(tasks, event)
         self._books.since(0)
