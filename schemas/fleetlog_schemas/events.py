@@ -10,7 +10,7 @@ The counterparts are `pushes.py` (what an agent is asked) and `reports.py` (what
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ DISPATCH = "evt.dispatch"
 RESULT = "evt.result"
 HOST = "evt.host"
 ACCESS = "evt.access"
+CATALOG = "evt.catalog"
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
@@ -80,6 +81,56 @@ class CancelRequested(Data, frozen=True):
     reason: str = ""
 
 
+@_event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class AllCancelRequested(Data, frozen=True):
+    """A person wants every task that is open at this moment to end."""
+
+    reason: str = ""
+
+
+@_event("fleetlog.task.pause-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class PauseRequested(Data, frozen=True):
+    """A person wants a task to start nothing more; what runs goes on."""
+
+    task_id: str
+    reason: str = ""
+
+
+@_event("fleetlog.task.resume-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class ResumeRequested(Data, frozen=True):
+    """A person lets a paused or halted task go on; the failures so far no longer count against its budget."""
+
+    task_id: str
+    reason: str = ""
+
+
+@_event("fleetlog.task.approved.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class TaskApproved(Data, frozen=True):
+    """A person lets the waves of a task up to this one begin."""
+
+    task_id: str
+    wave: int
+    """From 1."""
+    reason: str = ""
+
+
+@_event("fleetlog.task.abort-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class AbortRequested(Data, frozen=True):
+    """A person wants a task to start nothing more for good: what waits is skipped, what runs goes on to its end."""
+
+    task_id: str
+    reason: str = ""
+
+
+@_event("fleetlog.task.skip-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+class SkipRequested(Data, frozen=True):
+    """A person wants a task to pass over some hosts; only commands that still wait are skipped."""
+
+    task_id: str
+    host_ids: tuple[str, ...]
+    reason: str = ""
+
+
 class PlannedHost(Data, frozen=True):
     """A host as the plan froze it."""
 
@@ -95,6 +146,8 @@ class Plan(Data, frozen=True):
     plan_hash: str
     part: int = 0
     parts: int = 1
+    waves: tuple[int, ...] = ()
+    """Sizes of the waves, in the order of the hosts of all parts; empty: one wave. In the first part only."""
 
 
 @_event("fleetlog.task.planned.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
@@ -125,6 +178,39 @@ class TasksTimedOut(Data, frozen=True):
     """Tasks that outlived their task timeout: what waits is skipped, what runs is stopped."""
 
     task_ids: tuple[str, ...]
+
+
+class Halt(Data, frozen=True):
+    """A task that has used up its failure budget."""
+
+    task_id: str
+    failures: int
+    """Hosts that ended badly since it was last resumed."""
+    failures_max: int
+    """As many were allowed."""
+    wave: int
+    """The wave that was under way, from 1."""
+
+
+@_event("fleetlog.task.halted.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class TasksHalted(Data, frozen=True):
+    """Tasks on which too many hosts failed: nothing more is started until a person resumes or aborts them."""
+
+    halts: tuple[Halt, ...]
+
+
+class Replacement(Data, frozen=True):
+    """A task that is stopped for a newer run of the same key."""
+
+    task_id: str
+    by_task_id: str
+
+
+@_event("fleetlog.task.replaced.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class TasksReplaced(Data, frozen=True):
+    """Tasks that are stopped because a newer single run of the same key takes their place."""
+
+    replacements: tuple[Replacement, ...]
 
 
 class TaskEnd(Data, frozen=True):
@@ -165,6 +251,32 @@ class AttemptsDispatched(Data, frozen=True):
     """Attempts that may now be sent. Nothing is sent before this is read back."""
 
     attempts: tuple[Dispatch, ...]
+    decided_seq: int = 0
+    """The log sequence that the decision rests on; void when admission was narrowed after it (0: not known)."""
+
+
+class WaitingCommands(Data, frozen=True):
+    """Commands of one task."""
+
+    task_id: str
+    host_ids: tuple[str, ...] = ()
+    """Empty: every command of the task that waits."""
+
+
+class WaitingFor(Data, frozen=True):
+    """Commands that have come to wait for the same thing."""
+
+    reason: str
+    """A stable word; see the glossary."""
+    message: str
+    commands: tuple[WaitingCommands, ...]
+
+
+@_event("fleetlog.command.waiting.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+class CommandsWaiting(Data, frozen=True):
+    """Commands wait, and why. Written when they have waited for a while, and when the reason is another."""
+
+    groups: tuple[WaitingFor, ...]
 
 
 class Start(AttemptKey, frozen=True):
@@ -396,5 +508,69 @@ class AccessRefused(Data, frozen=True):
     """How many, by reason."""
 
 
-SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS)
+# --- policies: what narrows admission --------------------------------------------------------------------
+
+
+@_event("fleetlog.fleet.frozen.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class FleetFrozen(Data, frozen=True):
+    """Nothing more is dispatched to the hosts that the target means, until it is thawed. What runs goes on."""
+
+    freeze_id: str
+    target: str
+    """As of a task; `all` for every host. Hosts that join or change labels are looked at anew."""
+    reason: str
+
+
+@_event("fleetlog.fleet.thawed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class FleetThawed(Data, frozen=True):
+    """A freeze is over."""
+
+    freeze_id: str
+    reason: str = ""
+
+
+class Window(Data, frozen=True):
+    """A time of the week in which hosts may get work (maintenance), or may not (blackout)."""
+
+    kind: Literal["maintenance", "blackout"]
+    target: str
+    """Which hosts. A host that is meant by a maintenance window gets work only within one of them."""
+    days: tuple[int, ...]
+    """Days on which it begins: 0 is Monday."""
+    begins: str
+    """HH:MM on the wall clock of the zone."""
+    lasts_minutes: int
+    """Real minutes, also across a change of daylight saving time; at most a week."""
+    zone: str = "UTC"
+    """An IANA name."""
+
+
+@_event("fleetlog.window.set.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class WindowSet(Data, frozen=True):
+    """A window was made, or changed."""
+
+    name: str
+    window: Window
+    reason: str = ""
+
+
+@_event("fleetlog.window.removed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class WindowRemoved(Data, frozen=True):
+    """A window is no more."""
+
+    name: str
+    reason: str = ""
+
+
+@_event("fleetlog.queue.limited.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class QueueLimited(Data, frozen=True):
+    """How many commands of a queue may be in flight at once, over all tasks and hosts."""
+
+    queue: str
+    in_flight_max: int
+    """0: no limit."""
+    reason: str = ""
+
+
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG)
 """The subjects of EVENTS that have writers today."""

@@ -13,6 +13,8 @@ forget to end a command, and no event is needed to schedule a retry.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
+from itertools import islice
 
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.codec import Event
@@ -24,10 +26,14 @@ from fleetlog_schemas.records import (
     Change,
     Command,
     CommandState,
+    Hold,
     Task,
     Tasks,
     TaskState,
+    Wait,
+    Wave,
 )
+from fleetlog_schemas.rollout import failures, needs_approval
 
 ATTEMPT_TRANSITIONS: dict[tuple[AttemptState | None, type[events.Data]], AttemptState] = {
     (None, events.AttemptsDispatched): AttemptState.DISPATCHED,
@@ -45,6 +51,7 @@ TASK_TRANSITIONS: dict[tuple[TaskState | None, type[events.Data]], TaskState] = 
     (TaskState.PLANNED, events.TasksEnded): TaskState.ENDED,
 }
 
+_OVER = (TaskState.ENDED, TaskState.REFUSED)
 _COMMAND_STATE = {
     AttemptState.DISPATCHED: CommandState.DISPATCHED,
     AttemptState.RUNNING: CommandState.RUNNING,
@@ -98,15 +105,40 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
         case events.TasksRefused(refusals=refusals):
             return [c for refusal in refusals if (c := _refused(tasks, event, refusal))]
         case events.AttemptsDispatched(attempts=dispatches):
+            if 0 < event.data.decided_seq < tasks.narrowed_seq:
+                return []  # admission was narrowed between the decision and its place in the log
             return [c for one in dispatches if (c := _dispatched(tasks, event, one))]
         case events.AttemptsStarted(attempts=starts):
-            return [c for start in starts if (c := _started(tasks, start))]
+            return [c for start in starts if (c := _started(tasks, event, start))]
         case events.AttemptsEnded(attempts=ends):
             return [c for end in ends if (c := _ended(tasks, event, end))]
         case events.CancelRequested():
             return _cancel_requested(tasks, event, event.data)
+        case events.AllCancelRequested(reason=reason):
+            return [c for task in tasks.by_id.values() for c in _stop(task, event, "cancelled", reason)]
         case events.TasksTimedOut(task_ids=task_ids):
-            return [c for task_id in task_ids for c in _timed_out(tasks, event, task_id)]
+            return [c for one in task_ids for c in _stop(tasks.by_id.get(one), event, "timeout", "the task's time is over")]
+        case events.TasksReplaced(replacements=replacements):
+            return [c for one in replacements for c in _replaced(tasks, event, one)]
+        case events.AbortRequested(task_id=task_id, reason=reason):
+            return _stop(tasks.by_id.get(task_id), event, "aborted", reason)
+        case events.SkipRequested():
+            return _skip_requested(tasks, event, event.data)
+        case events.PauseRequested(task_id=task_id, reason=reason):
+            return _held(tasks.by_id.get(task_id), Hold("paused", event.authid or "", reason, event.time_ms))
+        case events.TasksHalted(halts=halts):
+            return [c for halt in halts for c in _halted(tasks, event, halt)]
+        case events.ResumeRequested(task_id=task_id):
+            return _resumed(tasks.by_id.get(task_id))
+        case events.TaskApproved(task_id=task_id, wave=wave):
+            return _approved(tasks.by_id.get(task_id), wave)
+        case events.CommandsWaiting(groups=groups):
+            for group in groups:
+                _waiting(tasks, event.time_ms, group)
+            return []
+        case events.FleetFrozen() | events.WindowSet() | events.QueueLimited() | events.MaintenanceSet(on=True):
+            tasks.narrowed_seq = event.seq
+            return []
         case events.TasksEnded(tasks=ends_of_tasks):
             return [c for one in ends_of_tasks if (c := _task_ended(tasks, event, one))]
         case events.ReportsRefused(attempts=keys):
@@ -144,6 +176,8 @@ def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
     task = tasks.by_id.get(plan.task_id)
     if task is None or (task.state, events.TasksPlanned) not in TASK_TRANSITIONS or plan.part != task.parts:
         return None
+    if plan.part == 0:
+        task.waves = [Wave(hosts=size, open=size) for size in plan.waves]
     for host in plan.hosts:
         task.commands[host.host_id] = Command(host_id=host.host_id, host_name=host.name)
     task.parts += 1
@@ -154,6 +188,16 @@ def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
     task.planned_ms = event.time_ms
     task.open = len(task.commands)
     task.counts = {CommandState.WAITING.value: task.open}
+    if sum(wave.hosts for wave in task.waves) != task.open:
+        task.waves = [Wave(hosts=task.open, open=task.open)]
+    commands = iter(task.commands.values())
+    for index, wave in enumerate(task.waves):
+        for command in islice(commands, wave.hosts):
+            command.wave = index
+    for host_id in task.cancelled_early:
+        if host_id in task.commands:
+            task.commands[host_id].stop = "cancelled"
+    task.cancelled_early = ()
     return Change("planned", task)
 
 
@@ -179,18 +223,22 @@ def _dispatched(tasks: Tasks, event: Event, one: events.Dispatch) -> Change | No
         return None
     task, command = found
     is_next = command.state is CommandState.WAITING and one.attempt == len(command.attempts) + 1
-    if not is_next or task.stop or command.stop or task.state is not TaskState.PLANNED:
+    if not is_next or task.stop or command.stop or task.hold or task.state is not TaskState.PLANNED:
         return None
+    wave = task.waves[command.wave]
+    if command.wave > task.wave or (not wave.begun_ms and needs_approval(task, command.wave)):
+        return None
+    wave.begun_ms = wave.begun_ms or event.time_ms
     attempt = Attempt(
         number=one.attempt, state=AttemptState.DISPATCHED, epoch=one.epoch, dispatched_ms=event.time_ms,
         dispatched_seq=event.seq,
     )
     command.attempts.append(attempt)
-    _move(task, command)
+    _move(task, command, event.time_ms)
     return Change("dispatched", task, command, attempt)
 
 
-def _started(tasks: Tasks, start: events.Start) -> Change | None:
+def _started(tasks: Tasks, event: Event, start: events.Start) -> Change | None:
     found = _find(tasks, start)
     if found is None or not 0 < start.attempt <= len(found[1].attempts):
         return None
@@ -201,7 +249,7 @@ def _started(tasks: Tasks, start: events.Start) -> Change | None:
         return None
     attempt.state = state
     attempt.start = start
-    _move(task, command)
+    _move(task, command, event.time_ms)
     return Change("started", task, command, attempt)
 
 
@@ -222,7 +270,7 @@ def _ended(tasks: Tasks, event: Event, end: events.End) -> Change | None:
     else:
         return None
     attempt.end, attempt.end_seq, attempt.end_ms, attempt.decided = end, event.seq, event.time_ms, decided
-    _move(task, command)
+    _move(task, command, event.time_ms)
     return Change("ended", task, command, attempt)
 
 
@@ -235,8 +283,8 @@ def _late(event: Event, end: events.End, attempt: Attempt, change: Change, *, de
     return change
 
 
-def _move(task: Task, command: Command) -> None:
-    """Derive the command's state from its attempts, and keep the task's counts in step."""
+def _move(task: Task, command: Command, now_ms: int) -> None:
+    """Derive the command's state from its attempts, and keep the task's counts and waves in step."""
     before = _count_key(command)
     last = command.attempts[-1]
     if last.end is None:
@@ -252,8 +300,20 @@ def _move(task: Task, command: Command) -> None:
     if not task.counts[before]:
         del task.counts[before]
     task.counts[after] = task.counts.get(after, 0) + 1
+    if command.wait is not None and command.state is not CommandState.WAITING:
+        command.waits[-1].until_ms = now_ms
     if command.state is CommandState.ENDED:
         task.open -= 1
+        _leave_wave(task, task.waves[command.wave], now_ms)
+
+
+def _leave_wave(task: Task, wave: Wave, now_ms: int) -> None:
+    wave.open -= 1
+    if not wave.open:
+        wave.ended_ms = now_ms
+    while task.wave < len(task.waves) and not task.waves[task.wave].open:
+        task.wave += 1
+        task.wave_ms = now_ms
 
 
 def _count_key(command: Command) -> str:
@@ -263,38 +323,95 @@ def _count_key(command: Command) -> str:
 
 def _cancel_requested(tasks: Tasks, event: Event, cancel: events.CancelRequested) -> list[Change]:
     task = tasks.by_id.get(cancel.task_id)
-    if task is None or task.state in (TaskState.ENDED, TaskState.REFUSED) or task.stop:
-        return []
     if not cancel.host_ids:
         return _stop(task, event, "cancelled", cancel.reason)
+    if task is None or task.stop:
+        return []
+    if task.state is TaskState.SUBMITTED:
+        task.cancelled_early = tuple(dict.fromkeys((*task.cancelled_early, *cancel.host_ids)))
+        return []
+    return _stop_some(task, cancel.host_ids, "cancelled", event.time_ms)
+
+
+def _skip_requested(tasks: Tasks, event: Event, skip: events.SkipRequested) -> list[Change]:
+    task = tasks.by_id.get(skip.task_id)
+    if task is None or task.stop or task.state is not TaskState.PLANNED:
+        return []
+    waiting = [i for i in skip.host_ids if i in task.commands and task.commands[i].state is CommandState.WAITING]
+    return _stop_some(task, waiting, "skipped", event.time_ms)
+
+
+def _stop_some(task: Task, host_ids: Iterable[str], stop: str, now_ms: int) -> list[Change]:
     changes = []
-    for host_id in cancel.host_ids:
+    for host_id in host_ids:
         command = task.commands.get(host_id)
         if command and not command.stop and command.state is not CommandState.ENDED:
-            command.stop = "cancelled"
-            changes.append(_stop_command(task, command))
+            command.stop = stop
+            changes.append(_stop_command(task, command, now_ms))
     return changes
 
 
-def _timed_out(tasks: Tasks, event: Event, task_id: str) -> list[Change]:
-    task = tasks.by_id.get(task_id)
-    if task is None or task.state in (TaskState.ENDED, TaskState.REFUSED) or task.stop:
+def _replaced(tasks: Tasks, event: Event, one: events.Replacement) -> list[Change]:
+    return _stop(tasks.by_id.get(one.task_id), event, "replaced", f"a newer run took its place: {one.by_task_id}")
+
+
+def _stop(task: Task | None, event: Event, stop: str, reason: str) -> list[Change]:
+    """Stop a whole task. A cancel also stops what an abort let go on; otherwise the first stop stays."""
+    if task is None or task.state in _OVER or (task.stop and not (task.stop == "aborted" and stop == "cancelled")):
         return []
-    return _stop(task, event, "timeout", "the task's time is over")
-
-
-def _stop(task: Task, event: Event, stop: str, reason: str) -> list[Change]:
     task.stop, task.stop_by, task.stop_reason, task.stop_ms = stop, event.authid or "", reason, event.time_ms
     changes = [Change("stop", task)]
-    changes += [_stop_command(task, c) for c in task.commands.values() if c.state is not CommandState.ENDED]
-    return changes
+    open_commands = [one for one in task.commands.values() if one.state is not CommandState.ENDED]
+    return changes + [_stop_command(task, command, event.time_ms) for command in open_commands]
 
 
-def _stop_command(task: Task, command: Command) -> Change:
+def _stop_command(task: Task, command: Command, now_ms: int) -> Change:
     """A command that waited for a retry has now ended; any other goes on until its attempt is ended."""
     if command.state is CommandState.WAITING and command.attempts:
-        _move(task, command)
+        _move(task, command, now_ms)
     return Change("stop", task, command, command.last)
+
+
+def _held(task: Task | None, hold: Hold) -> list[Change]:
+    if task is None or task.state in _OVER or task.stop or task.hold:
+        return []
+    task.hold = hold
+    return [Change("held", task)]
+
+
+def _halted(tasks: Tasks, event: Event, halt: events.Halt) -> list[Change]:
+    reason = f"{halt.failures} hosts ended badly, {halt.failures_max} may: halted in wave {halt.wave}"
+    return _held(tasks.by_id.get(halt.task_id), Hold("halted", "", reason, event.time_ms))
+
+
+def _resumed(task: Task | None) -> list[Change]:
+    if task is None or task.state in _OVER or task.hold is None:
+        return []
+    if task.hold.kind == "halted":
+        task.forgiven = failures(task)
+    task.hold = None
+    return [Change("resumed", task)]
+
+
+def _approved(task: Task | None, wave: int) -> list[Change]:
+    if task is None or task.state in _OVER or wave <= task.approved:
+        return []
+    task.approved = wave
+    return [Change("approved", task)]
+
+
+def _waiting(tasks: Tasks, now_ms: int, group: events.WaitingFor) -> None:
+    """Note what commands wait for; it moves nothing, so it is no change."""
+    for one in group.commands:
+        task = tasks.by_id.get(one.task_id)
+        named = (task.commands.get(host_id) for host_id in one.host_ids) if task else ()
+        for command in (task.commands.values() if task and not one.host_ids else named):
+            if command is None or command.state is not CommandState.WAITING:
+                continue
+            if command.wait is not None:
+                command.waits[-1].until_ms = now_ms
+            command.waits.append(Wait(group.reason, group.message, now_ms))
+            del command.waits[: -limits.WAITS_PER_COMMAND_MAX]
 
 
 def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | None:
@@ -304,6 +421,7 @@ def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | Non
     task.state = TaskState.ENDED
     task.outcome = end.outcome
     task.ended_ms, task.ended_seq = event.time_ms, event.seq
+    task.hold = None
     return Change("task-ended", task)
 
 

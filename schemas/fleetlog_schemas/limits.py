@@ -52,6 +52,18 @@ HOSTS_PER_TASK_MAX = 100_000
 """Hosts of one task: a hundred parts of a plan in one batch."""
 TASKS_PER_SUBMIT_MAX = 1_000
 """Tasks in one submitted batch."""
+WAVES_MAX = 1_000
+"""Waves of one task: a wave for each host of a thousand; more hosts take larger waves."""
+WAITS_PER_COMMAND_MAX = 20
+"""Reasons for which a command waited that are kept with it; of more, the newest. All of them are in the log."""
+FREEZES_MAX = 100
+"""Freezes in force at once: each is looked at for every host."""
+WINDOWS_MAX = 200
+"""Windows in force at once: each is looked at for every host."""
+QUEUES_MAX = 1_000
+"""Queues that have a limit."""
+REASON_BYTES_MAX = 1_000
+"""Bytes of a reason that a person gives: it is kept in the log for ever."""
 TIMEOUT_MS_MAX = 30 * 24 * 3_600_000
 """Thirty days: a longer-lived process is a service, not a command."""
 ATTEMPTS_MAX = 100

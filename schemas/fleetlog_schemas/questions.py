@@ -1,4 +1,4 @@
-"""What the gateway asks the reporter and the dispatcher: JSON requests on `ask.<service>.<question>`.
+"""What the gateway asks the reporter: JSON requests on `ask.<service>.<question>`. The dispatcher: `admission.py`.
 
 Every answer is an `Answer`: the data and the log sequence that it reflects, or a `Problem`. The HTTP API hands both
 through unchanged, so these shapes are the API's.
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fleetlog_schemas import limits
-from fleetlog_schemas.spec import TaskSpec
+from fleetlog_schemas.spec import Payload, TaskSpec
 
 PAGE_MAX = 500
 """Items in one page."""
@@ -182,16 +182,16 @@ class VerifyQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     """`verify`: rebuild the projection from the log beside the kept one and compare. Answer: Verified."""
 
 
-class PlanQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`plan`, to the dispatcher: what submitting this would do now. Answer: PlanAnswer."""
-
-    spec: TaskSpec
-
-
-class WaitingQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`waiting`, to the dispatcher: why commands of an open task have not ended. Answer: list of WaitingGroup."""
+class TypicalQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`typical`, to the reporter: how long earlier commands took that ran the same. Answer: Typical."""
 
     task_id: str
+
+
+class PreviousQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`previous`, to the reporter: the last task that ran the same payload. Answer: Previous, or null."""
+
+    payload: Payload
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -325,34 +325,20 @@ class Verified(msgspec.Struct, frozen=True):
     """Table to `equal`, or what differs."""
 
 
-class PlannedView(msgspec.Struct, frozen=True):
-    """A host in a plan."""
+class Typical(msgspec.Struct, frozen=True):
+    """How long earlier ended commands took that ran the same."""
 
-    host_id: str
-    name: str
-    presence: str
-    maintenance: bool
-    would: str
-    """`run`, `wait` or `be unreached`."""
+    commands: int
+    p50_seconds: float | None
+    p95_seconds: float | None
 
 
-class PlanAnswer(msgspec.Struct, frozen=True):
-    """What submitting would do; `problem` when it would be refused."""
+class Previous(msgspec.Struct, frozen=True):
+    """The last task that ran the same payload."""
 
-    plan_hash: str
-    hosts: list[PlannedView]
-    offline: int
-    problem: Problem | None = None
-
-
-class WaitingGroup(msgspec.Struct, frozen=True):
-    """Commands that wait for the same thing."""
-
-    state: str
-    reason: str
-    """Stable code: host-offline, slot, parallel, backoff, maintenance, refused-host, delivery, running, stopping, planning."""
-    message: str
-    hosts: str
-    """Folded names."""
-    count: int
-    since: str | None
+    task_id: str
+    submitted_at: str
+    outcome: str | None
+    spec: TaskSpec
+    hosts: list[str]
+    """Names."""

@@ -62,6 +62,38 @@ class Attempt(msgspec.Struct):
     """A recorder refused what the agent said of it."""
 
 
+class Wait(msgspec.Struct):
+    """One reason for which a command waited, and from when to when by the log."""
+
+    reason: str
+    message: str
+    since_ms: int
+    until_ms: int = 0
+    """0: it still does."""
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Why a task starts nothing more for the time being."""
+
+    kind: str
+    """`paused` by a person, or `halted` by its failure budget."""
+    by: str
+    reason: str
+    since_ms: int
+
+
+class Wave(msgspec.Struct):
+    """One wave of a task: a task without a rollout has one."""
+
+    hosts: int
+    open: int
+    """Commands that have not ended."""
+    begun_ms: int = 0
+    """When its first command was dispatched, by the log; 0: not yet."""
+    ended_ms: int = 0
+    """When its last command ended, by the log; 0: not yet."""
+
+
 class Command(msgspec.Struct):
     """A task's share on one host."""
 
@@ -72,7 +104,16 @@ class Command(msgspec.Struct):
     due_ms: int = 0
     """While it waits: not before this time of the log (a retry's backoff)."""
     stop: str = ""
-    """Why it alone is to end: empty or `cancelled`."""
+    """Why it alone is to end: empty, `cancelled` or `skipped`."""
+    wave: int = 0
+    """Index of its wave."""
+    waits: list[Wait] = []
+    """What it waited for, as far as that lasted long enough to be noted; the last may still go on."""
+
+    @property
+    def wait(self) -> Wait | None:
+        """What it waits for now, if that was noted."""
+        return self.waits[-1] if self.waits and not self.waits[-1].until_ms else None
 
     @property
     def last(self) -> Attempt | None:
@@ -111,8 +152,20 @@ class Task(msgspec.Struct):
     """How many commands are in each state, the ended ones by outcome."""
     open: int = 0
     """Commands that have not ended."""
+    waves: list[Wave] = []
+    wave: int = 0
+    """Index of the first wave that has not ended; the number of waves when all have."""
+    wave_ms: int = 0
+    """When that wave's turn came: the one before it ended."""
+    approved: int = 0
+    """Waves (from 1) up to this one were approved."""
+    hold: Hold | None = None
+    forgiven: int = 0
+    """Bad ends that no longer count against the failure budget: a person resumed the task after them."""
+    cancelled_early: tuple[str, ...] = ()
+    """Host ids whose cancel came before the plan: they are stopped as soon as they are planned."""
     stop: str = ""
-    """Why all of it is to end: empty, `cancelled` or `timeout`."""
+    """Why all of it is to end: empty, `cancelled`, `timeout`, `replaced` or `aborted`."""
     stop_by: str = ""
     stop_reason: str = ""
     stop_ms: int = 0
@@ -120,6 +173,10 @@ class Task(msgspec.Struct):
     outcome: Outcome | None = None
     ended_ms: int = 0
     ended_seq: int = 0
+
+    def interrupts(self, command: Command) -> bool:
+        """Tell whether a command in flight is to be stopped: all stops do that but the gentle ones."""
+        return bool(self.stop and self.stop != "aborted") or command.stop == "cancelled"
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -137,6 +194,9 @@ class Tasks(msgspec.Struct):
     by_id: dict[str, Task] = {}
     closed: dict[str, int] = {}
     """Task ids that were used and left memory, with the time they carry; kept for as long as they could return."""
+    narrowed_seq: int = 0
+    """The last event that narrowed admission (a freeze, a window, a limit, maintenance): a dispatch that was decided
+    before it is void."""
 
     def evict(self, task_id: str) -> None:
         """Drop an ended task from memory; its id stays used."""

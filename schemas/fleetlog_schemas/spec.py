@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from typing import Literal
 
 import msgspec
 
@@ -14,6 +15,10 @@ from fleetlog_schemas.outcomes import Outcome
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}")
+_WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
+_SHARE = re.compile(r"(\d{1,6})(%?)")
+PRIORITY_MAX = 10
+QUEUE_DEFAULT = "default"
 
 
 class SpecError(ValueError):
@@ -81,6 +86,32 @@ class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     backoff_ms_max: int = 60_000
 
 
+class Choose(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Run on some of the hosts that the target means. Hosts that can take work now are taken first."""
+
+    count: int = 1
+    """How many; with `by: each`, how many for each value of the label."""
+    by: Literal["load", "random", "spread", "each"] = "load"
+    """The least loaded; any; spread evenly over the values of a label; so many for each value of a label."""
+    label: str = ""
+    """The label that `spread` and `each` go by; hosts without it are left out."""
+
+
+class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Run on the hosts in waves: the next one begins when the last one has ended well."""
+
+    waves: tuple[str, ...] = ()
+    """How many hosts are done after each wave, as a count or a percentage of all: `1`, `5%`, `25%`, `100%`."""
+    batch: str = ""
+    """Size of each wave after those, as a count or a percentage of all; empty: the rest is one wave."""
+    canary: str = ""
+    """A target: those of the task's hosts that it means go first, as a wave of their own."""
+    soak_ms: int = 0
+    """How long the end of a wave must be over before the next one begins."""
+    approve: tuple[int, ...] = ()
+    """Waves (from 1) that wait until a person approves them; 0 stands for every wave after the first."""
+
+
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One request to run something on hosts."""
 
@@ -100,6 +131,26 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     parallel: int = 0
     """Commands in flight at once; 0 is no limit."""
     retry: Retry = Retry()
+    priority: int = 5
+    """From 1 to 10: a higher one goes first, and waiting makes up for a lower one."""
+    queue: str = QUEUE_DEFAULT
+    """Tasks of one queue share its limit, where it has one."""
+    key: str = ""
+    """What this is a run of; tasks with the same key are runs of the same thing."""
+    key_parallel: int = 0
+    """Commands in flight at once over all tasks with this key; 0 is no limit."""
+    single_run: Literal["", "refuse", "queue", "replace"] = ""
+    """What becomes of this task while an earlier one with its key is open: it is refused, waits for its end, or
+    stops it and then runs. Empty: they run beside each other."""
+    choose: Choose | None = None
+    """On how many of the target's hosts; none: on all."""
+    rollout: Rollout | None = None
+    """In waves; none: all hosts at once."""
+    failures_max: str = ""
+    """How many hosts may fail, as a count or a percentage of all, before the task halts by itself; empty: any
+    number, or none when there is a rollout."""
+    ignore_windows: bool = False
+    """Run outside maintenance windows and inside blackouts; never against a freeze."""
     rerun_of: str | None = None
     tags: tuple[str, ...] = ()
     plan_hash: str = ""
@@ -144,9 +195,75 @@ def check_spec(spec: TaskSpec) -> None:
             raise SpecError(f"/retry/on/{index}", f"{outcome} is never retried")
     _in_range("/tags", len(spec.tags), 0, 32)
     for index, tag in enumerate(spec.tags):
-        if not _TAG.fullmatch(tag):
-            raise SpecError(f"/tags/{index}", "a tag is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit")
+        _check_word(f"/tags/{index}", tag, "a tag")
+    _check_admission(spec)
+    if spec.choose is not None:
+        _check_choose(spec.choose, spec)
+    if spec.rollout is not None:
+        _check_rollout(spec.rollout)
+    if spec.failures_max:
+        share("/failures_max", spec.failures_max)
     _in_range("", len(msgspec.json.encode(spec)), 0, limits.SPEC_BYTES_MAX)
+
+
+def share(pointer: str, text: str) -> tuple[int, bool]:
+    """Return a count, or a percentage and True, from its text.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    match = _SHARE.fullmatch(text)
+    if match is None or (match[2] and int(match[1]) > 100):
+        raise SpecError(pointer, f"must be a count (3) or a percentage (5%), not {text[:40]!r}")
+    return int(match[1]), bool(match[2])
+
+
+def _check_word(pointer: str, word: str, what: str) -> None:
+    if not _TAG.fullmatch(word):
+        raise SpecError(pointer, f"{what} {_WORD_RULE}")
+
+
+def check_queue_name(pointer: str, name: str) -> None:
+    """Check the name of a queue. Raises SpecError."""
+    _check_word(pointer, name, "a queue's name")
+
+
+def _check_admission(spec: TaskSpec) -> None:
+    _in_range("/priority", spec.priority, 1, PRIORITY_MAX)
+    check_queue_name("/queue", spec.queue)
+    if spec.key:
+        _check_word("/key", spec.key, "a key")
+    elif spec.single_run or spec.key_parallel:
+        raise SpecError("/key", "single_run and key_parallel need a key: what this is a run of")
+    _in_range("/key_parallel", spec.key_parallel, 0, limits.HOSTS_PER_TASK_MAX)
+
+
+def _check_choose(choose: Choose, spec: TaskSpec) -> None:
+    if spec.host_ids:
+        raise SpecError("/choose", "exact hosts (host_ids) leave nothing to choose")
+    _in_range("/choose/count", choose.count, 1, limits.HOSTS_PER_TASK_MAX)
+    if choose.by in ("spread", "each") and not choose.label:
+        raise SpecError("/choose/label", f"name the label that `{choose.by}` goes by")
+    _in_range("/choose/label", _utf8_bytes("/choose/label", choose.label), 0, limits.LABEL_BYTES_MAX)
+
+
+def _check_rollout(rollout: Rollout) -> None:
+    _in_range("/rollout/waves", len(rollout.waves), 0, limits.WAVES_MAX)
+    last: dict[bool, int] = {}
+    for index, text in enumerate(rollout.waves):
+        size, percent = share(f"/rollout/waves/{index}", text)
+        if size <= last.get(percent, 0):
+            raise SpecError(f"/rollout/waves/{index}", f"{text} is no more than the wave before it: each wave adds hosts")
+        last[percent] = size
+    if rollout.batch and share("/rollout/batch", rollout.batch)[0] == 0:
+        raise SpecError("/rollout/batch", "a wave has at least one host")
+    if not (rollout.waves or rollout.batch or rollout.canary.strip()):
+        raise SpecError("/rollout", "say how large the waves are: waves, batch or canary")
+    _in_range("/rollout/canary", _utf8_bytes("/rollout/canary", rollout.canary), 0, limits.ARGV_BYTES_MAX)
+    _in_range("/rollout/soak_ms", rollout.soak_ms, 0, limits.TIMEOUT_MS_MAX)
+    _in_range("/rollout/approve", len(rollout.approve), 0, limits.WAVES_MAX)
+    for index, wave in enumerate(rollout.approve):
+        _in_range(f"/rollout/approve/{index}", wave, 0, limits.WAVES_MAX)
 
 
 def _check_payload(payload: Payload) -> None:

@@ -14,7 +14,8 @@ import msgspec
 from fleetlog_schemas import events, hostset
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.records import Attempt, Command, CommandState, Task
+from fleetlog_schemas.records import Attempt, Command, CommandState, Hold, Task
+from fleetlog_schemas.rollout import failures_max
 from fleetlog_schemas.spec import TaskSpec, kind
 
 GROUPS_MAX = 20
@@ -50,6 +51,36 @@ class AttemptView(msgspec.Struct, frozen=True):
     late: tuple[LateView, ...]
 
 
+class WaitView(msgspec.Struct, frozen=True):
+    """A reason for which a command waited; shorter waits than a second or so are not noted."""
+
+    reason: str
+    message: str
+    since: str
+    until: str | None
+
+
+class WaveView(msgspec.Struct, frozen=True):
+    """One wave of a rollout."""
+
+    number: int
+    hosts: int
+    open: int
+    state: str
+    """`waiting`, `running` or `ended`."""
+    begun_at: str | None
+    ended_at: str | None
+
+
+class HoldView(msgspec.Struct, frozen=True):
+    """Why a task starts nothing more for the time being."""
+
+    kind: str
+    by: str
+    reason: str
+    since: str
+
+
 class CommandView(msgspec.Struct, frozen=True):
     """A task's share on one host."""
 
@@ -58,6 +89,9 @@ class CommandView(msgspec.Struct, frozen=True):
     state: str
     outcome: str | None
     ran: str | None
+    wave: int
+    """From 1."""
+    waits: tuple[WaitView, ...]
     attempts: tuple[AttemptView, ...]
 
 
@@ -91,7 +125,15 @@ class TaskView(msgspec.Struct, frozen=True):
     duration_seconds: float | None
     plan_hash: str | None
     rerun_of: str | None
+    priority: int
+    queue: str
+    key: str | None
     tags: tuple[str, ...]
+    hold: HoldView | None
+    """While it is paused or halted."""
+    waves: tuple[WaveView, ...]
+    failures_max: int | None
+    """Bad ends after which it halts: more than this; null is any number."""
     stop: str | None
     stop_by: str | None
     stop_reason: str | None
@@ -123,7 +165,13 @@ def task_view(task: Task) -> TaskView:
         duration_seconds=(task.ended_ms - task.submitted_ms) / 1000 if task.ended_ms else None,
         plan_hash=task.plan_hash or None,
         rerun_of=task.spec.rerun_of,
+        priority=task.spec.priority,
+        queue=task.spec.queue,
+        key=task.spec.key or None,
         tags=task.spec.tags,
+        hold=_hold_view(task.hold) if task.hold else None,
+        waves=wave_views(task),
+        failures_max=failures_max(task.spec, len(task.commands)) if task.commands else None,
         stop=task.stop or None,
         stop_by=task.stop_by or None,
         stop_reason=task.stop_reason or None,
@@ -138,6 +186,24 @@ def task_view(task: Task) -> TaskView:
     )
 
 
+def _hold_view(hold: Hold) -> HoldView:
+    return HoldView(kind=hold.kind, by=hold.by, reason=hold.reason, since=rfc3339(hold.since_ms))
+
+
+def wave_views(task: Task) -> tuple[WaveView, ...]:
+    """Return the waves of a task with a rollout; any other has none to show."""
+    if task.spec.rollout is None:
+        return ()
+    return tuple(
+        WaveView(
+            number=number, hosts=wave.hosts, open=wave.open,
+            state="ended" if not wave.open else "running" if wave.begun_ms else "waiting",
+            begun_at=_time(wave.begun_ms), ended_at=_time(wave.ended_ms),
+        )
+        for number, wave in enumerate(task.waves, 1)
+    )
+
+
 def command_view(command: Command) -> CommandView:
     """Return the view of one command."""
     ended = command.state is CommandState.ENDED
@@ -147,6 +213,11 @@ def command_view(command: Command) -> CommandView:
         state=command.state.value,
         outcome=command.outcome.value if command.outcome else None,
         ran=command.ran.value if ended else None,
+        wave=command.wave + 1,
+        waits=tuple(
+            WaitView(reason=one.reason, message=one.message, since=rfc3339(one.since_ms), until=_time(one.until_ms))
+            for one in command.waits
+        ),
         attempts=tuple(_attempt_view(attempt) for attempt in command.attempts),
     )
 

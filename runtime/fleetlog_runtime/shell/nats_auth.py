@@ -211,7 +211,7 @@ _PUBLISH: dict[str, list[str]] = {
         *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, _BLOBS_STREAM), *_follow(subjects.EVENTS),
     ],
     "gateway": [
-        "evt.request", "evt.host", "evt.access", "ask.*.*", f"$O.{subjects.BLOBS}.>",
+        "evt.request", "evt.host", "evt.access", "evt.catalog", "ask.*.*", f"$O.{subjects.BLOBS}.>",
         *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, subjects.LEADERS, _BLOBS_STREAM),
         *_follow(subjects.EVENTS),
     ],

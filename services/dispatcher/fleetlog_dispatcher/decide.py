@@ -22,7 +22,7 @@ from fleetlog_dispatcher.waiting import can_take, waiting_groups
 from fleetlog_runtime.pure.effects import Answer, Append, Effect, Request, WakeAt
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.split import split
-from fleetlog_schemas import events, lifecycle, limits, questions, subjects
+from fleetlog_schemas import admission, events, lifecycle, limits, questions, subjects
 from fleetlog_schemas.events import Data
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.records import CommandState, Task, TaskState
@@ -288,10 +288,10 @@ def _answer(settings: DispatcherSettings, state: State, live: Live, request: Req
     problem = None
     try:
         if request.subject == subjects.ask("dispatcher", "plan"):
-            asked = msgspec.json.decode(request.body, type=questions.PlanQuestion)
+            asked = msgspec.json.decode(request.body, type=admission.PlanQuestion)
             data = plan.plan_answer(asked.spec, state.hosts)
         else:
-            task_id = msgspec.json.decode(request.body, type=questions.WaitingQuestion).task_id
+            task_id = msgspec.json.decode(request.body, type=admission.WaitingQuestion).task_id
             task = state.tasks.by_id.get(task_id)
             data = waiting_groups(settings, state, live, task, now_ms) if task else []
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -6,11 +6,12 @@ import hashlib
 
 import msgspec
 
-from fleetlog_dispatcher.targets import TargetError, resolve
 from fleetlog_schemas import events, limits
+from fleetlog_schemas.admission import PlanAnswer, PlannedView
 from fleetlog_schemas.hosts import Host, Hosts
-from fleetlog_schemas.questions import PlanAnswer, PlannedView, Problem
+from fleetlog_schemas.questions import Problem
 from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
+from fleetlog_schemas.targets import TargetError, resolve
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 

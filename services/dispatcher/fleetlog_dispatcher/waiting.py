@@ -9,9 +9,9 @@ from fleetlog_dispatcher.live import Live, Presence
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import hostset, limits
+from fleetlog_schemas.admission import WaitingGroup
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.questions import WaitingGroup
 from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from fleetlog_schemas.admission import WaitingGroup
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.questions import OutputChunk, WaitingGroup
+from fleetlog_schemas.questions import OutputChunk
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_testing.history import make_id
 

@@ -9,8 +9,8 @@ import msgspec
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, subjects
+from fleetlog_schemas.admission import PlanQuestion, WaitingQuestion
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.questions import PlanQuestion, WaitingQuestion
 from fleetlog_schemas.spec import Retry
 from fleetlog_testing.dispatching import Stage, shell
 

@@ -15,7 +15,7 @@ from fleetlog_gateway.finding import check_identifier
 from fleetlog_gateway.problems import FieldError, HttpProblem
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_gateway.routes import live
-from fleetlog_schemas import questions, view
+from fleetlog_schemas import admission, questions, view
 
 Text = Annotated[str, Meta(max_length=300)]
 Cursor = Annotated[str, Meta(max_length=1_000)]
@@ -119,7 +119,7 @@ class Why(msgspec.Struct, frozen=True):
 
     task: Any
     """TaskView without its commands; null when the reporter does not answer."""
-    waiting: list[questions.WaitingGroup] | None
+    waiting: list[admission.WaitingGroup] | None
     """What its commands wait for; null when the dispatcher does not answer, empty when it has ended."""
     failures: list[view.FailureGroup] | None
     missing: tuple[str, ...] = ()
@@ -236,7 +236,7 @@ async def why(call: Call[Nothing, Nothing]) -> web.Response:
 
 async def _waiting(call: Call[Any, Any], task_id: str, missing: list[str]) -> RawAnswer:
     try:
-        return await call.gateway.asker.ask("dispatcher", "waiting", questions.WaitingQuestion(task_id=task_id))
+        return await call.gateway.asker.ask("dispatcher", "waiting", admission.WaitingQuestion(task_id=task_id))
     except HttpProblem as problem:
         if missing:
             raise

@@ -19,7 +19,7 @@ from fleetlog_gateway.problems import FieldError, HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Raw, reply, route
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, BusFull, NoAnswer, NotSent
-from fleetlog_schemas import events, hostset, ids, questions
+from fleetlog_schemas import admission, events, hostset, ids, questions
 from fleetlog_schemas.limits import (
     BLOB_BYTES_MAX,
     EVENT_BYTES_MAX,
@@ -176,12 +176,12 @@ async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
     return reply(AcceptedBatch(task_ids=tuple(one.task_id for one in submissions), seq=seq), status=202)
 
 
-@route("POST", "/api/v1/plan", auth=Permission.READ, body=TaskSpec, answer=Answered[questions.PlanAnswer],
+@route("POST", "/api/v1/plan", auth=Permission.READ, body=TaskSpec, answer=Answered[admission.PlanAnswer],
        problems=("invalid", "service-unavailable"))
 async def plan(call: Call[TaskSpec, Nothing]) -> web.Response:
     """Say what submitting this would do now: which hosts, how many are offline; runs nothing."""
     _check(call.body, "")
-    return handed_on(await call.gateway.asker.ask("dispatcher", "plan", questions.PlanQuestion(spec=call.body)))
+    return handed_on(await call.gateway.asker.ask("dispatcher", "plan", admission.PlanQuestion(spec=call.body)))
 
 
 @route("POST", "/api/v1/tasks/{id}/cancel", auth=Permission.RUN, body=Cancel, body_optional=True, answer=AcceptedCancel,

@@ -37,14 +37,18 @@ class TargetError(ValueError):
         self.code = code
 
 
-def resolve(target: str, hosts: Iterable[Host]) -> list[Host]:
+def resolve(target: str, hosts: Iterable[Host], *, lenient: bool = False) -> list[Host]:
     """Return the unrevoked *hosts* that *target* means, by name.
+
+    *lenient* is for a standing rule, which outlives hosts: names that no host has, and no host at all, are no error.
 
     Raises:
         TargetError: `target-syntax`, `target-unknown` or `target-empty`.
     """
     living = [host for host in hosts if not host.revoked]
-    chosen = _Parser(target, living).parse()
+    chosen = _Parser(target, living, lenient=lenient).parse()
+    if lenient:
+        return [host for host in living if host.host_id in chosen]
     if not chosen:
         raise TargetError("target-empty", f"{target!r} means no host: `fleetlog host ls` shows names and labels")
     return sorted((host for host in living if host.host_id in chosen), key=lambda host: (host.name, host.host_id))
@@ -53,8 +57,9 @@ def resolve(target: str, hosts: Iterable[Host]) -> list[Host]:
 class _Parser:
     """Recursive descent over the tokens; evaluates while it reads."""
 
-    def __init__(self, text: str, hosts: list[Host]) -> None:
+    def __init__(self, text: str, hosts: list[Host], *, lenient: bool) -> None:
         self._text = text
+        self._lenient = lenient
         self._hosts = hosts
         self._all = frozenset(host.host_id for host in hosts)
         self._by_name: dict[str, set[str]] = {}
@@ -187,9 +192,9 @@ class _Parser:
         except hostset.BadRange as error:
             raise TargetError("target-syntax", str(error)) from None
         missing = [name for name in names if name not in self._by_name]
-        if missing:
+        if missing and not self._lenient:
             raise TargetError("target-unknown", self._unknown(missing))
-        return frozenset(host_id for name in names for host_id in self._by_name[name])
+        return frozenset(host_id for name in names for host_id in self._by_name.get(name, ()))
 
     def _unknown(self, missing: list[str]) -> str:
         close = difflib.get_close_matches(missing[0], list(self._by_name), n=1)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlog_dispatcher.targets import TargetError, resolve
 from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.targets import TargetError, resolve
 
 
 def host(name: str, **labels: str) -> Host:
