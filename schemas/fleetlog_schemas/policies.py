@@ -144,14 +144,15 @@ def closed_hosts(policies: Policies, hosts: Iterable[Host], now_ms: int) -> dict
     closed: dict[str, Closed] = {}
     for freeze in policies.freezes.values():
         text = f"frozen by {freeze.by or 'nobody named'}: {freeze.reason or 'no reason given'}"
-        for host in _meant(freeze.target, known):
+        for host in meant(freeze.target, known):
             closed.setdefault(host.host_id, Closed("freeze", text))
     for host_id, window_text in _outside_windows(policies, known, now_ms).items():
         closed.setdefault(host_id, Closed("window", window_text))
     return closed
 
 
-def _meant(target: str, hosts: list[Host]) -> list[Host]:
+def meant(target: str, hosts: list[Host]) -> list[Host]:
+    """Return the hosts that the target of a policy means now."""
     try:
         return resolve(target, hosts, lenient=True)
     except TargetError:
@@ -165,7 +166,7 @@ def _outside_windows(policies: Policies, hosts: list[Host], now_ms: int) -> dict
     for named in policies.windows.values():
         window = named.window
         is_open = bool(open_until_ms(window, now_ms))
-        for host in _meant(window.target, hosts):
+        for host in meant(window.target, hosts):
             if window.kind == "blackout":
                 if is_open:
                     outside[host.host_id] = f"in the blackout {named.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 from typing import Literal
 
 import msgspec
@@ -19,6 +20,8 @@ _WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
 _SHARE = re.compile(r"(\d{1,6})(%?)")
 PRIORITY_MAX = 10
 QUEUE_DEFAULT = "default"
+SUMMARY_CHARACTERS_MAX = 200
+"""Length of a one-line summary: it is for lists."""
 
 
 class SpecError(ValueError):
@@ -160,6 +163,16 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 def kind(spec: TaskSpec) -> str:
     """Return the task's kind: the tag of its payload."""
     return "shell" if isinstance(spec.payload, Shell) else "script"
+
+
+def summary(payload: Payload) -> str:
+    """Return what a payload runs, in one line for lists and plans."""
+    if isinstance(payload, Script):
+        text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
+    else:
+        text = shlex.join(payload.argv)
+    line = " ".join(text.split())
+    return line if len(line) <= SUMMARY_CHARACTERS_MAX else line[: SUMMARY_CHARACTERS_MAX - 1] + "…"
 
 
 def check_spec(spec: TaskSpec) -> None:

@@ -26,6 +26,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=limits.TIMEOUT_MS_MAX)]
 Ratio = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 
 
@@ -52,7 +53,19 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """How the dispatcher hands out work and when it gives up."""
 
     slots_per_host: Count = 4
-    """Commands in flight on one host."""
+    """Commands in flight on one host; a busy host takes fewer, but always one."""
+    in_flight_max: Count = 50_000
+    """Commands in flight on all hosts together: each costs the dispatcher some kilobytes."""
+    ageing_ms: Milliseconds = 60_000
+    """Waiting that makes up for one step of priority: the lowest overtakes the highest after nine times this."""
+    busy_load_per_cpu: Positive = 8.0
+    """Load average per processor from which a host counts as busy, and is given less at once."""
+    busy_memory_ratio: Ratio = 0.95
+    """Share of memory in use from which a host counts as busy."""
+    adapt_ms: Milliseconds = 10_000
+    """Pause between two changes of a host's limit: its load must have had time to follow the last one."""
+    note_wait_ms: Milliseconds = 1_000
+    """A command that waits for longer has its reason written to the log."""
     suspect_ms: Milliseconds = 20_000
     """Silence after which nothing new is dispatched to a host: two missed heartbeats."""
     offline_ms: Milliseconds = 60_000

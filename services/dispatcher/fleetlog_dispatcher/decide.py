@@ -1,4 +1,4 @@
-"""Decide what is due: sessions, presence, plans, dispatches, ends. Pure and level-triggered.
+"""Decide what is due: sessions, presence, plans, halts, dispatches, reasons, ends. Pure and level-triggered.
 
 Everything that changes the log's state goes out as one `Append`; what may be sent (`delivery.py`) follows from the
 state that is already folded. Deciding twice on the same state gives the same again.
@@ -8,43 +8,46 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import msgspec
 
 from fleetlog_dispatcher import plan, sessions
+from fleetlog_dispatcher.admit import Planned, Round
+from fleetlog_dispatcher.answers import answer
 from fleetlog_dispatcher.delivery import sends
 from fleetlog_dispatcher.ends import decided_ends
 from fleetlog_dispatcher.live import Live, PendingOpen
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_dispatcher.state import State
-from fleetlog_dispatcher.waiting import can_take, waiting_groups
-from fleetlog_runtime.pure.effects import Answer, Append, Effect, Request, WakeAt
+from fleetlog_dispatcher.waiting import notes
+from fleetlog_runtime.pure.effects import Answer, Append, Effect, WakeAt
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.split import split
-from fleetlog_schemas import admission, events, lifecycle, limits, questions, subjects
+from fleetlog_schemas import events, lifecycle, limits
 from fleetlog_schemas.events import Data
-from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.records import CommandState, Task, TaskState
+from fleetlog_schemas.records import Task, TaskState
+from fleetlog_schemas.rollout import failures, failures_max, over_budget, soaks_until_ms
 
 PLANS_PER_ROUND_MAX = 500
 """Tasks planned in one round: keeps a round short, and its batch within the bus's limit."""
-DISPATCHES_PER_ROUND_MAX = 5_000
-"""Attempts dispatched in one round."""
 
 
 def decide(
     settings: DispatcherSettings, keys: Keys, state: State, live: Live, now_ms: int
 ) -> list[Effect]:
     """Return what is due now."""
-    planned, refused = _plans(state, live)
+    planned, refused = _plans(settings, state, live, now_ms)
+    halts = list(_halts(live))
     data = [
         *_session_events(keys, state, live),
         *_presence_events(settings, state, live, now_ms),
         *_plan_events(planned, refused),
         *_timeouts(live, now_ms),
+        *split(lambda entries: events.TasksReplaced(replacements=entries), _replacements(live)),
+        *split(lambda entries: events.TasksHalted(halts=entries), halts),
         *_end_events(settings, state, live, now_ms),
-        *_dispatch_events(settings, state, live, planned, now_ms),
+        *_dispatch_events(settings, state, live, planned, {halt.task_id for halt in halts}, now_ms),
+        *split(lambda entries: events.CommandsWaiting(groups=entries), notes(settings, state, live, now_ms)),
         *_task_ends(live),
     ]
     effects: list[Effect] = []
@@ -52,10 +55,22 @@ def decide(
         effects.append(Append(tuple(data[: limits.BATCH_MESSAGES_MAX])))
     effects += sends(settings, keys, state, live, now_ms)
     effects += _session_answers(keys, state, live, now_ms)
-    effects += [_answer(settings, state, live, request, now_ms) for request in live.questions.values()]
+    effects += [answer(settings, state, live, request, now_ms) for request in live.questions.values()]
     if state.hosts.by_id or state.tasks.by_id:
-        effects.append(WakeAt(live.next_sweep_ms))
+        effects.append(WakeAt(_next_ms(live, now_ms)))
     return effects
+
+
+def _next_ms(live: Live, now_ms: int) -> int:
+    """Return when time alone makes something due: a sweep, a retry, the end of a soak."""
+    due_ms = live.next_sweep_ms
+    if live.queues.later:
+        due_ms = min(due_ms, live.queues.later[0][0])
+    for task_id in live.queues.limited:
+        soak_ms = soaks_until_ms(live.open[task_id])
+        if now_ms < soak_ms < due_ms:
+            due_ms = soak_ms
+    return due_ms
 
 
 # --- sessions and presence -----------------------------------------------------------------------------------
@@ -155,29 +170,28 @@ def _heard_ms(live: Live, host_id: str) -> int:
 # --- tasks -----------------------------------------------------------------------------------------------------
 
 
-class Planned(NamedTuple):
-    """A task that is planned in this round."""
-
-    task: Task
-    hosts: list[Host]
-    plan_hash: str
-
-
-def _plans(state: State, live: Live) -> tuple[list[Planned], list[events.Refusal]]:
+def _plans(
+    settings: DispatcherSettings, state: State, live: Live, now_ms: int
+) -> tuple[list[Planned], list[events.Refusal]]:
     planned: list[Planned] = []
     refused: list[events.Refusal] = []
+    runs: dict[str, Task] = {}
     for _, task in zip(range(PLANS_PER_ROUND_MAX), live.to_plan.values(), strict=False):
+        key = task.spec.key
         try:
-            chosen, hashed = plan.choose(task.spec, state.hosts)
+            plan.refuse_second_run(task.spec, next(iter(live.keys.get(key, {}).values()), runs.get(key)))
+            layout = plan.lay_out(settings, state, live, task.spec, task.task_id, now_ms)
         except plan.Refused as error:
             refused.append(msgspec.structs.replace(error.refusal, task_id=task.task_id))
         else:
-            planned.append(Planned(task, chosen, hashed))
+            planned.append(Planned(task, layout))
+            if key:
+                runs.setdefault(key, task)
     return planned, refused
 
 
 def _plan_events(planned: list[Planned], refused: list[events.Refusal]) -> Iterator[Data]:
-    plans = [part for one in planned for part in plan.plans(one.task.task_id, one.hosts, one.plan_hash)]
+    plans = [part for one in planned for part in plan.plans(one.task.task_id, one.layout)]
     yield from split(lambda entries: events.TasksRefused(refusals=entries), refused)
     yield from split(lambda entries: events.TasksPlanned(plans=entries), plans)
 
@@ -191,6 +205,31 @@ def _timeouts(live: Live, now_ms: int) -> Iterator[Data]:
         if not task.stop and now_ms - task.submitted_ms >= task.spec.task_timeout_ms
     ]
     yield from split(lambda entries: events.TasksTimedOut(task_ids=entries), over)
+
+
+def _replacements(live: Live) -> Iterator[events.Replacement]:
+    """Name the runs that a newer one of the same key takes the place of."""
+    for of_key in live.keys.values():
+        newer = next((task for task in reversed(of_key.values()) if task.spec.single_run == "replace"), None)
+        if newer is None or newer.stop:
+            continue
+        for task in of_key.values():
+            if task is newer:
+                break
+            if not task.stop:
+                yield events.Replacement(task_id=task.task_id, by_task_id=newer.task_id)
+
+
+def _halts(live: Live) -> Iterator[events.Halt]:
+    """Name the tasks on which too many hosts failed, and where more would be started."""
+    for task_id in live.queues.limited:
+        task = live.open[task_id]
+        if task.stop or task.hold or not over_budget(task):
+            continue
+        allowed = failures_max(task.spec, len(task.commands))
+        yield events.Halt(
+            task_id=task_id, failures=failures(task) - task.forgiven, failures_max=allowed or 0, wave=task.wave + 1
+        )
 
 
 def _end_events(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> Iterator[Data]:
@@ -208,93 +247,11 @@ def _task_ends(live: Live) -> Iterator[Data]:
 
 
 def _dispatch_events(
-    settings: DispatcherSettings, state: State, live: Live, planned: list[Planned], now_ms: int
+    settings: DispatcherSettings, state: State, live: Live, planned: list[Planned], halting: set[str], now_ms: int
 ) -> Iterator[Data]:
-    picked = _from_queues(settings, state, live, now_ms)
-    picked += _from_plans(settings, state, live, planned, DISPATCHES_PER_ROUND_MAX - len(picked), now_ms)
-    yield from split(lambda entries: events.AttemptsDispatched(attempts=entries), picked)
-
-
-def _from_queues(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> list[events.Dispatch]:
-    """Fill the free slots of every host that can take work, each host's queue in order."""
-    picked: list[events.Dispatch] = []
-    in_flight: dict[str, int] = {}
-    for host_id, queue in live.queues.items():
-        if len(picked) >= DISPATCHES_PER_ROUND_MAX:
-            break
-        host = state.hosts.by_id.get(host_id)
-        free = _free_slots(settings, state, live, host, now_ms) if host else 0
-        if host is None or free <= 0:
-            continue
-        for task_id, command in queue.items():
-            task = state.tasks.by_id[task_id]
-            running = in_flight.get(task_id)
-            if running is None:
-                running = _in_flight(task)
-            if command.due_ms > now_ms or task.stop or command.stop:
-                continue
-            if task.spec.parallel and running >= task.spec.parallel:
-                continue
-            in_flight[task_id] = running + 1
-            picked.append(_dispatch(task_id, host, len(command.attempts) + 1))
-            free -= 1
-            if not free:
-                break
-    return picked
-
-
-def _from_plans(
-    settings: DispatcherSettings, state: State, live: Live, planned: list[Planned], room: int, now_ms: int
-) -> list[events.Dispatch]:
-    """Dispatch what is planned in this same batch to hosts where nothing waits: one round trip less for a task."""
-    picked: list[events.Dispatch] = []
-    free: dict[str, int] = {}
-    for task, hosts, _ in planned:
-        if task.stop or len(hosts) > limits.EVENT_COMMANDS_MAX:
-            continue
-        left = min(task.spec.parallel or len(hosts), room - len(picked))
-        for host in hosts:
-            if left <= 0:
-                break
-            if host.host_id in live.queues:
-                continue
-            if host.host_id not in free:
-                free[host.host_id] = _free_slots(settings, state, live, host, now_ms)
-            if free[host.host_id] > 0:
-                free[host.host_id] -= 1
-                left -= 1
-                picked.append(_dispatch(task.task_id, host, 1))
-    return picked
-
-
-def _free_slots(settings: DispatcherSettings, state: State, live: Live, host: Host, now_ms: int) -> int:
-    free = settings.slots_per_host - len(live.flights.get(host.host_id, ()))
-    return free if free > 0 and can_take(settings, state, live, host, now_ms) else 0
-
-
-def _dispatch(task_id: str, host: Host, attempt: int) -> events.Dispatch:
-    return events.Dispatch(task_id=task_id, host_id=host.host_id, attempt=attempt, epoch=host.epoch)
-
-
-def _in_flight(task: Task) -> int:
-    return task.counts.get(CommandState.DISPATCHED.value, 0) + task.counts.get(CommandState.RUNNING.value, 0)
-
-
-# --- questions -------------------------------------------------------------------------------------------------
-
-
-def _answer(settings: DispatcherSettings, state: State, live: Live, request: Request, now_ms: int) -> Answer:
-    data: object = None
-    problem = None
-    try:
-        if request.subject == subjects.ask("dispatcher", "plan"):
-            asked = msgspec.json.decode(request.body, type=admission.PlanQuestion)
-            data = plan.plan_answer(asked.spec, state.hosts)
-        else:
-            task_id = msgspec.json.decode(request.body, type=admission.WaitingQuestion).task_id
-            task = state.tasks.by_id.get(task_id)
-            data = waiting_groups(settings, state, live, task, now_ms) if task else []
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        problem = questions.Problem(status=400, code="bad-question", message=str(error))
-    answer = questions.Answer(seq=state.position, data=data, problem=problem)
-    return Answer(request.reply, msgspec.json.encode(answer))
+    admission = Round(settings, state, live, halting, now_ms)
+    admission.waiting()
+    admission.planned(planned)
+    yield from split(
+        lambda entries: events.AttemptsDispatched(attempts=entries, decided_seq=state.position), admission.picked
+    )

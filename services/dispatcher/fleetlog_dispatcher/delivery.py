@@ -67,7 +67,7 @@ def _due(
     starts: dict[Key, Flight] = {}
     candidates = live.flights.get(host_id, {}) if live.sweep else live.fresh.get(host_id, {})
     for key, flight in candidates.items():
-        stopping = flight.task.stop or flight.command.stop
+        stopping = flight.task.interrupts(flight.command)
         overdue = not flight.seen_held and now_ms >= start_deadline_ms(settings, flight)
         if stopping or overdue:
             if now_ms >= flight.cancelled_ms + backoff_ms(settings, flight.cancels):
@@ -80,7 +80,10 @@ def _due(
 
 
 def _named(keys: Keys, host_id: str, key: Key, flight: Flight | None) -> pushes.NamedAttempt:
-    stop = (flight.task.stop or flight.command.stop or "undelivered") if flight else "cancelled"
+    stop = "cancelled"
+    if flight is not None:
+        interrupted = flight.task.interrupts(flight.command)
+        stop = (flight.command.stop or flight.task.stop) if interrupted else "undelivered"
     return pushes.NamedAttempt(
         task_id=key[0], attempt=key[1], reason=stop, token=tokens.attempt_token(keys.token, key[0], host_id, key[1]),
         token_key_id=keys.token_key_id,

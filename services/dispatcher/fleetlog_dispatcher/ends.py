@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fleetlog_dispatcher.gates import absence, lock_holder
 from fleetlog_dispatcher.live import Flight, Key, Live, Presence
 from fleetlog_dispatcher.state import State
-from fleetlog_dispatcher.waiting import absence
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_schemas.hosts import Host
@@ -38,10 +38,11 @@ def _all_ends(settings: DispatcherSettings, state: State, live: Live, now_ms: in
     for task in live.stopped.values():
         if not task.stop or task.counts.get(CommandState.WAITING.value):
             yield from _stopped(task)
-    hosts = list(live.queues.keys() | live.flights.keys()) if live.sweep else list(live.look)
+    waiting = live.queues.by_host
+    hosts = list(waiting.keys() | live.flights.keys()) if live.sweep else list(live.look)
     for host_id in sorted(hosts):
         host = state.hosts.by_id.get(host_id)
-        if host_id in live.queues:
+        if host_id in waiting:
             yield from _never_reached(state, live, host_id, host, now_ms)
         for key, flight in live.flights.get(host_id, {}).items():
             end = _flight_end(settings, state, live, host, key, flight, now_ms)
@@ -51,12 +52,19 @@ def _all_ends(settings: DispatcherSettings, state: State, live: Live, now_ms: in
 
 def _stopped(task: Task) -> Iterator[events.End]:
     for command in task.commands.values():
-        stop = task.stop or command.stop
+        stop = command.stop or task.stop
         if stop and command.state is CommandState.WAITING:
-            if stop == "cancelled":
-                yield _waiting_end(task.task_id, command, Outcome.CANCELLED, "cancelled before it was dispatched")
-            else:
-                yield _waiting_end(task.task_id, command, Outcome.SKIPPED, "the task's time was over before it began")
+            outcome = Outcome.CANCELLED if stop == "cancelled" else Outcome.SKIPPED
+            yield _waiting_end(task.task_id, command, outcome, _NOT_BEGUN[stop])
+
+
+_NOT_BEGUN = {
+    "cancelled": "cancelled before it was dispatched",
+    "timeout": "the task's time was over before it began",
+    "replaced": "a newer run took its place before it began",
+    "aborted": "the task was aborted before it began",
+    "skipped": "a person had this host passed over",
+}
 
 
 def _never_reached(
@@ -65,9 +73,12 @@ def _never_reached(
     _, message = absence(host)
     if not message:
         return
-    for task_id, command in live.queues[host_id].items():
+    for task_id, command in live.queues.by_host[host_id].items():
         task = state.tasks.by_id[task_id]
-        if now_ms >= max(task.planned_ms, command.due_ms) + task.spec.wait_offline_ms:
+        # A host counts as absent only when it is its turn: until then it may well come back.
+        if task.hold or command.wave > task.wave or lock_holder(live, task) is not None:
+            continue
+        if now_ms >= max(task.planned_ms, task.wave_ms, command.due_ms) + task.spec.wait_offline_ms:
             yield _waiting_end(task_id, command, Outcome.UNREACHED, message)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import msgspec
 
+from fleetlog_dispatcher import queues
+from fleetlog_dispatcher.queues import Queues, Shares
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import reports
+from fleetlog_schemas.policies import Closed
 from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
 
@@ -56,6 +59,14 @@ class Flight(msgspec.Struct):
     cancels: int = 0
 
 
+class Limit(msgspec.Struct):
+    """How many commands a host takes at once now, where that is less than it could be."""
+
+    slots: int
+    changed_ms: int
+    why: str = ""
+
+
 class PendingOpen(msgspec.Struct, frozen=True):
     """A session request that waits for its event, or for its answer."""
 
@@ -72,8 +83,19 @@ class Live(msgspec.Struct):
     presence: dict[str, Presence] = {}
     flights: dict[str, dict[Key, Flight]] = {}
     """By host id."""
-    queues: dict[str, dict[str, Command]] = {}
-    """By host id: commands that wait, by task id, in the order in which they came."""
+    queues: Queues = msgspec.field(default_factory=Queues)
+    shares: Shares = msgspec.field(default_factory=Shares)
+    limits: dict[str, Limit] = {}
+    """By host id, of hosts that are or were busy; any other takes as many as it has slots."""
+    closed: dict[str, Closed] = {}
+    """By host id: why policies let nothing be dispatched there now."""
+    closed_stale: bool = True
+    room: dict[str, None] = {}
+    """Hosts where something may have become possible since the last look; a sweep looks at all."""
+    keys: dict[str, dict[str, Task]] = {}
+    """By key: planned tasks that have not ended."""
+    open: dict[str, Task] = {}
+    """Planned tasks that have not ended."""
     fresh: dict[str, dict[Key, Flight]] = {}
     """Flights to be pushed now."""
     cancels: dict[str, dict[Key, Flight | None]] = {}
@@ -101,7 +123,7 @@ class Live(msgspec.Struct):
     """This decide looks at everything that time alone makes due."""
 
 
-def awaken(state: State, now_ms: int) -> Live:
+def awaken(settings: DispatcherSettings, state: State, now_ms: int) -> Live:
     """Return the live state of a dispatcher that takes over: every host gets its full grace again."""
     live = Live(led_ms=now_ms, next_sweep_ms=now_ms)
     for host in state.hosts.by_id.values():
@@ -111,12 +133,15 @@ def awaken(state: State, now_ms: int) -> Live:
         if task.state is TaskState.SUBMITTED:
             live.to_plan[task.task_id] = task
         elif task.state is TaskState.PLANNED:
-            take_up(live, task, now_ms)
+            take_up(settings, live, task, now_ms)
     return live
 
 
-def take_up(live: Live, task: Task, now_ms: int) -> None:
+def take_up(settings: DispatcherSettings, live: Live, task: Task, now_ms: int) -> None:
     """Enter a planned task into the work lists."""
+    live.open[task.task_id] = task
+    if task.spec.key:
+        live.keys.setdefault(task.spec.key, {})[task.task_id] = task
     if task.spec.task_timeout_ms:
         live.timed[task.task_id] = task
     if task.stop or any(command.stop for command in task.commands.values()):
@@ -125,14 +150,31 @@ def take_up(live: Live, task: Task, now_ms: int) -> None:
         live.to_end[task.task_id] = task
     for command in task.commands.values():
         if command.state is CommandState.WAITING:
-            live.queues.setdefault(command.host_id, {})[task.task_id] = command
-            live.look[command.host_id] = None
+            wait(settings, live, task, command, now_ms)
         elif command.state is not CommandState.ENDED:
             attempt = command.attempts[-1]
             flight = Flight(task, command, attempt)
             if attempt.state is AttemptState.RUNNING:
                 flight.seen_held, flight.confirmed_ms = True, now_ms
             live.flights.setdefault(command.host_id, {})[task.task_id, attempt.number] = flight
+            live.shares.add(task, 1)
+
+
+def wait(settings: DispatcherSettings, live: Live, task: Task, command: Command, now_ms: int) -> None:
+    """Let a command wait, and look at its host."""
+    queues.add(live.queues, task, command, now_ms, settings.ageing_ms)
+    live.look[command.host_id] = live.room[command.host_id] = None
+
+
+def put_away(live: Live, task: Task) -> None:
+    """Take a task that has ended out of the work lists."""
+    for work in (live.to_plan, live.to_end, live.stopped, live.timed, live.open):
+        work.pop(task.task_id, None)
+    of_key = live.keys.get(task.spec.key)
+    if of_key is not None:
+        of_key.pop(task.task_id, None)
+        if not of_key:
+            del live.keys[task.spec.key]
 
 
 def backoff_ms(settings: DispatcherSettings, sent: int) -> int:

@@ -17,6 +17,7 @@ async def run(context: Context) -> None:
         ticket=home.secret("ticket"), token=home.secret("token"), blob=home.secret("blob"), signer=home.signer()
     )
     heard = (
-        subjects.HEARTBEATS, subjects.SESSIONS, subjects.ask("dispatcher", "plan"), subjects.ask("dispatcher", "waiting")
+        subjects.HEARTBEATS, subjects.SESSIONS, subjects.ask("dispatcher", "plan"), subjects.ask("dispatcher", "waiting"),
+        subjects.ask("dispatcher", "admission"),
     )
     await EngineRunner(context, Dispatcher(settings, keys), heard, settings.snapshot_events).run()

@@ -5,6 +5,9 @@ The only code that changes the live state. It concludes nothing: what follows fr
 
 from __future__ import annotations
 
+from fleetlog_dispatcher import queues
+from fleetlog_dispatcher.adapting import adapt
+from fleetlog_dispatcher.admit import DISPATCHES_PER_ROUND_MAX
 from fleetlog_dispatcher.live import (
     REQUESTS_WAITING_MAX,
     SWEEP_MS,
@@ -14,13 +17,16 @@ from fleetlog_dispatcher.live import (
     PendingOpen,
     Presence,
     backoff_ms,
+    put_away,
     take_up,
+    wait,
 )
 from fleetlog_dispatcher.state import Folded, State
-from fleetlog_runtime.pure.effects import Answer, Changed, Performed, Request, Send, Tick
+from fleetlog_runtime.pure.effects import Answer, Append, Changed, Performed, Request, Send, Tick
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import pushes, reports, subjects, wire
+from fleetlog_schemas import events, limits, pushes, reports, subjects, wire
 from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.policies import closed_hosts
 from fleetlog_schemas.records import Attempt, Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
 
@@ -33,11 +39,15 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
             if live.sweep:
                 live.next_sweep_ms = now_ms + SWEEP_MS
                 live.look.clear()
+            _ripen(settings, state, live, now_ms)
         case Changed(changes=Folded() as folded):
+            live.closed_stale |= folded.policies or bool(folded.hosts)
             for host_id in folded.hosts:
                 _host_changed(state, live, host_id, now_ms)
             for change in folded.tasks:
-                _task_changed(live, change, now_ms)
+                _task_changed(settings, live, change, now_ms)
+        case Performed(effect=Append(data=data)):
+            _looked(live, data)
         case Performed(effect=Send(push=push)):
             _pushed(live, push, now_ms)
         case Performed(effect=Answer(reply=reply)):
@@ -52,19 +62,39 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
 # --- the log moved -----------------------------------------------------------------------------------------
 
 
-def _task_changed(live: Live, change: Change, now_ms: int) -> None:
+def _looked(live: Live, data: tuple[events.Data, ...]) -> None:
+    """Forget where room was: what fits goes out with this append, and a sweep looks at what it leaves."""
+    dispatched = sum(len(one.attempts) for one in data if isinstance(one, events.AttemptsDispatched))
+    if dispatched < DISPATCHES_PER_ROUND_MAX and len(data) < limits.BATCH_MESSAGES_MAX:
+        live.room.clear()
+
+
+def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> None:
+    """Take in what time alone brings: retries that are due, windows that open and close."""
+    for host_id in queues.ripen(live.queues, state.tasks.by_id, now_ms, settings.ageing_ms):
+        live.room[host_id] = None
+    if live.closed_stale or (live.sweep and state.policies.windows):
+        before = live.closed
+        live.closed = closed_hosts(state.policies, state.hosts.by_id.values(), now_ms)
+        live.room.update(dict.fromkeys(before.keys() - live.closed.keys()))
+        live.closed_stale = False
+
+
+def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_ms: int) -> None:
     task, command, attempt = change.task, change.command, change.attempt
     match change.what:
         case "submitted":
             live.to_plan[task.task_id] = task
         case "planned":
             live.to_plan.pop(task.task_id, None)
-            take_up(live, task, now_ms)
+            take_up(settings, live, task, now_ms)
         case "refused" | "task-ended":
-            for work in (live.to_plan, live.to_end, live.stopped, live.timed):
-                work.pop(task.task_id, None)
+            put_away(live, task)
+        case "held":
+            queues.hold_back(live.queues, task, settings.ageing_ms)
         case "dispatched" if command and attempt:
-            _unqueue(live, command, task)
+            queues.remove(live.queues, task, command.host_id, settings.ageing_ms)
+            live.shares.add(task, 1)
             flight = Flight(task, command, attempt)
             key = (task.task_id, attempt.number)
             live.flights.setdefault(command.host_id, {})[key] = flight
@@ -74,19 +104,11 @@ def _task_changed(live: Live, change: Change, now_ms: int) -> None:
             if confirmed is not None:
                 _confirm(confirmed, now_ms)
         case "ended" | "late" | "report-refused" if command and attempt:
-            _attempt_settled(live, change.what, task, command, attempt)
+            _attempt_settled(settings, live, change, now_ms)
         case "stop":
-            _stopped(live, task, command)
+            _stopped(settings, live, task, command)
         case _:
             pass
-
-
-def _unqueue(live: Live, command: Command, task: Task) -> None:
-    queue = live.queues.get(command.host_id)
-    if queue is not None:
-        queue.pop(task.task_id, None)
-        if not queue:
-            del live.queues[command.host_id]
 
 
 def _drop(work: dict[str, dict[Key, Flight]], host_id: str, key: Key) -> Flight | None:
@@ -99,16 +121,21 @@ def _drop(work: dict[str, dict[Key, Flight]], host_id: str, key: Key) -> Flight 
     return gone
 
 
-def _attempt_settled(live: Live, what: str, task: Task, command: Command, attempt: Attempt) -> None:
+def _attempt_settled(settings: DispatcherSettings, live: Live, change: Change, now_ms: int) -> None:
+    what, task, command, attempt = change.what, change.task, change.command, change.attempt
+    assert command is not None
+    assert attempt is not None
     key = (task.task_id, attempt.number)
     host_id = command.host_id
     if what == "ended":
-        _drop(live.flights, host_id, key)
+        if _drop(live.flights, host_id, key) is not None:
+            live.shares.add(task, -1)
+            live.room[host_id] = None
         _drop(live.fresh, host_id, key)
         if command.state is CommandState.WAITING:
-            live.queues.setdefault(host_id, {})[task.task_id] = command
+            wait(settings, live, task, command, now_ms)
         else:
-            _unqueue(live, command, task)
+            queues.remove(live.queues, task, host_id, settings.ageing_ms)
         if not task.open and task.state is TaskState.PLANNED:
             live.to_end[task.task_id] = task
     if what != "ended" or not attempt.decided:
@@ -117,17 +144,17 @@ def _attempt_settled(live: Live, what: str, task: Task, command: Command, attemp
         live.cancels.get(host_id, {}).pop(key, None)
 
 
-def _stopped(live: Live, task: Task, command: Command | None) -> None:
+def _stopped(settings: DispatcherSettings, live: Live, task: Task, command: Command | None) -> None:
     live.stopped[task.task_id] = task
     if command is None:
         return
     if command.state is CommandState.ENDED:
-        _unqueue(live, command, task)
+        queues.remove(live.queues, task, command.host_id, settings.ageing_ms)
         if not task.open and task.state is TaskState.PLANNED:
             live.to_end[task.task_id] = task
         return
     last = command.last
-    if last is not None and last.end is None:
+    if last is not None and last.end is None and task.interrupts(command):
         key = (task.task_id, last.number)
         flight = live.flights.get(command.host_id, {}).get(key)
         if flight is not None:
@@ -136,7 +163,7 @@ def _stopped(live: Live, task: Task, command: Command | None) -> None:
 
 def _host_changed(state: State, live: Live, host_id: str, now_ms: int) -> None:
     host = state.hosts.by_id[host_id]
-    live.look[host_id] = None
+    live.look[host_id] = live.room[host_id] = None
     if host.online:
         live.came.pop(host_id, None)
         live.presence.setdefault(host_id, Presence(heard_ms=now_ms))
@@ -218,6 +245,8 @@ def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: 
         opened_here=known is not None and same_session and known.opened_here,
     )
     live.presence[host_id] = presence
+    live.room[host_id] = None
+    adapt(settings, live, host, beat.load, now_ms)
     if beat.goodbye:
         live.left[host_id] = None
         live.came.pop(host_id, None)
@@ -251,7 +280,7 @@ def _compare_held(
     for key, held in presence.held.items():
         flight = flights.get(key)
         if flight is not None:
-            stop = flight.task.stop or flight.command.stop
+            stop = flight.task.interrupts(flight.command)
             resend_at_ms = flight.cancelled_ms + backoff_ms(settings, flight.cancels)
             if stop and held is not HeldState.ENDED and now_ms >= resend_at_ms:
                 live.cancels.setdefault(host_id, {})[key] = flight

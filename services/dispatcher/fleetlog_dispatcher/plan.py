@@ -1,16 +1,25 @@
-"""Plan a task: resolve its target to hosts, freeze them, and hash what was frozen. Pure."""
+"""Plan a task: resolve its target to hosts, choose among them, lay out waves, and hash what was decided. Pure."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import msgspec
 
+from fleetlog_dispatcher.choosing import choose
+from fleetlog_dispatcher.gates import absence, policy_gate
+from fleetlog_dispatcher.live import Live
+from fleetlog_dispatcher.state import State
+from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.admission import PlanAnswer, PlannedView
 from fleetlog_schemas.hosts import Host, Hosts
+from fleetlog_schemas.ids import short
 from fleetlog_schemas.questions import Problem
-from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
+from fleetlog_schemas.records import Task
+from fleetlog_schemas.rollout import failures_max, wave_sizes
+from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec, summary
 from fleetlog_schemas.targets import TargetError, resolve
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -24,31 +33,79 @@ class Refused(Exception):
         self.refusal = events.Refusal(task_id="", code=code, message=message, pointer=pointer)
 
 
-def plan_hash(spec: TaskSpec, host_ids: list[str]) -> str:
-    """Return the hash over what would run and where."""
+class Layout(NamedTuple):
+    """Where a task runs: its hosts in the order of the waves, and the sizes of these."""
+
+    hosts: list[Host]
+    waves: tuple[int, ...]
+    candidates: int
+    """Hosts that the target means."""
+    plan_hash: str
+
+
+def plan_hash(spec: TaskSpec, host_ids: list[str], waves: tuple[int, ...]) -> str:
+    """Return the hash over what would run and where.
+
+    Where hosts are chosen by load, *host_ids* are all that the choice is among: the choice itself follows the moment.
+    """
     bare = msgspec.structs.replace(spec, plan_hash="")
-    return hashlib.sha256(_encode(bare) + b"\n" + "\n".join(host_ids).encode()).hexdigest()
+    sizes = ",".join(map(str, waves))
+    return hashlib.sha256(_encode(bare) + f"\n{sizes}\n".encode() + "\n".join(host_ids).encode()).hexdigest()
 
 
-def choose(spec: TaskSpec, hosts: Hosts) -> tuple[list[Host], str]:
-    """Return the hosts of a task by name, and the plan's hash.
+def lay_out(
+    settings: DispatcherSettings, state: State, live: Live, spec: TaskSpec, seed: str, now_ms: int
+) -> Layout:
+    """Return where a task runs; *seed* decides where hosts are chosen at random.
 
     Raises:
         Refused: the specification or its target is wrong, or the plan is not the one that was expected.
     """
+    hosts = state.hosts
     try:
         check_spec(spec)
-        chosen = _exact(spec, hosts) if spec.host_ids else resolve(spec.target, hosts.by_id.values())
+        meant = _exact(spec, hosts) if spec.host_ids else resolve(spec.target, hosts.by_id.values())
     except SpecError as error:
         raise Refused("spec", error.message, error.pointer) from None
     except TargetError as error:
         raise Refused(error.code, str(error), "/target") from None
+    chosen = choose(settings, state, live, spec.choose, meant, seed, now_ms) if spec.choose else meant
+    if not chosen:
+        raise Refused("target-empty", f"no host of the target has the label {spec.choose and spec.choose.label}", "/choose")
     if len(chosen) > limits.HOSTS_PER_TASK_MAX:
         raise Refused("target-large", f"{len(chosen)} hosts exceed {limits.HOSTS_PER_TASK_MAX} in one task", "/target")
-    found = plan_hash(spec, [host.host_id for host in chosen])
+    ordered, waves = _in_waves(spec, hosts, chosen)
+    among = meant if spec.choose else ordered
+    found = plan_hash(spec, [host.host_id for host in among], waves)
     if spec.plan_hash and spec.plan_hash != found:
         raise Refused("plan-changed", "the plan is not the one that was shown: look at it again", "/plan_hash")
-    return chosen, found
+    return Layout(ordered, waves, len(meant), found)
+
+
+def _in_waves(spec: TaskSpec, hosts: Hosts, chosen: list[Host]) -> tuple[list[Host], tuple[int, ...]]:
+    """Return the hosts with the canaries first, and the sizes of the waves; none without a rollout."""
+    rollout = spec.rollout
+    if rollout is None:
+        return chosen, ()
+    canaries: set[str] = set()
+    if rollout.canary.strip():
+        try:
+            canaries = {host.host_id for host in resolve(rollout.canary, hosts.by_id.values())}
+        except TargetError as error:
+            raise Refused(error.code, str(error), "/rollout/canary") from None
+        canaries &= {host.host_id for host in chosen}
+        if not canaries:
+            raise Refused("canary-empty", "the canary means none of the task's hosts", "/rollout/canary")
+    sizes = wave_sizes(rollout, len(chosen), len(canaries))
+    if len(sizes) > limits.WAVES_MAX:
+        raise Refused("waves-many", f"{len(sizes)} waves exceed {limits.WAVES_MAX}: make them larger", "/rollout")
+    return sorted(chosen, key=lambda host: host.host_id not in canaries), sizes
+
+
+def refuse_second_run(spec: TaskSpec, earlier: Task | None) -> None:
+    """Refuse a single run while an earlier one is open. Raises Refused."""
+    if spec.single_run == "refuse" and earlier is not None:
+        raise Refused("locked", f"{spec.key} is already running: task {short(earlier.task_id)}", "/single_run")
 
 
 def _exact(spec: TaskSpec, hosts: Hosts) -> list[Host]:
@@ -59,36 +116,56 @@ def _exact(spec: TaskSpec, hosts: Hosts) -> list[Host]:
     return sorted(chosen.values(), key=lambda host: (host.name, host.host_id))
 
 
-def plans(task_id: str, chosen: list[Host], hashed: str) -> list[events.Plan]:
+def plans(task_id: str, layout: Layout) -> list[events.Plan]:
     """Return the plan in parts of at most EVENT_COMMANDS_MAX hosts."""
     size = limits.EVENT_COMMANDS_MAX
-    parts = max(1, -(-len(chosen) // size))
+    parts = max(1, -(-len(layout.hosts) // size))
     return [
         events.Plan(
-            task_id=task_id, plan_hash=hashed, part=part, parts=parts,
+            task_id=task_id, plan_hash=layout.plan_hash, part=part, parts=parts, waves=layout.waves if part == 0 else (),
             hosts=tuple(
                 events.PlannedHost(host_id=host.host_id, name=host.name)
-                for host in chosen[part * size : (part + 1) * size]
+                for host in layout.hosts[part * size : (part + 1) * size]
             ),
         )
         for part in range(parts)
     ]
 
 
-def plan_answer(spec: TaskSpec, hosts: Hosts) -> PlanAnswer:
+def plan_answer(settings: DispatcherSettings, state: State, live: Live, spec: TaskSpec, now_ms: int) -> PlanAnswer:
     """Return what submitting *spec* would do now."""
+    earlier = next(iter(live.keys.get(spec.key, {}).values()), None) if spec.key else None
     try:
-        chosen, hashed = choose(spec, hosts)
+        layout = lay_out(settings, state, live, spec, str(now_ms), now_ms)
+        refuse_second_run(spec, earlier)
     except Refused as error:
         refusal = error.refusal
         problem = Problem(status=422, code=refusal.code, message=refusal.message, pointer=refusal.pointer)
         return PlanAnswer(plan_hash="", hosts=[], offline=0, problem=problem)
-    views = [_planned_view(host, spec) for host in chosen]
-    return PlanAnswer(plan_hash=hashed, hosts=views, offline=sum(view.would != "run" for view in views))
+    numbers = [number for number, size in enumerate(layout.waves or (len(layout.hosts),), 1) for _ in range(size)]
+    views = [_planned_view(live, host, spec, wave) for host, wave in zip(layout.hosts, numbers, strict=True)]
+    return PlanAnswer(
+        plan_hash=layout.plan_hash, hosts=views, offline=sum(view.would != "run" for view in views),
+        runs=summary(spec.payload), waves=list(layout.waves), candidates=layout.candidates,
+        failures_max=failures_max(spec, len(layout.hosts)), lock=_lock_text(spec, earlier),
+    )
 
 
-def _planned_view(host: Host, spec: TaskSpec) -> PlannedView:
-    would = "run" if host.online and not host.maintenance else "wait" if spec.wait_offline_ms else "be unreached"
+def _lock_text(spec: TaskSpec, earlier: Task | None) -> str:
+    if earlier is None or not spec.single_run:
+        return ""
+    what = "waits for the end of" if spec.single_run == "queue" else "stops, and takes the place of,"
+    return f"it {what} task {short(earlier.task_id)}, a run of {spec.key}"
+
+
+def _planned_view(live: Live, host: Host, spec: TaskSpec, wave: int) -> PlannedView:
+    _, absent = absence(host)
+    closed = policy_gate(live, spec, host.host_id)
+    would = "run" if not absent and closed is None else "wait"
+    # A host of a later wave is looked at when its turn comes.
+    if absent and not spec.wait_offline_ms and wave == 1:
+        would = "be unreached"
     return PlannedView(
-        host_id=host.host_id, name=host.name, presence=host.presence, maintenance=host.maintenance, would=would
+        host_id=host.host_id, name=host.name, presence=host.presence, maintenance=host.maintenance, would=would,
+        wave=wave, reason=absent or (closed.message if closed else ""),
     )

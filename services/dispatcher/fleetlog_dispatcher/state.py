@@ -1,4 +1,4 @@
-"""What the dispatcher knows from the log, and nothing else: tasks, hosts, position.
+"""What the dispatcher knows from the log, and nothing else: tasks, hosts, policies, position.
 
 `fold` is the only thing that changes it; only this is snapshotted.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import events, hosts, lifecycle, records
+from fleetlog_schemas import events, hosts, lifecycle, policies, records
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.records import Change, Task
 
@@ -21,6 +21,7 @@ class State(msgspec.Struct):
 
     tasks: records.Tasks = msgspec.field(default_factory=records.Tasks)
     hosts: hosts.Hosts = msgspec.field(default_factory=hosts.Hosts)
+    policies: policies.Policies = msgspec.field(default_factory=policies.Policies)
     position: int = 0
     """The last sequence folded: what pushes say they rest on."""
     time_ms: int = 0
@@ -34,6 +35,7 @@ class Folded(msgspec.Struct, frozen=True):
 
     tasks: list[Change]
     hosts: list[str]
+    policies: bool
 
 
 def fold(state: State, event: Event) -> Folded | None:
@@ -41,6 +43,7 @@ def fold(state: State, event: Event) -> Folded | None:
     state.position = event.seq
     state.time_ms = max(state.time_ms, event.time_ms)
     changed_hosts = hosts.apply(state.hosts, event)
+    policies_changed = policies.apply(state.policies, event)
     changes = lifecycle.apply(state.tasks, event)
     for change in changes:
         if change.what == "refused":
@@ -52,7 +55,9 @@ def fold(state: State, event: Event) -> Folded | None:
             state.tasks.evict(change.task.task_id)
     if isinstance(event.data, events.TasksEnded):
         _forget_unsettled(state)
-    return Folded(changes, changed_hosts) if changes or changed_hosts else None
+    if not (changes or changed_hosts or policies_changed):
+        return None
+    return Folded(changes, changed_hosts, policies_changed)
 
 
 def _release(state: State, task: Task) -> None:

@@ -21,7 +21,7 @@ class Dispatcher:
     name = "dispatcher"
     subject = events.DISPATCH
     state_type = State
-    state_version = 1
+    state_version = 2
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""
 
     def __init__(self, settings: DispatcherSettings, keys: Keys) -> None:
@@ -39,7 +39,7 @@ class Dispatcher:
 
     def awaken(self, state: State, now_ms: int) -> Live:
         """Return the live state of a dispatcher that takes over."""
-        return living.awaken(state, now_ms)
+        return living.awaken(self._settings, state, now_ms)
 
     def observe(self, state: State, live: Live, observation: object, now_ms: int) -> None:
         """Take in one observation."""

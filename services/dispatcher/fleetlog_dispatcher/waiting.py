@@ -1,50 +1,65 @@
-"""Whether a host can take work now, and, for a command that waits, why it does. Pure.
+"""Why the commands of an open task have not ended: as an answer, and as events for what waits long. Pure.
 
-The same conditions decide and explain, so that what `why` says is what happens.
+The conditions are those of `gates.py`, which dispatch goes by as well: what `why` says is what happens.
 """
 
 from __future__ import annotations
 
-from fleetlog_dispatcher.live import Live, Presence
+from collections.abc import Iterator
+
+from fleetlog_dispatcher.gates import (
+    Gate,
+    absence,
+    command_gate,
+    limit_gate,
+    policy_gate,
+    share_gate,
+    slot_gate,
+    suspicion,
+    task_gate,
+)
+from fleetlog_dispatcher.live import SWEEP_MS, Live
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import hostset, limits
+from fleetlog_schemas import events, hostset
 from fleetlog_schemas.admission import WaitingGroup
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
-
-def absence(host: Host | None) -> tuple[str, str]:
-    """Return why nothing is dispatched to a host for as long as the log says so (code, message), or empty texts."""
-    if host is None or host.revoked:
-        return "host-revoked", "the host was revoked"
-    if host.blocked:
-        return "refused-host", f"the host is refused until a person accepts it: {host.blocked.message}"
-    if host.maintenance:
-        return "maintenance", f"the host is in maintenance: {host.maintenance_reason or 'no reason given'}"
-    if not host.online:
-        said = {"goodbye": "its agent said goodbye", "silent": "its agent fell silent"}.get(host.offline_reason)
-        return "host-offline", f"the host is offline: {said or 'it has not connected yet'}"
-    return "", ""
+NOTES_PER_SWEEP_MAX = 20_000
+"""Waiting commands whose reason is looked at in one sweep; of more, others each time."""
+COMMANDS_PER_NOTE_MAX = 500
+"""Commands in one entry of an event, so that each entry fits into one."""
 
 
-def suspicion(settings: DispatcherSettings, state: State, host: Host, presence: Presence | None, now_ms: int) -> str:
-    """Return why nothing new goes to an online host for the moment, or an empty text."""
-    if presence is None:
-        return ""
-    if now_ms - presence.heard_ms >= settings.suspect_ms:
-        return "the host is suspect: no heartbeat for a while"
-    if presence.newest_seq > state.position:
-        return "the host has obeyed newer decisions than this dispatcher has read"
-    if presence.spool_full or len(presence.held) >= limits.HELD_MAX:
-        return "the host holds as much as it can"
-    return "the agent is leaving" if presence.goodbye and presence.epoch == host.epoch else ""
+def waiting_gate(
+    settings: DispatcherSettings, state: State, live: Live, task: Task, command: Command, now_ms: int
+) -> Gate:
+    """Return the one reason for which a command waits now."""
+    stop = command.stop or task.stop
+    if stop:
+        return Gate("stopping", "it is about to end without having been started")
+    gate = task_gate(live, task, now_ms) or command_gate(task, command, now_ms)
+    return gate or _host_gate(settings, state, live, task, command, now_ms) or (
+        limit_gate(live, task)
+        or share_gate(settings, state, live, task)
+        or slot_gate(settings, live, task, command.host_id)
+        or Gate("dispatch", "it is being dispatched")
+    )
 
 
-def can_take(settings: DispatcherSettings, state: State, live: Live, host: Host, now_ms: int) -> bool:
-    """Tell whether a new attempt may be dispatched to this host now, slots aside."""
-    return not absence(host)[0] and not suspicion(settings, state, host, live.presence.get(host.host_id), now_ms)
+def _host_gate(
+    settings: DispatcherSettings, state: State, live: Live, task: Task, command: Command, now_ms: int
+) -> Gate | None:
+    host = state.hosts.by_id.get(command.host_id)
+    reason, message = absence(host)
+    if reason or host is None:
+        return Gate(reason, message)
+    closed = policy_gate(live, task.spec, command.host_id)
+    if closed is not None:
+        return closed
+    doubt = suspicion(settings, state, host, live.presence.get(command.host_id), now_ms)
+    return Gate("host-suspect", doubt) if doubt else None
 
 
 def waiting_groups(
@@ -57,8 +72,8 @@ def waiting_groups(
     found: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
     for command in task.commands.values():
         if command.state is not CommandState.ENDED:
-            reason, message, since_ms = _reason(settings, state, live, task, command, now_ms)
-            found.setdefault((command.state.value, reason, message), []).append((command.host_name, since_ms))
+            gate, since_ms = _reason(settings, state, live, task, command, now_ms)
+            found.setdefault((command.state.value, *gate), []).append((command.host_name, since_ms))
     groups = [
         WaitingGroup(
             state=command_state, reason=reason, message=message, hosts=hostset.fold(name for name, _ in members),
@@ -71,28 +86,88 @@ def waiting_groups(
 
 def _reason(
     settings: DispatcherSettings, state: State, live: Live, task: Task, command: Command, now_ms: int
-) -> tuple[str, str, int]:
-    host = state.hosts.by_id.get(command.host_id)
+) -> tuple[Gate, int]:
     last = command.last
-    if last is not None and last.end is None:
-        since_ms = last.dispatched_ms or task.planned_ms
-        if task.stop or command.stop:
-            return "stopping", "it is told to stop, and the host has not confirmed", since_ms
-        if last.start is not None:
-            return "running", f"it runs; its limit is {task.spec.timeout_ms / 1000:g} s", last.start.started_ms
-        return "delivery", "it was dispatched, and the host has not confirmed that it started", since_ms
-    since_ms = max(task.planned_ms, command.due_ms)
-    reason, message = absence(host)
-    if reason or host is None:
-        return reason, message, since_ms
-    if command.due_ms > now_ms:
-        left = (command.due_ms - now_ms) / 1000
-        return "backoff", f"its next attempt comes after a pause; {left:.0f} s are left", since_ms
-    doubt = suspicion(settings, state, host, live.presence.get(command.host_id), now_ms)
-    if doubt:
-        return "host-suspect", doubt, since_ms
-    if len(live.flights.get(command.host_id, ())) >= settings.slots_per_host:
-        return "slot", f"all {settings.slots_per_host} slots of the host are taken", since_ms
-    if task.spec.parallel:
-        return "parallel", f"the task runs at most {task.spec.parallel} commands at once", since_ms
-    return "dispatch", "it is being dispatched", since_ms
+    if last is None or last.end is not None:
+        gate = waiting_gate(settings, state, live, task, command, now_ms)
+        noted = command.wait
+        return gate, noted.since_ms if noted and noted.reason == gate.reason else _waits_since_ms(task, command)
+    since_ms = last.dispatched_ms or task.planned_ms
+    if task.interrupts(command):
+        return Gate("stopping", _stopping_text(state, command)), since_ms
+    if last.start is not None:
+        return Gate("running", f"it runs; its limit is {task.spec.timeout_ms / 1000:g} s"), last.start.started_ms
+    return Gate("delivery", "it was dispatched, and the host has not confirmed that it started"), since_ms
+
+
+def _stopping_text(state: State, command: Command) -> str:
+    _, absent = absence(state.hosts.by_id.get(command.host_id))
+    if absent:
+        return f"it is to stop, and cannot be told: {absent}; it is told as soon as the host returns"
+    return "it is told to stop, and the host has not confirmed"
+
+
+def _waits_since_ms(task: Task, command: Command) -> int:
+    return max(task.planned_ms, command.due_ms, command.last.end_ms if command.last else 0)
+
+
+# --- notes -----------------------------------------------------------------------------------------------------
+
+
+def notes(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> Iterator[events.WaitingFor]:
+    """Yield the reasons to be written: of commands that wait long, where the log has none or another."""
+    if not live.sweep:
+        return
+    found: dict[Gate, dict[str, list[str]]] = {}
+    for task, command in _looked_at(live, now_ms):
+        if now_ms - _waits_since_ms(task, command) < settings.note_wait_ms:
+            continue
+        gate = waiting_gate(settings, state, live, task, command, now_ms)
+        if gate.reason in ("dispatch", "stopping") or (command.wait and command.wait.reason == gate.reason):
+            continue
+        found.setdefault(gate, {}).setdefault(task.task_id, []).append(command.host_id)
+    for gate, by_task in found.items():
+        for chunk in _chunks(live, by_task):
+            yield events.WaitingFor(reason=gate.reason, message=gate.message, commands=chunk)
+
+
+def _looked_at(live: Live, now_ms: int) -> Iterator[tuple[Task, Command]]:
+    waiting = {task: count for task in live.open if (count := live.open[task].counts.get(CommandState.WAITING.value))}
+    total = sum(waiting.values())
+    # With more than can be looked at in one sweep, each sweep begins further on, by time alone.
+    skip = now_ms // SWEEP_MS * NOTES_PER_SWEEP_MAX % total if total > NOTES_PER_SWEEP_MAX else 0
+    left = NOTES_PER_SWEEP_MAX
+    for task_id, count in waiting.items():
+        if skip >= count:
+            skip -= count
+            continue
+        for command in live.open[task_id].commands.values():
+            if command.state is not CommandState.WAITING:
+                continue
+            if skip:
+                skip -= 1
+                continue
+            if not left:
+                return
+            left -= 1
+            yield live.open[task_id], command
+
+
+def _chunks(live: Live, by_task: dict[str, list[str]]) -> Iterator[tuple[events.WaitingCommands, ...]]:
+    chunk: list[events.WaitingCommands] = []
+    size = 0
+    for task_id, host_ids in by_task.items():
+        everyone = len(host_ids) == live.open[task_id].counts[CommandState.WAITING.value]
+        parts = [()] if everyone else _cut(host_ids)
+        for part in parts:
+            if chunk and size + max(1, len(part)) > COMMANDS_PER_NOTE_MAX:
+                yield tuple(chunk)
+                chunk, size = [], 0
+            chunk.append(events.WaitingCommands(task_id=task_id, host_ids=part))
+            size += max(1, len(part))
+    yield tuple(chunk)
+
+
+def _cut(host_ids: list[str]) -> list[tuple[str, ...]]:
+    starts = range(0, len(host_ids), COMMANDS_PER_NOTE_MAX)
+    return [tuple(host_ids[start : start + COMMANDS_PER_NOTE_MAX]) for start in starts]

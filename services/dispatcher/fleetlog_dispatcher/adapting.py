@@ -1,0 +1,51 @@
+"""How many commands a busy host takes at once: additive increase, multiplicative decrease.
+
+As in TCP congestion control (Chiu and Jain, 1989): while a host is busy its limit is halved, and when it is not and
+uses all of its limit, one is added. So the limit settles around what the host bears, whatever the commands cost. It is
+never below 1, so that somebody can always look at a busy host, and never above `slots_per_host`.
+"""
+
+from __future__ import annotations
+
+from fleetlog_dispatcher.live import Limit, Live
+from fleetlog_runtime.pure.settings import DispatcherSettings
+from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.reports import Load
+
+
+def slots_of(settings: DispatcherSettings, live: Live, host_id: str) -> int:
+    """Return how many commands a host takes at once now."""
+    limit = live.limits.get(host_id)
+    return settings.slots_per_host if limit is None else limit.slots
+
+
+def busy(settings: DispatcherSettings, host: Host, load: Load) -> str:
+    """Return in words why a host counts as busy, or an empty text."""
+    cpus = host.facts.get("cpu.count")
+    cpus = cpus if isinstance(cpus, int) and cpus > 0 else 1
+    if load.load_1m / cpus >= settings.busy_load_per_cpu:
+        return f"load {load.load_1m:.1f} on {cpus} processors"
+    if load.memory_ratio >= settings.busy_memory_ratio:
+        return f"{load.memory_ratio:.0%} of its memory in use"
+    return ""
+
+
+def adapt(settings: DispatcherSettings, live: Live, host: Host, load: Load | None, now_ms: int) -> None:
+    """Take in how busy a host says it is."""
+    if load is None:
+        return
+    why = busy(settings, host, load)
+    limit = live.limits.get(host.host_id)
+    if limit is None:
+        if why and settings.slots_per_host > 1:
+            live.limits[host.host_id] = Limit(max(1, settings.slots_per_host // 2), now_ms, why)
+        return
+    if now_ms - limit.changed_ms < settings.adapt_ms:
+        return
+    if why:
+        limit.slots, limit.changed_ms, limit.why = max(1, limit.slots // 2), now_ms, why
+    elif len(live.flights.get(host.host_id, ())) >= limit.slots or not live.queues.by_host.get(host.host_id):
+        # One that nobody asks anything of recovers as well: there is nothing to learn from keeping it low.
+        limit.slots, limit.changed_ms = limit.slots + 1, now_ms
+    if limit.slots >= settings.slots_per_host:
+        del live.limits[host.host_id]

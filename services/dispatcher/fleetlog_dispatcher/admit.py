@@ -1,0 +1,154 @@
+"""Which waiting commands go out now: by rank, within every limit. Pure.
+
+One pass over two kinds of sources, merged by rank: the lanes of each host that has room, and each limited task. What
+is full is left out at once, so a round costs what can move, not what waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection
+from typing import NamedTuple
+
+from fleetlog_dispatcher.gates import free_slots, in_flight, policy_gate, task_gate
+from fleetlog_dispatcher.live import Live
+from fleetlog_dispatcher.plan import Layout
+from fleetlog_dispatcher.queues import Place
+from fleetlog_dispatcher.state import State
+from fleetlog_runtime.pure.settings import DispatcherSettings
+from fleetlog_schemas import events, limits
+from fleetlog_schemas.records import Task
+
+DISPATCHES_PER_ROUND_MAX = 5_000
+"""Attempts dispatched in one round."""
+_NO_LIMIT = 1 << 62
+
+
+class Planned(NamedTuple):
+    """A task that is planned in this round."""
+
+    task: Task
+    layout: Layout
+
+
+class _Source(NamedTuple):
+    """The next command of a lane, or a limited task (without a host)."""
+
+    place: Place
+    host_id: str
+    queue: str
+    at: int
+
+
+class Round:
+    """One round of admission: what is still free in it, and what was picked."""
+
+    def __init__(
+        self, settings: DispatcherSettings, state: State, live: Live, halting: Collection[str], now_ms: int
+    ) -> None:
+        """Begin with nothing picked; *halting* tasks get nothing more."""
+        self._settings, self._state, self._live, self._now_ms = settings, state, live, now_ms
+        self._halting = halting
+        self._free: dict[str, int] = {}
+        self._by_key: dict[str, int] = {}
+        self._queue_room = {
+            queue: most - live.shares.by_queue.get(queue, 0) for queue, most in state.policies.queues.items()
+        }
+        self._room = min(DISPATCHES_PER_ROUND_MAX, settings.in_flight_max - live.shares.total)
+        self.picked: list[events.Dispatch] = []
+
+    def _host_room(self, host_id: str) -> int:
+        free = self._free.get(host_id)
+        if free is None:
+            free = free_slots(self._settings, self._state, self._live, host_id, self._now_ms)
+            self._free[host_id] = free
+        return free
+
+    def _take(self, task: Task, host_id: str, attempt: int) -> None:
+        epoch = self._state.hosts.by_id[host_id].epoch
+        self.picked.append(events.Dispatch(task_id=task.task_id, host_id=host_id, attempt=attempt, epoch=epoch))
+        self._free[host_id] -= 1
+        self._room -= 1
+        if task.spec.queue in self._queue_room:
+            self._queue_room[task.spec.queue] -= 1
+        if task.spec.key:
+            self._by_key[task.spec.key] = self._by_key.get(task.spec.key, 0) + 1
+
+    # --- what waits ---
+
+    def waiting(self) -> None:
+        """Pick from what waits, until nothing more fits."""
+        sources = [*self._lanes(), *(_Source(place, "", "", 0) for place in self._live.queues.limited_order)]
+        heapq.heapify(sources)
+        tasks = self._state.tasks.by_id
+        while sources and self._room > 0:
+            source = heapq.heappop(sources)
+            task = tasks[source.place[2]]
+            if not source.host_id:
+                self._limited(task)
+                continue
+            if self._host_room(source.host_id) <= 0 or self._queue_room.get(source.queue, 1) <= 0:
+                continue
+            command = self._live.queues.by_host[source.host_id][task.task_id]
+            if not (task.stop or command.stop):
+                self._take(task, source.host_id, len(command.attempts) + 1)
+            lane, at = self._live.queues.lanes[source.host_id][source.queue], source.at + 1
+            if at < len(lane):
+                heapq.heappush(sources, _Source(lane[at], source.host_id, source.queue, at))
+
+    def _lanes(self) -> list[_Source]:
+        live, lanes = self._live, self._live.queues.lanes
+        # Where a limit is shared, room on one host may be the end of a command on another.
+        shared = self._queue_room or self._room < DISPATCHES_PER_ROUND_MAX
+        hosts = lanes if live.sweep or shared else [host_id for host_id in live.room if host_id in lanes]
+        return [
+            _Source(lane[0], host_id, queue, 0)
+            for host_id in hosts
+            if host_id not in live.closed and self._host_room(host_id) > 0
+            for queue, lane in lanes[host_id].items()
+            if self._queue_room.get(queue, 1) > 0
+        ]
+
+    def _limited(self, task: Task) -> None:
+        if task.stop or task.task_id in self._halting:
+            return
+        left = self._task_room(task)
+        if left <= 0 or task_gate(self._live, task, self._now_ms) is not None:
+            return
+        for host_id, command in self._live.queues.limited[task.task_id].items():
+            if left <= 0:
+                return
+            if command.wave > task.wave or command.stop or command.due_ms > self._now_ms:
+                continue
+            if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
+                self._take(task, host_id, len(command.attempts) + 1)
+                left -= 1
+
+    def _task_room(self, task: Task) -> int:
+        spec = task.spec
+        left = min(self._room, self._queue_room.get(spec.queue, _NO_LIMIT))
+        if spec.parallel:
+            left = min(left, spec.parallel - in_flight(task))
+        if spec.key_parallel:
+            of_key = self._live.shares.by_key.get(spec.key, 0) + self._by_key.get(spec.key, 0)
+            left = min(left, spec.key_parallel - of_key)
+        return left
+
+    # --- what is planned in this same batch ---
+
+    def planned(self, planned: list[Planned]) -> None:
+        """Pick for hosts where nothing waits: one round trip less for a task."""
+        for task, layout in planned:
+            spec, hosts = task.spec, layout.hosts
+            if task.stop or task.hold or spec.rollout or spec.key or len(hosts) > limits.EVENT_COMMANDS_MAX:
+                continue
+            left = min(spec.parallel or _NO_LIMIT, self._room, self._queue_room.get(spec.queue, _NO_LIMIT))
+            for host in hosts:
+                host_id = host.host_id
+                if left <= 0:
+                    break
+                if host_id in self._live.queues.lanes or host_id in task.cancelled_early:
+                    continue
+                if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
+                    self._take(task, host_id, 1)
+                    left -= 1
