@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
 from fleetlog_agent import core as agent_core
+from fleetlog_agent.attempts import Attempts
 from fleetlog_agent.journal_records import Forgotten, Key
 from fleetlog_agent.outbox import Outbox
 from fleetlog_agent.session import Session
 from fleetlog_dispatcher import observe as dispatcher_observe
 from fleetlog_dispatcher import sessions as dispatcher_sessions
 from fleetlog_runtime.pure.bus import Batch
+from fleetlog_runtime.pure.engine import Engine
 from fleetlog_schemas import tokens
+from fleetlog_simulation import directed, histories
+from fleetlog_simulation.directed import History
 from fleetlog_simulation.hosts import SimHost
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.scenario import simulate
@@ -23,7 +27,7 @@ from fleetlog_simulation.services import SimDispatcher, decode
 
 SEEDS_MAX = 400
 """Seeds tried before a planted bug counts as unnoticed."""
-Plant = Callable[[pytest.MonkeyPatch], None]
+Bug = Callable[[pytest.MonkeyPatch], None]
 
 
 def send_on_acknowledgement(patch: pytest.MonkeyPatch) -> None:
@@ -52,6 +56,19 @@ def skip_the_journal(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimHost, "_write", write)
 
 
+def start_the_next_attempt_before_the_last_is_settled(patch: pytest.MonkeyPatch) -> None:
+    """Let an agent run attempt 2 while attempt 1 runs."""
+    original = Attempts._start
+
+    def start(self: Attempts, key: Key, *rest: Any, **named: Any) -> None:
+        numbers = self._state.attempts[key.task_id]
+        self._state.attempts[key.task_id] = [number for number in numbers if number >= key.attempt]
+        original(self, key, *rest, **named)
+        self._state.attempts[key.task_id] = numbers
+
+    patch.setattr(Attempts, "_start", start)
+
+
 def drop_the_spool_when_the_report_is_stored(patch: pytest.MonkeyPatch) -> None:
     """Forget an end when the bus has the report, before the log has it."""
     original = agent_core.Core.observe
@@ -64,6 +81,16 @@ def drop_the_spool_when_the_report_is_stored(patch: pytest.MonkeyPatch) -> None:
         original(self, observation, now_ms)
 
     patch.setattr(agent_core.Core, "observe", observe)
+
+
+def ignore_the_expected_sequence(patch: pytest.MonkeyPatch) -> None:
+    """Append without the fence, so that two dispatchers can both decide."""
+    original = Engine._batch
+
+    def batch(self: Engine[Any, Any], data: Any, now_ms: int) -> Batch:
+        return msgspec.structs.replace(original(self, data, now_ms), expected_subject="", expected_seq=None)
+
+    patch.setattr(Engine, "_batch", batch)
 
 
 def ignore_the_ticket(patch: pytest.MonkeyPatch) -> None:
@@ -132,20 +159,48 @@ def snapshot_inside_a_batch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimDispatcher, "_maybe_snapshot", maybe_snapshot)
 
 
+class Plant(NamedTuple):
+    """A bug, and the history in which an invariant must notice it."""
+
+    bug: Bug
+    history: History = simulate
+    """By chance, in one of many seeds; a directed history provokes it, so every seed of it must notice."""
+    says: str = ""
+    """What the invariant that is meant to notice says."""
+
+
 PLANTS: list[Plant] = [
-    send_on_acknowledgement, skip_the_journal,
-    drop_the_spool_when_the_report_is_stored, ignore_the_ticket,
-    ignore_the_journal_counter, ignore_the_position_a_push_was_decided_at, forget_a_running_attempt, forget_the_token,
-    snapshot_inside_a_batch,
+    Plant(send_on_acknowledgement),
+    Plant(skip_the_journal),
+    Plant(
+        start_the_next_attempt_before_the_last_is_settled,
+        histories.an_agent_returns_to_an_attempt_that_was_given_up, "two attempts of .* ran at once",
+    ),
+    Plant(drop_the_spool_when_the_report_is_stored),
+    Plant(
+        ignore_the_expected_sequence,
+        histories.a_deposed_leader_goes_on_with_what_it_believed, "2 commands in flight on h0, which has 1 slots",
+    ),
+    Plant(ignore_the_ticket),
+    Plant(ignore_the_journal_counter),
+    Plant(ignore_the_position_a_push_was_decided_at),
+    Plant(forget_a_running_attempt),
+    Plant(forget_the_token),
+    Plant(snapshot_inside_a_batch),
 ]
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.bug.__name__)
 def test_a_planted_bug_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch)
+    plant.bug(monkeypatch)
+    if plant.history is not simulate:
+        for seed in range(directed.SEEDS):
+            with pytest.raises(Violation, match=plant.says):
+                plant.history(seed)
+        return
     for seed in range(SEEDS_MAX):
         try:
             simulate(seed)
         except Violation:
             return
-    pytest.fail(f"{SEEDS_MAX} seeds did not notice: {plant.__doc__}")
+    pytest.fail(f"{SEEDS_MAX} seeds did not notice: {plant.bug.__doc__}")

@@ -1,4 +1,4 @@
-"""`just simulate`: one seed again, or as many new ones as wanted; a violation prints the command that repeats it."""
+"""`just simulate`: one seed again, or as many new ones as wanted; what fails prints the command that repeats it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import random
 import sys
 import time
 
+from fleetlog_simulation.directed import History, Tame
+from fleetlog_simulation.histories import HISTORIES
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.scenario import simulate
 
+DIRECTED = {history.__name__: history for history in HISTORIES}
 COUNT = 100
 SEED_MAX = 2**31
 
 
-def run_one(seed: int) -> bool:
+def run_one(seed: int, history: History) -> bool:
     """Run one seed, print what came of it, and tell whether every invariant held."""
     began = time.perf_counter()
     try:
-        found = simulate(seed)
-    except Violation as violation:
-        print(f"seed {seed}: {violation}\n  again: just simulate {seed}")
+        found = history(seed)
+    except (Violation, Tame) as error:
+        print(f"seed {seed}: {error}", *error.__notes__, sep="\n  ")
         return False
     print(
         f"seed {seed}: digest {found.digest}, {found.events} events, {found.executions} executions,"
@@ -35,11 +38,13 @@ def main() -> int:
     parser.add_argument("seed", nargs="?", type=int, help="this seed alone; it replays exactly")
     parser.add_argument("--count", type=int, default=COUNT, help=f"new seeds (default {COUNT})")
     parser.add_argument("--first", type=int, default=None, metavar="SEED", help="count from here instead of by chance")
+    parser.add_argument("--directed", choices=DIRECTED, help="this history, at the pace of the seed, instead of chance")
     options = parser.parse_args()
+    history = DIRECTED.get(options.directed, simulate)
     if options.seed is not None:
-        return 0 if run_one(options.seed) else 1
+        return 0 if run_one(options.seed, history) else 1
     first = random.randrange(SEED_MAX) if options.first is None else options.first
-    failed = sum(not run_one(seed) for seed in range(first, first + options.count))
+    failed = sum(not run_one(seed, history) for seed in range(first, first + options.count))
     print(f"{options.count - failed} of {options.count} seeds from {first} held")
     return 1 if failed else 0
 

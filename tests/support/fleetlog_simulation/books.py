@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fleetlog_runtime.pure.bus import Batch
+from fleetlog_schemas import events
 from fleetlog_simulation.world import World
 
 AttemptId = tuple[str, str, int]
@@ -51,6 +53,10 @@ class Books:
                         self.reported_end.setdefault(key, end)
         return self.lines[count:]
 
+    def entries(self, kind: type[events.Data], **fields: object) -> list[dict[str, Any]]:
+        """Return every entry of events of *kind* that has these *fields*, in the order of the log."""
+        return [one for line in self.since(0) for one in _matching(line.kind, line.data, kind, fields)]
+
     def counter_seen(self, host_id: str) -> int:
         """Return the highest journal counter that the log has of a host."""
         highest = 0
@@ -76,3 +82,19 @@ class Books:
 def attempt_id(entry: dict[str, Any]) -> AttemptId:
     """Return which attempt an entry is about."""
     return entry["task_id"], entry["host_id"], entry["attempt"]
+
+
+def entries_of(batch: Batch, kind: type[events.Data], **fields: object) -> list[dict[str, Any]]:
+    """Return every entry of *kind* that has these *fields* in a batch, which may never have been stored."""
+    drafted = [msgspec.json.decode(draft.body) for draft in batch.drafts]
+    return [one for event in drafted for one in _matching(event["type"], event["data"], kind, fields)]
+
+
+def _matching(
+    name: str, data: dict[str, Any], kind: type[events.Data], fields: dict[str, object]
+) -> list[dict[str, Any]]:
+    """An event about many things has a list of entries; one about a single thing is its own entry."""
+    if name != events.NAMES[kind]:
+        return []
+    listed = [one for value in data.values() if isinstance(value, list) for one in value if isinstance(one, dict)]
+    return [entry for entry in listed or [data] if all(entry.get(field) == value for field, value in fields.items())]

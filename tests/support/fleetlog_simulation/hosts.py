@@ -6,6 +6,7 @@ attempt, so that what must not happen is seen when it happens.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from fleetlog_agent import messages as m
@@ -18,14 +19,35 @@ from fleetlog_schemas.reports import Load
 from fleetlog_simulation.world import Execution, Subscription, World
 
 
+@dataclass(frozen=True)
+class Course:
+    """What becomes of a process that is left alone, and whether it heeds who wants it to end."""
+
+    lasts_ms: int
+    exit_code: int = 0
+    stubborn: bool = False
+    """It goes on after SIGTERM; only SIGKILL ends it."""
+
+    @staticmethod
+    def by_chance(chance: random.Random, timeout_ms: int) -> Course:
+        """Return any course: short or beyond its time, good or bad."""
+        return Course(
+            stubborn=chance.random() < 0.2, exit_code=chance.choice((0, 0, 0, 1)),
+            lasts_ms=chance.choice((5, 300, 5_000, 40_000, timeout_ms * 2)),
+        )
+
+
+Courses = dict[str, tuple[Course, ...]]
+"""By task id: the course of each attempt in turn, the last one also of all later ones."""
+
+
 @dataclass
 class Process:
     """One process of an attempt."""
 
     execution: Execution
     pid: int
-    stubborn: bool
-    exit_code: int
+    course: Course
     exited: m.Exited | None = None
 
 
@@ -48,9 +70,13 @@ class Machine:
 class SimHost:
     """An agent on a machine."""
 
-    def __init__(self, world: World, machine: Machine, pinned: dict[str, str], settings: AgentSettings | None = None) -> None:
-        """Make it; `start` brings the agent to life."""
+    def __init__(
+        self, world: World, machine: Machine, pinned: dict[str, str], settings: AgentSettings | None = None,
+        courses: Courses | None = None,
+    ) -> None:
+        """Make it; `start` brings the agent to life. Processes of tasks that are not in *courses* go by chance."""
         self.world, self.machine, self.pinned = world, machine, pinned
+        self.courses = {} if courses is None else courses
         self.settings = settings or AgentSettings()
         self.alive = False
         self.destroyed = False
@@ -217,12 +243,17 @@ class SimHost:
             started_ms=self.world.now_ms,
         )
         self.world.executions.append(execution)
-        chance = self.world.random
-        process = Process(execution, self._next_pid, stubborn=chance.random() < 0.2, exit_code=chance.choice((0, 0, 0, 1)))
+        course = self._course(key, timeout_ms)
+        process = Process(execution, self._next_pid, course)
         self.machine.processes.setdefault(key, []).append(process)
-        lasts_ms = chance.choice((5, 300, 5_000, 40_000, timeout_ms * 2))
-        self.world.after(lasts_ms, lambda: self._exit(key, process, process.exit_code, None))
+        self.world.after(course.lasts_ms, lambda: self._exit(key, process, course.exit_code, None))
         self._observe(m.Spawned(key, process.pid, self.boot_clock_ms))
+
+    def _course(self, key: Key, timeout_ms: int) -> Course:
+        chosen = self.courses.get(key.task_id)
+        if not chosen:
+            return Course.by_chance(self.world.random, timeout_ms)
+        return chosen[min(key.attempt, len(chosen)) - 1]
 
     def _adopt(self, key: Key, life: int) -> None:
         if not self._alive_in(life):
@@ -238,7 +269,7 @@ class SimHost:
 
     def _signal(self, key: Key, *, kill: bool) -> None:
         for process in self.machine.processes.get(key, ()):
-            if process.exited is None and (kill or not process.stubborn):
+            if process.exited is None and (kill or not process.course.stubborn):
                 self.world.after(20, lambda process=process: self._exit(key, process, None, 9 if kill else 15))  # type: ignore[misc]
 
     def _exit(self, key: Key, process: Process, exit_code: int | None, signal: int | None) -> None:

@@ -17,8 +17,8 @@ from fleetlog_schemas import codec, events
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
 from fleetlog_simulation.books import Books
-from fleetlog_simulation.hosts import Machine, SimHost
-from fleetlog_simulation.invariants import Invariant, Violation
+from fleetlog_simulation.hosts import Course, Courses, Machine, SimHost
+from fleetlog_simulation.invariants import Invariant
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
 from fleetlog_simulation.invariants.projection_agrees import ProjectionAgrees
 from fleetlog_simulation.invariants.readers_agree import ReadersAgree
@@ -36,6 +36,8 @@ BAD_TIME_MS = 240_000
 QUIET_MS_MAX = 3_600_000
 """How long, healed, everything may take to end."""
 TASKS_MAX = 20
+WORK = Shell(argv=("work",))
+"""What every task runs: its processes have a course instead of a program."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,23 @@ class Result:
 
 
 class Scenario:
-    """The fleet of one seed, and what happens to it."""
+    """The fleet of one seed, and what happens to it: by chance, unless a subclass tells another history."""
 
-    def __init__(self, seed: int, *, faults: Faults | None = None) -> None:
-        """Build everything; `run` lets it happen."""
+    def __init__(
+        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0
+    ) -> None:
+        """Build everything; `run` lets it happen. What is not given, the seed chooses."""
         self.world = world = World(seed, faults or Faults())
         self.chance = world.random
         self.keys = Keys(ticket=b"t" * 32, token=b"k" * 32, blob=b"b" * 32, signer=Signer(b"s" * 32))
-        self.settings = DispatcherSettings(slots_per_host=self.chance.choice((1, 2, 4)))
-        lease = Lease()
-        self.dispatchers = [SimDispatcher(world, name, lease, self.keys, self.settings) for name in ("d1", "d2")]
+        self.settings = settings or DispatcherSettings(slots_per_host=self.chance.choice((1, 2, 4)))
+        self.lease = Lease()
+        self.dispatchers = [SimDispatcher(world, name, self.lease, self.keys, self.settings) for name in ("d1", "d2")]
         self.recorders = [SimRecorder(world, name, self.keys) for name in ("r1", "r2")]
         self.reporter = SimReporter(world)
         self.machines: list[Machine] = []
-        self.hosts = [self._host(f"h{number}") for number in range(self.chance.randint(2, 5))]
+        self.courses: Courses = {}
+        self.hosts = [self._host(f"h{number}") for number in range(hosts or self.chance.randint(2, 5))]
         self.copies: list[SimHost] = []
         self.acknowledged: set[str] = set()
         self.submitted: list[str] = []
@@ -79,16 +84,22 @@ class Scenario:
     def _host(self, host_id: str) -> SimHost:
         machine = Machine(host_id, host_id, self.world.new_id(), self.world.now_ms - self.chance.randint(1_000, 10**9))
         self.machines.append(machine)
-        return SimHost(self.world, machine, {self.keys.signer.key_id: self.keys.signer.public_key})
+        pinned = {self.keys.signer.key_id: self.keys.signer.public_key}
+        return SimHost(self.world, machine, pinned, courses=self.courses)
 
     # --- the history ---
 
+    @property
+    def recipe(self) -> str:
+        """The command that repeats this history."""
+        return f"just simulate {self.world.seed}"
+
     def run(self) -> Result:
-        """Let it happen. Raises Violation, with the seed that repeats it."""
+        """Let it happen. Raises Violation, with the command that repeats it."""
         try:
             return self._run()
-        except Violation as violation:
-            violation.add_note(f"repeat it with: just simulate {self.world.seed}")
+        except AssertionError as error:
+            error.add_note(f"repeat it with: {self.recipe}")
             raise
 
     def _run(self) -> Result:
@@ -100,13 +111,7 @@ class Scenario:
             self.append(enrolled, events.ACCESS)
         for part in (*self.dispatchers, *self.hosts):
             part.start()
-        for _ in range(self.chance.randint(3, TASKS_MAX)):
-            world.after(self.chance.randint(0, BAD_TIME_MS), self._submit)
-        # A few kinds of trouble, each often, find more than all kinds, each rarely (swarm testing, Groce et al. 2012).
-        kinds = self.chance.sample(self._troubles(), self.chance.randint(1, 6))
-        for _ in range(self.chance.randint(0, 30)):
-            world.after(self.chance.randint(0, BAD_TIME_MS), self.chance.choice(kinds))
-        world.run(START_MS + BAD_TIME_MS)
+        self._happen()
         self._heal()
         deadline_ms = world.now_ms + QUIET_MS_MAX
         world.run(world.now_ms + 60_000)
@@ -117,6 +122,17 @@ class Scenario:
             invariant.finish()
         count = world.store.state("EVENTS").last_seq
         return Result(world.seed, world.digest(), count, len(world.executions), world.steps)
+
+    def _happen(self) -> None:
+        """Let things happen that are not healed yet."""
+        world = self.world
+        for _ in range(self.chance.randint(3, TASKS_MAX)):
+            world.after(self.chance.randint(0, BAD_TIME_MS), self._submit)
+        # A few kinds of trouble, each often, find more than all kinds, each rarely (swarm testing, Groce et al. 2012).
+        kinds = self.chance.sample(self._troubles(), self.chance.randint(1, 6))
+        for _ in range(self.chance.randint(0, 30)):
+            world.after(self.chance.randint(0, BAD_TIME_MS), self.chance.choice(kinds))
+        world.run(START_MS + BAD_TIME_MS)
 
     def append(self, data: events.Data, subject: str, acknowledged: Callable[[], None] = lambda: None) -> None:
         """Append as the gateway does: one batch, resent byte for byte until it is settled."""
@@ -133,12 +149,21 @@ class Scenario:
 
         self.world.append(batch, settled)
 
+    def submit(self, spec: TaskSpec, *courses: Course) -> str:
+        """Submit a task and return its id; without *courses* its processes go by chance."""
+        task_id = self.world.new_id()
+        self.submitted.append(task_id)
+        self.courses[task_id] = courses
+        submission = events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),))
+        self.append(submission, events.REQUEST, lambda: self.acknowledged.add(task_id))
+        return task_id
+
     def _submit(self) -> None:
         chance = self.chance
         retry_on = (Outcome.FAILURE, Outcome.LOST, Outcome.TIMEOUT) if chance.random() < 0.6 else (Outcome.FAILURE,)
         names = [host.machine.host_id for host in self.hosts]
         spec = TaskSpec(
-            payload=Shell(argv=("work",)),
+            payload=WORK,
             target=chance.choice(("all", chance.choice(names), "nobody" if chance.random() < 0.1 else "all")),
             timeout_ms=chance.choice((2_000, 10_000, 60_000)),
             task_timeout_ms=chance.choice((0, 0, 0, 30_000)),
@@ -146,10 +171,7 @@ class Scenario:
             parallel=chance.choice((0, 0, 1, 2)),
             retry=Retry(attempts_max=chance.choice((1, 2, 4)), on=retry_on, backoff_ms=chance.choice((0, 500, 5_000))),
         )
-        task_id = self.world.new_id()
-        self.submitted.append(task_id)
-        submission = events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),))
-        self.append(submission, events.REQUEST, lambda: self.acknowledged.add(task_id))
+        task_id = self.submit(spec)
         if chance.random() < 0.25:
             hosts = () if chance.random() < 0.6 else (chance.choice(names),)
             cancel = events.CancelRequested(task_id=task_id, host_ids=hosts, reason="changed my mind")
@@ -177,13 +199,8 @@ class Scenario:
         """Stop it and continue it, long after another took over: it goes on believing what it believed."""
         leading = [one for one in self.dispatchers if one.engine.live is not None]
         dispatcher = self.chance.choice(leading or self.dispatchers)
-        dispatcher.paused = True
-
-        def go_on() -> None:
-            dispatcher.paused = False
-            dispatcher.go_on()
-
-        self._soon(go_on, 1_000, self.chance.choice((15_000, 90_000)))
+        dispatcher.pause()
+        self._soon(dispatcher.go_on, 1_000, self.chance.choice((15_000, 90_000)))
 
     def _kill_recorder(self) -> None:
         self.chance.choice(self.recorders).kill()
@@ -271,7 +288,6 @@ class Scenario:
             copy.destroyed = True
             copy.kill()
         for dispatcher in self.dispatchers:
-            dispatcher.paused = False
             dispatcher.start()
             dispatcher.go_on()
         for host in self.hosts:

@@ -53,6 +53,8 @@ class SimDispatcher:
         self.engine: Engine[State, object] = self._new_engine(None)
         self.snapshot: tuple[bytes, int, int] | None = None
         """What is on its disk: state, position, fence."""
+        self.fenced: list[Batch] = []
+        """What it wanted to append and the bus refused, because the log had moved on."""
         self._subscriptions: list[Subscription] = []
         self._reading = False
         self._woken_for = 0
@@ -79,8 +81,13 @@ class SimDispatcher:
         self._poll_soon()
         self._lead_or_follow(life)
 
+    def pause(self) -> None:
+        """Stop it, as SIGSTOP does: it hears, reads and renews nothing."""
+        self.paused = True
+
     def go_on(self) -> None:
         """Continue after a pause: with what it read and believed before."""
+        self.paused = False
         self._reading = False
         self._woken_for = 0
         self._poll_soon()
@@ -104,6 +111,11 @@ class SimDispatcher:
             elif not leads and self.engine.live is not None:
                 self.engine.follow()
         self.world.after(1_000, lambda: self._lead_or_follow(life))
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has read the whole log and waits for no answer."""
+        return self._caught_up() and self.engine.pending is None
 
     def _caught_up(self) -> bool:
         return self.engine.position >= self.world.store.state("EVENTS").last_seq
@@ -170,6 +182,8 @@ class SimDispatcher:
             self.world.append(batch, lambda answer: self._settled(batch, life, answer))
 
     def _settled(self, batch: Batch, life: int, answer: int | Exception) -> None:
+        if isinstance(answer, AppendRefused) and answer.actual_seq is not None:
+            self.fenced.append(batch)
         if not self.alive or life != self.life or self.engine.pending is not batch:
             return
         if isinstance(answer, AppendRefused):

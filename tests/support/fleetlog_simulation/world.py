@@ -94,8 +94,8 @@ class World:
         self._order += 1
         heapq.heappush(self._queue, (self.now_ms + max(0, delay_ms), self._order, action))
 
-    def run(self, until_ms: int) -> None:
-        """Let time pass; after every action, every check looks."""
+    def run(self, until_ms: int, reached: Callable[[], object] = lambda: False) -> bool:
+        """Let time pass, at most until it is *reached*, and tell whether it was; after every action, every check looks."""
         while self._queue and self._queue[0][0] <= until_ms:
             at_ms, _, action = heapq.heappop(self._queue)
             self.now_ms = max(self.now_ms, at_ms)
@@ -103,7 +103,10 @@ class World:
             self.steps += 1
             for check in self.checks:
                 check()
+            if reached():
+                return True
         self.now_ms = until_ms
+        return False
 
     # --- chance ---
 
