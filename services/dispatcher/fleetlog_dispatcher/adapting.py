@@ -40,11 +40,12 @@ def adapt(settings: DispatcherSettings, live: Live, host: Host, load: Load | Non
         if why and settings.slots_per_host > 1:
             live.limits[host.host_id] = Limit(max(1, settings.slots_per_host // 2), now_ms, why)
         return
-    if now_ms - limit.changed_ms < settings.adapt_ms:
-        return
+    flights = len(live.flights.get(host.host_id, ()))
+    if now_ms - limit.changed_ms < settings.adapt_ms or (why and flights > limit.slots):
+        return  # what the last change brings has not shown yet
     if why:
         limit.slots, limit.changed_ms, limit.why = max(1, limit.slots // 2), now_ms, why
-    elif len(live.flights.get(host.host_id, ())) >= limit.slots or not live.queues.by_host.get(host.host_id):
+    elif flights >= limit.slots or not live.queues.by_host.get(host.host_id):
         # One that nobody asks anything of recovers as well: there is nothing to learn from keeping it low.
         limit.slots, limit.changed_ms = limit.slots + 1, now_ms
     if limit.slots >= settings.slots_per_host:

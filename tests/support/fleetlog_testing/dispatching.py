@@ -129,6 +129,16 @@ class Stage:
             self.now_ms = min(end_ms, self.now_ms + 1_000)
             self.settle()
 
+    def passes(self, ms: int) -> None:
+        """Let time pass in which every host that is online says every 10 s what it holds."""
+        end_ms = self.now_ms + ms
+        while self.now_ms < end_ms:
+            self.later(min(10_000, end_ms - self.now_ms))
+            assert self.engine.live is not None
+            for host in [host for host in self.state.hosts.by_id.values() if host.online]:
+                flights = self.engine.live.flights.get(host.host_id, {})
+                self.beats(host.name, *(reports.Held(*key, reports.HeldState.RUNNING) for key in flights))
+
     def hears(self, subject: str, message: msgspec.Struct, reply: str = "") -> None:
         """Let a core message arrive."""
         self.engine.observe(Request(subject, wire.encode(message), reply), self.now_ms)
@@ -197,6 +207,24 @@ class Stage:
             for push in self.sent
             if isinstance(push, kind) and (not name or push.host_id == f"h-{name}")
             for one in push.attempts
+        ]
+
+    def dispatched(self, name: str = "") -> list[str]:
+        """Return the tasks of the attempts that took effect in the log, in its order; of one host, or of all."""
+        return [
+            one.task_id
+            for data in self.decided(events.AttemptsDispatched)
+            for one in data.attempts
+            if not name or one.host_id == f"h-{name}"
+        ]
+
+    def dispatched_hosts(self, task_id: str) -> list[str]:
+        """Return the names of the hosts to which attempts of a task were dispatched, in the log's order."""
+        return [
+            one.host_id.removeprefix("h-")
+            for data in self.decided(events.AttemptsDispatched)
+            for one in data.attempts
+            if one.task_id == task_id
         ]
 
     def outcomes(self, task_id: str) -> dict[str, str]:
