@@ -100,7 +100,7 @@ class Round:
         live, lanes = self._live, self._live.queues.lanes
         # Where a limit is shared, room on one host may be the end of a command on another.
         shared = self._queue_room or self._room < DISPATCHES_PER_ROUND_MAX
-        hosts = lanes if live.sweep or shared else [host_id for host_id in live.room if host_id in lanes]
+        hosts = lanes if live.sweep or shared else [host_id for host_id in live.touched if host_id in lanes]
         return [
             _Source(lane[0], host_id, queue, 0)
             for host_id in hosts

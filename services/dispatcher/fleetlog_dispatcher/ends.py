@@ -39,7 +39,7 @@ def _all_ends(settings: DispatcherSettings, state: State, live: Live, now_ms: in
         if not task.stop or task.counts.get(CommandState.WAITING.value):
             yield from _stopped(task)
     waiting = live.queues.by_host
-    hosts = list(waiting.keys() | live.flights.keys()) if live.sweep else list(live.look)
+    hosts = list(waiting.keys() | live.flights.keys()) if live.sweep else list(live.touched)
     for host_id in sorted(hosts):
         host = state.hosts.by_id.get(host_id)
         if host_id in waiting:

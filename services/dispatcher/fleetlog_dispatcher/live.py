@@ -90,8 +90,6 @@ class Live(msgspec.Struct):
     closed: dict[str, Closed] = {}
     """By host id: why policies let nothing be dispatched there now."""
     closed_stale: bool = True
-    room: dict[str, None] = {}
-    """Hosts where something may have become possible since the last look; a sweep looks at all."""
     keys: dict[str, dict[str, Task]] = {}
     """By key: planned tasks that have not ended."""
     open: dict[str, Task] = {}
@@ -114,8 +112,11 @@ class Live(msgspec.Struct):
     """Hosts whose heartbeat calls for `online`, and hosts that said goodbye."""
     open_hosts: dict[str, str] = {}
     """Reply subject of a pending session request to its host."""
-    look: dict[str, None] = {}
-    """Hosts whose commands are looked at for ends before the next sweep: a command came, or the host changed."""
+    touched: dict[str, None] = {}
+    """Hosts where something may have become possible or due since the last look: a command came or ended, the host
+    changed or was heard. A sweep looks at all hosts; between two sweeps only these are looked at, once each."""
+    touched_next: dict[str, None] = {}
+    """Those touched since this look began."""
     questions: dict[str, Request] = {}
     """By reply subject."""
     next_sweep_ms: int = 0
@@ -163,7 +164,7 @@ def take_up(settings: DispatcherSettings, live: Live, task: Task, now_ms: int) -
 def wait(settings: DispatcherSettings, live: Live, task: Task, command: Command, now_ms: int) -> None:
     """Let a command wait, and look at its host."""
     queues.add(live.queues, task, command, now_ms, settings.ageing_ms)
-    live.look[command.host_id] = live.room[command.host_id] = None
+    live.touched_next[command.host_id] = None
 
 
 def put_away(live: Live, task: Task) -> None:

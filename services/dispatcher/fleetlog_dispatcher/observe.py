@@ -38,7 +38,6 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
             live.sweep = now_ms >= live.next_sweep_ms
             if live.sweep:
                 live.next_sweep_ms = now_ms + SWEEP_MS
-                live.look.clear()
             _ripen(settings, state, live, now_ms)
         case Changed(changes=Folded() as folded):
             live.closed_stale |= folded.policies or bool(folded.hosts)
@@ -63,21 +62,22 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
 
 
 def _looked(live: Live, data: tuple[events.Data, ...]) -> None:
-    """Forget where room was: what fits goes out with this append, and a sweep looks at what it leaves."""
+    """Look again at once where more fits than goes out with this append."""
     dispatched = sum(len(one.attempts) for one in data if isinstance(one, events.AttemptsDispatched))
-    if dispatched < DISPATCHES_PER_ROUND_MAX and len(data) < limits.BATCH_MESSAGES_MAX:
-        live.room.clear()
+    if dispatched >= DISPATCHES_PER_ROUND_MAX or len(data) >= limits.BATCH_MESSAGES_MAX:
+        live.touched_next.update(live.touched)
 
 
 def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> None:
     """Take in what time alone brings: retries that are due, windows that open and close."""
     for host_id in queues.ripen(live.queues, state.tasks.by_id, now_ms, settings.ageing_ms):
-        live.room[host_id] = None
+        live.touched_next[host_id] = None
     if live.closed_stale or (live.sweep and state.policies.windows):
         before = live.closed
         live.closed = closed_hosts(state.policies, state.hosts.by_id.values(), now_ms)
-        live.room.update(dict.fromkeys(before.keys() - live.closed.keys()))
+        live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
+    live.touched, live.touched_next = live.touched_next, {}
 
 
 def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_ms: int) -> None:
@@ -130,7 +130,7 @@ def _attempt_settled(settings: DispatcherSettings, live: Live, change: Change, n
     if what == "ended":
         if _drop(live.flights, host_id, key) is not None:
             live.shares.add(task, -1)
-            live.room[host_id] = None
+            live.touched_next[host_id] = None
         _drop(live.fresh, host_id, key)
         if command.state is CommandState.WAITING:
             wait(settings, live, task, command, now_ms)
@@ -163,7 +163,7 @@ def _stopped(settings: DispatcherSettings, live: Live, task: Task, command: Comm
 
 def _host_changed(state: State, live: Live, host_id: str, now_ms: int) -> None:
     host = state.hosts.by_id[host_id]
-    live.look[host_id] = live.room[host_id] = None
+    live.touched_next[host_id] = None
     if host.online:
         live.came.pop(host_id, None)
         live.presence.setdefault(host_id, Presence(heard_ms=now_ms))
@@ -245,7 +245,7 @@ def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: 
         opened_here=known is not None and same_session and known.opened_here,
     )
     live.presence[host_id] = presence
-    live.room[host_id] = None
+    live.touched_next[host_id] = None
     adapt(settings, live, host, beat.load, now_ms)
     if beat.goodbye:
         live.left[host_id] = None
