@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import machine, measure
+from bench.decisions import decisions
 from bench.figures import Figure, as_table, write_json
 from bench.history import history
 from bench.projection import projection
@@ -59,9 +60,13 @@ def _history(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
     return history(options.events, options.tasks, options.rounds)
 
 
+def _decisions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return decisions(options.hosts, options.rounds)
+
+
 SECTIONS: dict[str, Section] = {
     "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "projection": _projection,
-    "history": _history,
+    "history": _history, "decisions": _decisions,
 }
 
 
@@ -74,6 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=3_000, help="tasks of the throughput figure (default 3000)")
     parser.add_argument("--agents", type=int, default=50, help="real agents of the fan-out (default 50)")
     parser.add_argument("--crowd", type=int, default=1_000, help="simulated agents (default 1000)")
+    parser.add_argument("--hosts", type=int, default=10_000, help="hosts of the decision figures (default 10000)")
     parser.add_argument("--events", type=int, default=200_000, help="events of the history figures (default 200000)")
     parser.add_argument("--attempts", type=int, default=100_000, help="attempts of the projection figure (default 100000)")
     return parser.parse_args()
