@@ -16,7 +16,7 @@ from fleetlog_reporter.answers import hosts, log, output, progress, stats, table
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
-from fleetlog_reporter.store import FILE_NAME, Damaged, Store, move_aside, open_store
+from fleetlog_reporter.store import FILE_NAME, VERSION, Damaged, Store, file_name, move_aside, open_store
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
@@ -173,9 +173,16 @@ class Reporter:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed verification left behind."""
+    """Remove what a killed verification left behind, and the projections of versions before this one."""
     for left in folder.glob(f"{verify.FOLDER_PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
+    for version in range(1, VERSION):
+        # Built from the log, and of no use any more: each may be as large as this one grows.
+        for old in folder.glob(f"{file_name(version)}*"):
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.unlink(missing_ok=True)
 
 
 async def check_same_log(bus: Bus, store: Store) -> None:
