@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from fleetlog_reporter.answers import hosts, log, output, progress, stats, table, tasks, verify
+from fleetlog_reporter.answers import earlier, hosts, log, output, progress, stats, table, tasks, verify
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
@@ -39,6 +39,8 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "output": (questions.OutputQuestion, output.output),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
+    "typical": (questions.TypicalQuestion, earlier.typical),
+    "previous": (questions.PreviousQuestion, earlier.previous),
     "stats": (questions.StatsQuestion, stats.stats),
     "sql": (questions.SqlQuestion, table.sql),
     "verify": (questions.VerifyQuestion, verify.verify),
