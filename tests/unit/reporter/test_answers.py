@@ -370,6 +370,34 @@ def test_progress_estimates_from_what_has_ended_or_from_what_ran_the_same_before
     with_reporter(tmp_path, bus, story)
 
 
+def test_progress_estimates_wave_after_wave_and_not_at_all_while_a_person_is_waited_for(tmp_path: Path) -> None:
+    bus = LogBus()
+    names = [f"web{number:02d}" for number in range(10)]
+    task_id = bus.planned(*names, waves=(1, 2, 7), rollout=Rollout(waves=("1", "3"), soak_ms=60_000, approve=(3,)), parallel=3)
+
+    async def story(running: Running) -> None:
+        async def eta() -> float | None:
+            return (await running.data("progress", task_id=task_id))["eta_seconds"]
+
+        bus.dispatched(task_id, names[0])
+        bus.ended(task_id, names[0], duration_ms=10_000)
+        assert await eta() is None, "the third wave waits for a person"
+        bus.add(events.TaskApproved(task_id, 3))
+        assert await eta() == 60 + 10 + 60 + 30, "both at once, then seven of which three may run at once"
+        bus.now_ms += 20_000
+        assert await eta() == 40 + 10 + 60 + 30
+        bus.now_ms += 40_000
+        bus.dispatched(task_id, names[1])
+        assert await eta() == 10 + 10 + 60 + 30, "one runs; the other waits, by all that is known behind it"
+        bus.add(events.PauseRequested(task_id))
+        assert await eta() is None
+        bus.add(events.ResumeRequested(task_id))
+        bus.dispatched(task_id, names[2])
+        assert await eta() == 10 + 60 + 30
+
+    with_reporter(tmp_path, bus, story)
+
+
 # --- events --------------------------------------------------------------------------------------------------
 
 
