@@ -208,6 +208,7 @@ def _refused(tasks: Tasks, event: Event, refusal: events.Refusal) -> Change | No
     task.state = TaskState.REFUSED
     task.refusal = refusal
     task.ended_ms, task.ended_seq = event.time_ms, event.seq
+    task.hold = None
     return Change("refused", task)
 
 
@@ -408,8 +409,10 @@ def _waiting(tasks: Tasks, now_ms: int, group: events.WaitingFor) -> None:
         for command in (task.commands.values() if task and not one.host_ids else named):
             if command is None or command.state is not CommandState.WAITING:
                 continue
-            if command.wait is not None:
-                command.waits[-1].until_ms = now_ms
+            if (wait := command.wait) is not None:
+                if (wait.reason, wait.message) == (group.reason, group.message):
+                    continue  # said again, it goes on
+                wait.until_ms = now_ms
             command.waits.append(Wait(group.reason, group.message, now_ms))
             del command.waits[: -limits.WAITS_PER_COMMAND_MAX]
 

@@ -219,6 +219,8 @@ class TaskSummary(msgspec.Struct, frozen=True):
     hosts: int
     counts: dict[str, int]
     tags: tuple[str, ...]
+    hold: str | None = None
+    """`paused` or `halted` while it starts nothing more for the time being."""
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -99,12 +99,17 @@ def test_every_question_is_answered_with_the_rights_that_the_reporter_has(tmp_pa
             async with connected_agent(home, host) as agent:
                 first = await agent.append(Batch((Draft(subjects.output(host.host_id, 2), frame),), "f1"))
             log.story.add(events.AttemptsStarted((events.Start(task_id, host.host_id, 1, log.story.now_ms, 2, first),)))
+            log.story.frozen()
             last = await log.append()
             now = {"at_least_seq": last}
             assert (await ask(asker, "tasks", **now))["items"][0]["task_id"] == task_id
             assert (await ask(asker, "task", task_id="last", **now))["state"] == "planned"
             assert (await ask(asker, "commands", task_id=task_id))["items"][0]["state"] == "running"
             assert (await ask(asker, "progress", task_id=task_id))["hosts"] == 1
+            assert await ask(asker, "typical", task_id=task_id) == {"commands": 0, "p50_seconds": None, "p95_seconds": None}
+            previous = await ask(asker, "previous", payload={"kind": "shell", "argv": ["true"]})
+            assert (previous["task_id"], previous["hosts"]) == (task_id, ["web01"])
+            assert (await ask(asker, "sql", query="select reason from freezes"))["rows"] == [["incident"]]
             assert len((await ask(asker, "events", task_id=task_id))["items"]) == 4
             assert (await ask(asker, "output", task_id=task_id, host="web01"))["chunks"][0]["text"] == "hello\n"
             assert (await ask(asker, "hosts"))["items"][0]["running"] == 1
@@ -113,7 +118,7 @@ def test_every_question_is_answered_with_the_rights_that_the_reporter_has(tmp_pa
             assert (await ask(asker, "sql", query="select state from tasks"))["rows"] == [["planned"]]
             assert (await ask(asker, "task", task_id=task_id, as_of_seq=2))["state"] == "submitted"
             verified = await ask(asker, "verify")
-            assert (verified["equal"], verified["events"]) == (True, 5)
+            assert (verified["equal"], verified["events"]) == (True, 6)
 
     asyncio.run(story())
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetlog_schemas import events, hosts, ids, lifecycle, records
+from fleetlog_schemas import events, hosts, ids, lifecycle, policies, records, rollout
 from fleetlog_schemas.codec import Event, decode, encode
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.records import CommandState, TaskState
-from fleetlog_schemas.spec import Retry, Shell, TaskSpec
+from fleetlog_schemas.spec import Retry, Rollout, Shell, TaskSpec
 from fleetlog_schemas.view import task_view
 from fleetlog_testing.history import START_MS
 
@@ -27,6 +27,7 @@ RETRY = Retry(attempts_max=2, on=(Outcome.FAILURE, Outcome.LOST), backoff_ms=100
 SPECS = [
     TaskSpec(payload=Shell(argv=("true",)), target="h*"),
     TaskSpec(payload=Shell(argv=("true",)), target="h*", retry=RETRY),
+    TaskSpec(payload=Shell(argv=("true",)), target="h*", retry=RETRY, rollout=Rollout(batch="1", approve=(2,))),
 ]
 
 task_ids = st.sampled_from(TASK_IDS)
@@ -37,13 +38,16 @@ ends = st.builds(
     events.End, **keys, outcome=st.sampled_from(list(Outcome)), ran=st.sampled_from(list(Ran)),
     exit_code=st.sampled_from([None, 0, 1]),
 )
+some_hosts = st.lists(host_ids, max_size=2).map(tuple)
+waves = st.sampled_from([(), (1, 1), (2,), (7,)])
 planned_hosts = st.lists(st.sampled_from([events.PlannedHost(h, h) for h in HOST_IDS]), min_size=1, max_size=2).map(tuple)
 
 of_tasks = st.one_of(
     st.builds(events.Submission, task_id=task_ids, spec=st.sampled_from(SPECS)).map(lambda s: events.TasksSubmitted((s,))),
     st.builds(events.CancelRequested, task_id=task_ids, host_ids=st.lists(host_ids, max_size=1).map(tuple)),
     st.builds(
-        events.Plan, task_id=task_ids, hosts=planned_hosts, plan_hash=st.just("x"), part=st.integers(0, 1), parts=st.just(1)
+        events.Plan, task_id=task_ids, hosts=planned_hosts, plan_hash=st.just("x"), part=st.integers(0, 1), parts=st.just(1),
+        waves=waves,
     ).map(lambda plan: events.TasksPlanned((plan,))),
     st.builds(events.Refusal, task_id=task_ids, code=st.just("c"), message=st.just("m")).map(
         lambda refusal: events.TasksRefused((refusal,))
@@ -52,11 +56,35 @@ of_tasks = st.one_of(
     st.builds(events.TaskEnd, task_id=task_ids, outcome=st.sampled_from(list(Outcome)), counts=st.just({})).map(
         lambda end: events.TasksEnded((end,))
     ),
-    st.builds(events.Dispatch, **keys, epoch=st.just(1)).map(lambda one: events.AttemptsDispatched((one,))),
+    st.builds(
+        events.AttemptsDispatched, attempts=st.builds(events.Dispatch, **keys, epoch=st.just(1)).map(lambda one: (one,)),
+        decided_seq=st.integers(0, 40),
+    ),
     st.builds(events.Start, **keys, started_ms=st.just(START_MS)).map(lambda one: events.AttemptsStarted((one,))),
     st.lists(ends, min_size=1, max_size=2).map(lambda some: events.AttemptsEnded(tuple(some))),
     st.builds(events.AttemptKey, **keys).map(lambda key: events.ReportsRefused("h1", 1, {"token": 1}, (key,))),
 )
+window = events.Window(kind="maintenance", target="all", days=(0,), begins="10:00", lasts_minutes=60)
+of_admission = st.one_of(
+    st.builds(events.AllCancelRequested, reason=st.just("r")),
+    *(st.builds(kind, task_id=task_ids) for kind in (events.PauseRequested, events.ResumeRequested, events.AbortRequested)),
+    st.builds(events.TaskApproved, task_id=task_ids, wave=st.integers(1, 3)),
+    st.builds(events.SkipRequested, task_id=task_ids, host_ids=some_hosts),
+    st.builds(events.Halt, task_id=task_ids, failures=st.just(1), failures_max=st.just(0), wave=st.just(1)).map(
+        lambda halt: events.TasksHalted((halt,))
+    ),
+    st.builds(events.Replacement, task_id=task_ids, by_task_id=task_ids).map(lambda one: events.TasksReplaced((one,))),
+    st.builds(
+        events.WaitingFor, reason=st.sampled_from(["slot", "freeze"]), message=st.just("m"),
+        commands=st.builds(events.WaitingCommands, task_id=task_ids, host_ids=some_hosts).map(lambda one: (one,)),
+    ).map(lambda group: events.CommandsWaiting((group,))),
+    st.builds(events.FleetFrozen, freeze_id=st.sampled_from("ab"), target=st.just("all"), reason=st.just("r")),
+    st.builds(events.FleetThawed, freeze_id=st.sampled_from("ab")),
+    st.builds(events.WindowSet, name=st.sampled_from("ab"), window=st.just(window)),
+    st.builds(events.WindowRemoved, name=st.sampled_from("ab")),
+    st.builds(events.QueueLimited, queue=st.sampled_from("ab"), in_flight_max=st.integers(0, 2)),
+)
+of_tasks = st.one_of(of_tasks, of_admission)
 epochs = st.integers(0, 3)
 of_hosts = st.one_of(
     host_ids.map(lambda h: events.HostEnrolled(host_id=h, name=h, labels={}, public_key="U")),
@@ -116,6 +144,47 @@ def test_counts_say_what_the_commands_are(stored: list[Event]) -> None:
             assert task.counts == {state: states.count(state) for state in states}
             assert task.open == sum(one.state is not CommandState.ENDED for one in commands)
             assert task.state is not TaskState.ENDED or task.open == 0
+
+
+@given(task_logs | begun_logs)
+@settings(max_examples=200)
+def test_waves_count_their_commands_and_begin_in_order_unless_the_task_is_on_hold(stored: list[Event]) -> None:
+    tasks = records.Tasks()
+    for event in stored:
+        held = {task.task_id for task in tasks.by_id.values() if task.hold}
+        changes = lifecycle.apply(tasks, event)
+        assert not [change for change in changes if change.what == "dispatched" and change.task.task_id in held]
+        for task in tasks.by_id.values():
+            assert task.hold is None or task.state not in (TaskState.ENDED, TaskState.REFUSED)
+            assert not task.forgiven or task.forgiven <= rollout.failures(task)
+            if task.state not in (TaskState.PLANNED, TaskState.ENDED):
+                continue
+            for number, wave in enumerate(task.waves):
+                mine = [one for one in task.commands.values() if one.wave == number]
+                assert (wave.hosts, wave.open) == (len(mine), sum(one.state is not CommandState.ENDED for one in mine))
+                assert number >= task.wave or not wave.open, "a wave that is behind has ended"
+                assert number <= task.wave or not wave.begun_ms, "no wave begins before its turn"
+
+
+@given(task_logs | begun_logs)
+def test_a_command_waits_for_one_reason_at_a_time_and_for_none_once_it_moves(stored: list[Event]) -> None:
+    tasks = records.Tasks()
+    for event in stored:
+        lifecycle.apply(tasks, event)
+        for task in tasks.by_id.values():
+            for command in task.commands.values():
+                assert all(one.until_ms for one in command.waits[:-1])
+                assert command.wait is None or command.state is CommandState.WAITING
+
+
+@given(task_logs, st.integers(0, 40))
+def test_a_reader_that_starts_from_a_snapshot_reaches_the_same_policies(stored: list[Event], at: int) -> None:
+    kept, restored = policies.Policies(), policies.Policies()
+    for number, event in enumerate(stored):
+        if number == at:
+            restored = copy(restored)
+        assert policies.apply(kept, event) == policies.apply(restored, event)
+    assert kept == restored
 
 
 @given(task_logs | begun_logs)
@@ -203,7 +272,7 @@ def test_a_reader_that_starts_from_a_snapshot_reaches_the_same_hosts(stored: lis
     assert kept == restored
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=["once", "with retries"])
+@pytest.mark.parametrize("spec", SPECS, ids=["once", "with retries", "in waves"])
 def test_these_logs_reach_every_transition(spec: TaskSpec) -> None:
     """What no drawn log can reach would be tested by nobody: this is the shortest story that needs them all."""
     stored = log([

@@ -14,7 +14,7 @@ import msgspec
 
 from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.bus import Stored
-from fleetlog_schemas import codec, events, hosts, lifecycle, records
+from fleetlog_schemas import codec, events, hosts, lifecycle, policies, records
 from fleetlog_schemas.records import CommandState, Task
 
 PARKED_BYTES_MAX = 64 * 1024
@@ -48,6 +48,9 @@ class OpenState(msgspec.Struct):
     time_ms: int
     tasks: list[Task]
     hosts: hosts.Hosts
+    policies: policies.Policies
+    narrowed_seq: int
+    """As in `records.Tasks`: which dispatches are void follows from it."""
     stopped: dict[str, dict[str, int]]
 
 
@@ -58,6 +61,7 @@ class Projector:
         """Start from an empty log; nothing at or below *written_through* is handed over to be written."""
         self.tasks = records.Tasks()
         self.hosts = hosts.Hosts()
+        self.policies = policies.Policies()
         self.closing: dict[str, Ended] = {}
         """Tasks that ended and are still being written, by id."""
         self.stopped: dict[str, dict[str, int]] = {}
@@ -109,7 +113,7 @@ class Projector:
         """Return what is open, for a restart. Tasks that ended at or below this position are to be in the tables."""
         state = OpenState(
             position=self.position, time_ms=self.time_ms, tasks=list(self.tasks.by_id.values()), hosts=self.hosts,
-            stopped=self.stopped,
+            policies=self.policies, narrowed_seq=self.tasks.narrowed_seq, stopped=self.stopped,
         )
         return msgspec.json.encode(state)
 
@@ -117,7 +121,8 @@ class Projector:
         """Go on from what was open; *closed* are the ids that could still return, oldest end first."""
         self.position, self.time_ms = state.position, state.time_ms
         self.tasks.by_id = {task.task_id: task for task in state.tasks}
-        self.hosts, self.stopped = state.hosts, state.stopped
+        self.tasks.narrowed_seq = state.narrowed_seq
+        self.hosts, self.policies, self.stopped = state.hosts, state.policies, state.stopped
         for task_id in closed:
             self.tasks.evict(task_id)
 
@@ -130,6 +135,7 @@ class Projector:
 
     def _apply(self, event: codec.Event, *, fresh: bool) -> None:
         hosts.apply(self.hosts, event)
+        policies.apply(self.policies, event)
         changes = lifecycle.apply(self.tasks, event)
         match event.data:
             case events.AttemptsEnded():
@@ -139,10 +145,12 @@ class Projector:
             case events.TasksEnded() | events.TasksRefused():
                 for change in changes:
                     self._close(change.task, fresh=fresh)
-            case events.CancelRequested() | events.TasksTimedOut():
+            case events.AttemptsDispatched() | events.AttemptsStarted():
+                return  # they have the most entries, and stop nothing
+            case _:
                 for change in changes:
                     command = change.command
-                    if command is not None and command.state is CommandState.ENDED:
+                    if change.what == "stop" and command is not None and command.state is CommandState.ENDED:
                         self.stopped.setdefault(change.task.task_id, {})[command.host_id] = event.seq
 
     def _file_late(self, event: codec.Event, changes: list[records.Change]) -> None:
@@ -214,8 +222,17 @@ def touches(data: events.Data) -> str:
             named = {refusal.task_id for refusal in refusals}
         case events.TasksTimedOut(task_ids=task_ids):
             named = set(task_ids)
-        case events.CancelRequested():
+        case events.CancelRequested() | events.SkipRequested():
             named = {data.task_id, *data.host_ids}
+        case events.PauseRequested() | events.ResumeRequested() | events.TaskApproved() | events.AbortRequested():
+            named = {data.task_id}
+        case events.TasksHalted(halts=halts):
+            named = {halt.task_id for halt in halts}
+        case events.TasksReplaced(replacements=replacements):
+            named = {one.task_id for one in replacements} | {one.by_task_id for one in replacements}
+        case events.CommandsWaiting(groups=groups):
+            commands = [one for group in groups for one in group.commands]
+            named = {one.task_id for one in commands}.union(*(one.host_ids for one in commands))
         case events.AttemptsDispatched(attempts=keys) | events.AttemptsStarted(attempts=keys):
             named = _named_by(keys)
         case events.AttemptsEnded(attempts=keys):

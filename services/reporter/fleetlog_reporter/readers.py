@@ -26,6 +26,9 @@ READERS = 2
 """For answers; people's SQL has one of its own, so that a slow query cannot keep answers waiting."""
 
 TASKS, ATTEMPTS, HOSTS = "live_tasks", "live_attempts", "live_hosts"
+FREEZES, WINDOWS, QUEUES = "live_freezes", "live_windows", "live_queues"
+LIVE = (TASKS, ATTEMPTS, HOSTS, FREEZES, WINDOWS, QUEUES)
+"""Every temporary table of what is open, or in force, at the moment asked for."""
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -44,12 +47,18 @@ def moment_of(projector: Projector, committed: int, needs: frozenset[str]) -> Mo
     open_tasks = [(task, projector.stopped.get(task.task_id, {})) for task in projector.tasks.by_id.values()]
     open_tasks += [(one.task, one.stopped) for one in projector.closing.values() if one.task.ended_seq > committed]
     if TASKS in needs:
-        live[TASKS] = [rows.task_row(task) for task, _ in open_tasks]
+        live[TASKS] = [rows.open_task_row(task) for task, _ in open_tasks]
     if ATTEMPTS in needs:
         live[ATTEMPTS] = [row for task, stopped in open_tasks for row in rows.attempt_rows(task, stopped)]
     if HOSTS in needs:
         running = running_by_host(projector)
         live[HOSTS] = [rows.host_row(one, running.get(one.host_id, 0)) for one in projector.hosts.by_id.values()]
+    if FREEZES in needs:
+        live[FREEZES] = [rows.freeze_row(one) for one in projector.policies.freezes.values()]
+    if WINDOWS in needs:
+        live[WINDOWS] = [rows.window_row(one) for one in projector.policies.windows.values()]
+    if QUEUES in needs:
+        live[QUEUES] = queue_rows(projector)
     return Moment(seq=projector.position, committed=committed, live=live)
 
 
@@ -61,6 +70,17 @@ def running_by_host(projector: Projector) -> dict[str, int]:
             if command.state in (CommandState.DISPATCHED, CommandState.RUNNING):
                 running[command.host_id] = running.get(command.host_id, 0) + 1
     return running
+
+
+def queue_rows(projector: Projector) -> list[Row]:
+    """Return the row of each queue that has a limit, or something in it: its limit, and what is in flight and waits."""
+    limits = projector.policies.queues
+    found = {queue: [0, 0] for queue in limits}
+    for task in projector.tasks.by_id.values():
+        counted = found.setdefault(task.spec.queue, [0, 0])
+        counted[0] += sum(task.counts.get(state.value, 0) for state in (CommandState.DISPATCHED, CommandState.RUNNING))
+        counted[1] += task.counts.get(CommandState.WAITING.value, 0)
+    return [(queue, limits.get(queue), *counted) for queue, counted in found.items()]
 
 
 class Reader:

@@ -19,7 +19,8 @@ from fleetlog_schemas import events
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.lifecycle import same_end
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState
+from fleetlog_schemas.policies import Freeze, NamedWindow
+from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState, Wait, Wave
 from fleetlog_schemas.spec import Payload, Script, TaskSpec, kind
 
 SUMMARY_CHARACTERS_MAX = 200
@@ -31,10 +32,11 @@ _encode = msgspec.json.Encoder().encode
 _decode_spec = msgspec.json.Decoder(TaskSpec).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 _decode_end = msgspec.json.Decoder(events.End).decode
+_decode_waves = msgspec.json.Decoder(list[Wave]).decode
 
 
 class Rest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The parts of an attempt that SQL rarely asks for."""
+    """The parts of an attempt that SQL rarely asks for, and of its command, in the row that describes that."""
 
     epoch: int = 0
     dispatched_seq: int = 0
@@ -44,9 +46,13 @@ class Rest(msgspec.Struct, frozen=True, omit_defaults=True):
     return_value: str | None = None
     output: events.OutputSummary | None = None
     refused: bool = False
+    wave: int = 0
+    waits: tuple[Wait, ...] = ()
 
 
 _decode_rest = msgspec.json.Decoder(Rest).decode
+_NO_REST = Rest()
+_NO_WAITS: tuple[Wait, ...] = ()
 
 
 class LateEnd(msgspec.Struct, frozen=True):
@@ -90,8 +96,15 @@ def task_row(task: Task) -> Row:
         _encode(spec.tags).decode(), task.stop, task.stop_by, task.stop_reason, task.stop_ms,
         refusal.code if refusal else None, refusal.message if refusal else None,
         refusal.pointer if refusal else None, len(task.commands), _encode(task.counts).decode(),
-        key, _encode(spec).decode(),
+        key, _encode(spec).decode(), spec.priority, spec.queue, spec.key or None,
+        _encode(task.waves).decode() if spec.rollout else None,
     )
+
+
+def open_task_row(task: Task) -> Row:
+    """Return the row of a task that is open: it may be on hold, which no ended one is."""
+    hold = task.hold
+    return (*task_row(task), hold.kind if hold else None, hold.reason if hold else None)
 
 
 def attempt_rows(task: Task, stopped: Mapping[str, int]) -> Iterable[Row]:
@@ -102,28 +115,38 @@ def attempt_rows(task: Task, stopped: Mapping[str, int]) -> Iterable[Row]:
         if not command.attempts:
             yield (
                 task.task_id, command.host_id, command.host_name, its_kind, state, None, None, task.ended_seq,
-                0, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+                0, None, None, None, None, None, None, None, None, None, None, None, None, None, _bare_rest(command),
             )
             continue
         ended = command.state is CommandState.ENDED
         last = len(command.attempts)
         for attempt in command.attempts:
             own: Row = (None, None, None)
+            wave, waits = 0, _NO_WAITS
             if attempt.number == last:
                 ended_seq = stopped.get(command.host_id, attempt.end_seq) if ended else None
                 # With one attempt it is that attempt's own `ran`.
                 own = (state, command.ran if ended and last > 1 else None, ended_seq)
+                wave, waits = command.wave, tuple(command.waits)
             yield (
                 task.task_id, command.host_id, command.host_name, its_kind, *own, task.ended_seq,
-                *_attempt_columns(attempt),
+                *_attempt_columns(attempt, wave, waits),
             )
 
 
-def _attempt_columns(attempt: Attempt) -> Row:
+def _bare_rest(command: Command) -> str | None:
+    """Return what `rest` says of a command without an attempt: most often nothing."""
+    if not command.wave and not command.waits:
+        return None
+    return _encode(Rest(wave=command.wave, waits=tuple(command.waits))).decode()
+
+
+def _attempt_columns(attempt: Attempt, wave: int, waits: tuple[Wait, ...]) -> Row:
     end = attempt.end
     if end is None:
         rest = Rest(
-            epoch=attempt.epoch, dispatched_seq=attempt.dispatched_seq, start=attempt.start, refused=attempt.refused
+            epoch=attempt.epoch, dispatched_seq=attempt.dispatched_seq, start=attempt.start, refused=attempt.refused,
+            wave=wave, waits=waits,
         )
         return (
             attempt.number, attempt.state, attempt.dispatched_ms, None, None, None,
@@ -132,7 +155,7 @@ def _attempt_columns(attempt: Attempt) -> Row:
         )
     rest = Rest(
         attempt.epoch, attempt.dispatched_seq, attempt.start, end.signal, end.traceback, end.return_value, end.output,
-        attempt.refused,
+        attempt.refused, wave, waits,
     )
     # Null stands for the usual: a text costs three times as much, even an empty one.
     return (
@@ -160,11 +183,26 @@ def host_row(host: Host, running: int) -> Row:
     )
 
 
+def freeze_row(freeze: Freeze) -> Row:
+    """Return the row of a freeze in force."""
+    return (freeze.freeze_id, freeze.target, freeze.reason, freeze.by, freeze.since_ms)
+
+
+def window_row(named: NamedWindow) -> Row:
+    """Return the row of a window in force."""
+    window = named.window
+    return (
+        named.name, window.kind, window.target, _encode(window.days).decode(), window.begins, window.lasts_minutes, window.zone,
+        named.reason, named.by, named.since_ms,
+    )
+
+
 def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: Iterable[Sequence[Any]]) -> Task:
     """Return the task that these rows were written from; *late* are its late results in the order of the log."""
     (
         task_id, _, _, _, state, outcome, _, submitted_by, submitted_ms, submitted_seq, planned_ms, ended_ms,
         ended_seq, plan_hash, _, _, stop, stop_by, stop_reason, stop_ms, code, message, pointer, _, counts, _, spec,
+        _, _, _, waves,
     ) = row  # fmt: skip
     refusal = None
     if code is not None:
@@ -172,7 +210,8 @@ def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: 
     return Task(
         task_id=task_id, spec=_decode_spec(spec), submitted_by=submitted_by, submitted_ms=submitted_ms,
         submitted_seq=submitted_seq, state=TaskState(state), commands=commands_from_rows(attempts, late),
-        plan_hash=plan_hash, planned_ms=planned_ms, counts=_decode_counts(counts), stop=stop, stop_by=stop_by,
+        plan_hash=plan_hash, planned_ms=planned_ms, counts=_decode_counts(counts),
+        waves=_decode_waves(waves) if waves else [], stop=stop, stop_by=stop_by,
         stop_reason=stop_reason, stop_ms=stop_ms, refusal=refusal, outcome=Outcome(outcome) if outcome else None,
         ended_ms=ended_ms, ended_seq=ended_seq,
     )
@@ -184,10 +223,11 @@ def commands_from_rows(attempts: Iterable[Sequence[Any]], late: Iterable[Sequenc
     for row in attempts:
         host_id, host, state = row[1], row[2], row[4]
         command = commands.setdefault(host_id, Command(host_id=host_id, host_name=host))
+        rest = _decode_rest(row[-1]) if row[-1] else _NO_REST
         if state is not None:
-            command.state = CommandState(state)
+            command.state, command.wave, command.waits = CommandState(state), rest.wave, list(rest.waits)
         if row[8]:
-            command.attempts.append(_attempt_from_row(row))
+            command.attempts.append(_attempt_from_row(row, rest))
     for command in commands.values():
         command.attempts.sort(key=lambda attempt: attempt.number)
     for seq, body in late:
@@ -195,12 +235,11 @@ def commands_from_rows(attempts: Iterable[Sequence[Any]], late: Iterable[Sequenc
     return commands
 
 
-def _attempt_from_row(row: Sequence[Any]) -> Attempt:
+def _attempt_from_row(row: Sequence[Any], rest: Rest) -> Attempt:
     (
         task_id, host_id, _, _, _, _, _, _, number, state, dispatched_ms, outcome, ran, exit_code, started_ms,
-        ended_ms, duration_ms, error, tail, decided, end_seq, end_ms, rest_text,
+        ended_ms, duration_ms, error, tail, decided, end_seq, end_ms, _,
     ) = row  # fmt: skip
-    rest = _decode_rest(rest_text)
     attempt = Attempt(
         number=number, state=AttemptState(state) if state else AttemptState.ENDED, epoch=rest.epoch, dispatched_ms=dispatched_ms,
         dispatched_seq=rest.dispatched_seq, start=rest.start, refused=rest.refused,

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import structlog
 
-from fleetlog_reporter.answers import hosts, log, output, progress, stats, table, tasks, verify
+from fleetlog_reporter.answers import earlier, hosts, log, output, progress, stats, table, tasks, verify
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
-from fleetlog_reporter.store import FILE_NAME, Damaged, Store, move_aside, open_store
+from fleetlog_reporter.store import FILE_NAME, VERSION, Damaged, Store, file_name, move_aside, open_store
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
@@ -39,6 +39,8 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "output": (questions.OutputQuestion, output.output),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
+    "typical": (questions.TypicalQuestion, earlier.typical),
+    "previous": (questions.PreviousQuestion, earlier.previous),
     "stats": (questions.StatsQuestion, stats.stats),
     "sql": (questions.SqlQuestion, table.sql),
     "verify": (questions.VerifyQuestion, verify.verify),
@@ -173,9 +175,16 @@ class Reporter:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed verification left behind."""
+    """Remove what a killed verification left behind, and the projections of versions before this one."""
     for left in folder.glob(f"{verify.FOLDER_PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
+    for version in range(1, VERSION):
+        # Built from the log, and of no use any more: each may be as large as this one grows.
+        for old in folder.glob(f"{file_name(version)}*"):
+            if old.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.unlink(missing_ok=True)
 
 
 async def check_same_log(bus: Bus, store: Store) -> None:

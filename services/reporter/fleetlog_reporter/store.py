@@ -22,9 +22,16 @@ from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_schemas import events, ids, limits
 
-VERSION = 1
-"""Of the tables. A change of `tables.sql` raises it; older files are built anew."""
-FILE_NAME = f"projection-v{VERSION}.duckdb"
+VERSION = 2
+"""Of the tables. A change of `tables.sql`, or of what the columns mean, raises it; older files are built anew."""
+
+
+def file_name(version: int) -> str:
+    """Return what the projection's file is called in a version."""
+    return f"projection-v{version}.duckdb"
+
+
+FILE_NAME = file_name(VERSION)
 BROKEN_FILES_MAX = 3
 """Files kept for a look at what went wrong; the oldest goes."""
 THREADS = 2

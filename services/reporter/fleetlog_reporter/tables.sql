@@ -20,18 +20,21 @@ CREATE TABLE raw_events (
 -- Messages of the log that are not events: kept as they are, counted, and passed over.
 CREATE TABLE parked (seq BIGINT, subject VARCHAR, time_ms BIGINT, error VARCHAR, body BLOB);
 
+-- `waves` (JSON) is null unless the task had a rollout: any other has one, which says nothing.
 CREATE TABLE ended_tasks (
     task_id VARCHAR, kind VARCHAR, name VARCHAR, summary VARCHAR, state VARCHAR, outcome VARCHAR,
     target VARCHAR, submitted_by VARCHAR, submitted_ms BIGINT, submitted_seq BIGINT, planned_ms BIGINT,
     ended_ms BIGINT, ended_seq BIGINT, plan_hash VARCHAR, rerun_of VARCHAR, tags VARCHAR,
     stop VARCHAR, stop_by VARCHAR, stop_reason VARCHAR, stop_ms BIGINT,
     refusal_code VARCHAR, refusal VARCHAR, refusal_pointer VARCHAR,
-    hosts BIGINT, counts VARCHAR, payload_key VARCHAR, spec VARCHAR
+    hosts BIGINT, counts VARCHAR, payload_key VARCHAR, spec VARCHAR,
+    priority BIGINT, queue VARCHAR, key VARCHAR, waves VARCHAR
 );
 
 -- One row for each attempt. The row of a command's last attempt also describes the command (`command_state`
 -- is null on the others); a command that never had an attempt has one row with attempt 0. A null `state` is `ended`,
--- a null `command_ran` is the same as `ran`, a null `error` or `tail` is empty.
+-- a null `command_ran` is the same as `ran`, a null `error` or `tail` is empty. `rest` (JSON) has what SQL rarely asks
+-- for; on the row that describes the command also its wave, counted from 0, and what it waited for, as far as noted.
 CREATE TABLE ended_attempts (
     task_id VARCHAR, host_id VARCHAR, host VARCHAR, kind VARCHAR,
     command_state VARCHAR, command_ran VARCHAR, command_ended_seq BIGINT, task_ended_seq BIGINT,

@@ -2,42 +2,65 @@
 -- connection, for the live tables are temporary. `committed` is the position up to which the kept rows count and
 -- `seq` the one that the whole picture reflects: both are set before a question, so a past moment is shown alike.
 
-CREATE TEMP TABLE live_tasks AS FROM ended_tasks LIMIT 0;
+CREATE TEMP TABLE live_tasks AS SELECT *, NULL::VARCHAR AS hold, NULL::VARCHAR AS hold_reason FROM ended_tasks LIMIT 0;
 CREATE TEMP TABLE live_attempts AS FROM ended_attempts LIMIT 0;
 CREATE TEMP TABLE live_hosts (
     host_id VARCHAR, name VARCHAR, presence VARCHAR, since_ms BIGINT, maintenance BOOLEAN, maintenance_reason VARCHAR,
     epoch BIGINT, version VARCHAR, enrolled_ms BIGINT, revoked BOOLEAN, running BIGINT, labels VARCHAR, facts VARCHAR,
     alerts BIGINT
 );
+CREATE TEMP TABLE live_freezes (freeze_id VARCHAR, target VARCHAR, reason VARCHAR, "by" VARCHAR, since_ms BIGINT);
+CREATE TEMP TABLE live_windows (
+    name VARCHAR, kind VARCHAR, target VARCHAR, days VARCHAR, begins VARCHAR, lasts_minutes BIGINT, zone VARCHAR,
+    reason VARCHAR, "by" VARCHAR, since_ms BIGINT
+);
+CREATE TEMP TABLE live_queues (queue VARCHAR, in_flight_max BIGINT, in_flight BIGINT, waiting BIGINT);
 
+-- By name, for no ended task is on hold.
 CREATE TEMP VIEW all_tasks AS
     SELECT * FROM ended_tasks WHERE ended_seq <= getvariable('committed')
-    UNION ALL SELECT * FROM live_tasks;
+    UNION ALL BY NAME SELECT * FROM live_tasks;
 
 CREATE TEMP VIEW all_attempts AS
     SELECT * FROM ended_attempts WHERE task_ended_seq <= getvariable('committed')
     UNION ALL SELECT * FROM live_attempts;
 
--- One row for each task.
+-- One row for each task. `hold` (paused or halted) and its reason are of open ones only.
 CREATE TEMP VIEW tasks AS
     SELECT task_id, kind, name, summary, state, outcome, target, submitted_by,
         epoch_ms(submitted_ms) AS submitted_at, epoch_ms(nullif(planned_ms, 0)) AS planned_at,
         epoch_ms(nullif(ended_ms, 0)) AS ended_at, (nullif(ended_ms, 0) - submitted_ms) / 1000.0 AS duration_seconds,
-        hosts, counts::JSON AS counts,
+        hosts, counts::JSON AS counts, priority, queue, key, hold, nullif(hold_reason, '') AS hold_reason,
         from_json(tags, '["VARCHAR"]') AS tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
         nullif(stop_reason, '') AS stop_reason, rerun_of, refusal_code, refusal, spec::JSON AS spec,
         submitted_seq, nullif(ended_seq, 0) AS ended_seq
     FROM all_tasks;
 
--- One row for each task and host.
+-- One row for each task and host. `reason` is what it waits for now, and since when, if that was noted.
 CREATE TEMP VIEW commands AS
     SELECT task_id, host_id, host, kind, command_state AS state,
         CASE WHEN command_state = 'ended' THEN outcome END AS outcome,
         CASE WHEN command_state = 'ended' THEN coalesce(command_ran, ran) END AS ran, attempt AS attempts,
         exit_code, TRY(epoch_ms(started_ms)) AS started_at, TRY(epoch_ms(coalesce(ended_ms, end_ms))) AS ended_at,
         duration_ms / 1000.0 AS duration_seconds, coalesce(error, '') AS error, coalesce(tail, '') AS tail, decided,
-        epoch_ms(end_ms) AS recorded_at, command_ended_seq AS ended_seq
+        epoch_ms(end_ms) AS recorded_at, command_ended_seq AS ended_seq,
+        coalesce(TRY_CAST(rest ->> '$.wave' AS BIGINT), 0) + 1 AS wave,
+        CASE WHEN (rest ->> '$.waits[#-1].until_ms') = '0' THEN rest ->> '$.waits[#-1].reason' END AS reason,
+        CASE WHEN (rest ->> '$.waits[#-1].until_ms') = '0'
+            THEN epoch_ms(TRY_CAST(rest ->> '$.waits[#-1].since_ms' AS BIGINT)) END AS reason_since
     FROM all_attempts WHERE command_state IS NOT NULL;
+
+-- One row for each reason for which a command waited, as far as that lasted long enough to be noted. A null `until`:
+-- it still does.
+CREATE TEMP VIEW waits AS
+    SELECT task_id, host_id, host, wait.reason AS reason, wait.message AS message, epoch_ms(wait.since_ms) AS since,
+        epoch_ms(nullif(wait.until_ms, 0)) AS until
+    FROM (
+        SELECT task_id, host_id, host, unnest(from_json(
+            rest -> '$.waits', '[{"reason": "VARCHAR", "message": "VARCHAR", "since_ms": "BIGINT", "until_ms": "BIGINT"}]'
+        )) AS wait
+        FROM all_attempts WHERE command_state IS NOT NULL AND contains(rest, '"waits":')
+    );
 
 -- One row for each try.
 CREATE TEMP VIEW attempts AS
@@ -55,6 +78,20 @@ CREATE TEMP VIEW hosts AS
     SELECT host_id, name, presence, epoch_ms(since_ms) AS since, maintenance, maintenance_reason, epoch, version,
         epoch_ms(enrolled_ms) AS enrolled_at, revoked, running, labels::JSON AS labels, facts::JSON AS facts, alerts
     FROM live_hosts;
+
+-- One row for each freeze in force at that moment.
+CREATE TEMP VIEW freezes AS
+    SELECT freeze_id, target, reason, "by", epoch_ms(since_ms) AS since FROM live_freezes;
+
+-- One row for each window in force at that moment; `days` on which it begins: 0 is Monday.
+CREATE TEMP VIEW windows AS
+    SELECT name, kind, target, from_json(days, '["BIGINT"]') AS days, begins, lasts_minutes, zone, nullif(reason, '') AS reason,
+        "by", epoch_ms(since_ms) AS since
+    FROM live_windows;
+
+-- One row for each queue that has a limit or open tasks at that moment: how many of its commands are in flight and
+-- wait. A null `in_flight_max` is no limit.
+CREATE TEMP VIEW queues AS FROM live_queues;
 
 -- The log itself.
 CREATE TEMP VIEW events AS

@@ -80,6 +80,11 @@ class History:
         )
         return self.add(events.AttemptsEnded(attempts=(end,)), subject=events.DISPATCH if decided else events.RESULT)
 
+    def waiting(self, task: records.Task, reason: str, *host_ids: str, message: str = "not yet") -> list[records.Change]:
+        """Note why commands wait: those on *host_ids*, or all that do."""
+        commands = (events.WaitingCommands(task.task_id, host_ids),)
+        return self.add(events.CommandsWaiting(groups=(events.WaitingFor(reason, message, commands),)))
+
     def task_ended(self, task: records.Task) -> list[records.Change]:
         """End the task as its commands say."""
         return self.add(events.TasksEnded(tasks=(lifecycle.task_end(task),)))

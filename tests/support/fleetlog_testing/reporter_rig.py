@@ -126,16 +126,23 @@ class LogBus:
         self.add(events.TasksSubmitted(tasks=(events.Submission(task_id, spec),)))
         return task_id
 
-    def planned(self, *names: str, **fields: Any) -> str:
+    def planned(self, *names: str, waves: tuple[int, ...] = (), **fields: Any) -> str:
         task_id = self.submitted(**fields)
         hosts = tuple(events.PlannedHost(f"h-{name}", name) for name in names)
-        self.add(events.TasksPlanned(plans=(events.Plan(task_id, hosts, "hash"),)))
+        self.add(events.TasksPlanned(plans=(events.Plan(task_id, hosts, "hash", waves=waves),)))
         return task_id
 
-    def dispatched(self, task_id: str, *names: str, attempt: int = 1) -> int:
-        return self.add(
-            events.AttemptsDispatched(tuple(events.Dispatch(task_id, f"h-{n}", attempt, epoch=1) for n in names))
-        )
+    def dispatched(self, task_id: str, *names: str, attempt: int = 1, decided_seq: int = 0) -> int:
+        made = tuple(events.Dispatch(task_id, f"h-{n}", attempt, epoch=1) for n in names)
+        return self.add(events.AttemptsDispatched(made, decided_seq))
+
+    def waiting(self, task_id: str, reason: str, *names: str, message: str = "not yet") -> int:
+        """Note why commands wait: those on these hosts, or all that do."""
+        commands = (events.WaitingCommands(task_id, tuple(f"h-{name}" for name in names)),)
+        return self.add(events.CommandsWaiting((events.WaitingFor(reason, message, commands),)))
+
+    def frozen(self, freeze_id: str = "f1", target: str = "all", reason: str = "incident") -> int:
+        return self.add(events.FleetFrozen(freeze_id, target, reason))
 
     def started(self, task_id: str, name: str, attempt: int = 1, *, slot: int = 0, first: int = 0) -> int:
         return self.add(events.AttemptsStarted((events.Start(task_id, f"h-{name}", attempt, self.now_ms, slot, first),)))

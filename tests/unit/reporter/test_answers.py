@@ -14,6 +14,7 @@ from fleetlog_reporter.answers import desk
 from fleetlog_schemas import codec, events, lifecycle, records, view
 from fleetlog_schemas.limits import BUS_MESSAGE_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.spec import Retry, Rollout
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
 
 
@@ -45,10 +46,24 @@ def test_tasks_are_listed_newest_first_open_ones_among_the_ended(tmp_path: Path)
         assert page["items"][1] == {
             "task_id": second, "kind": "shell", "name": "two", "summary": "echo 'a b'", "state": "planned", "outcome": None,
             "target": "web*", "submitted_by": "ada", "submitted_at": "2026-09-21T14:13:21.000Z", "ended_at": None,
-            "duration_seconds": None, "hosts": 1, "counts": {"waiting": 1}, "tags": [],
+            "duration_seconds": None, "hosts": 1, "counts": {"waiting": 1}, "tags": [], "hold": None,
         }
         assert page["items"][2]["counts"] == {"success": 2}
         assert page["items"][2]["duration_seconds"] == 1.0
+
+    with_reporter(tmp_path, bus, story)
+
+
+def test_a_list_says_which_tasks_are_on_hold(tmp_path: Path) -> None:
+    bus = LogBus()
+    paused, halted, resumed = bus.planned("web01"), bus.planned("web01"), bus.planned("web01")
+    bus.add(events.PauseRequested(paused), events.PauseRequested(resumed), events.ResumeRequested(resumed))
+    bus.add(events.TasksHalted((events.Halt(halted, 2, 1, 1),)))
+
+    async def story(running: Running) -> None:
+        for fields in ({}, {"host": "web01"}):
+            items = (await running.data("tasks", **fields))["items"]
+            assert {item["task_id"]: item["hold"] for item in items} == {paused: "paused", halted: "halted", resumed: None}
 
     with_reporter(tmp_path, bus, story)
 
@@ -140,6 +155,94 @@ def test_a_task_is_shown_alike_while_open_and_after_it_ended(tmp_path: Path) -> 
         assert shown["failures"][0]["line"] == "boom <n>"
         await running.data("sql", query="select 1")  # the rows are written
         assert await running.data("task", task_id=task_id) == shown
+
+    with_reporter(tmp_path, bus, story)
+
+
+def rolled_out(bus: LogBus) -> tuple[str, list[int]]:
+    """Tell a rollout with all that admission knows; return its id, and where its story may be looked at."""
+    seqs = []
+    task_id = bus.planned(
+        "web01", "web02", "web03", waves=(1, 1, 1), rollout=Rollout(waves=("1", "2"), approve=(2,)), failures_max="1",
+        retry=Retry(attempts_max=2, on=(Outcome.FAILURE,), backoff_ms=0), priority=8, queue="night", key="deploy",
+    )
+    for step in (
+        lambda: bus.waiting(task_id, "slot", "web01", message="all 4 slots of the host are taken"),
+        lambda: bus.dispatched(task_id, "web01"),
+        lambda: bus.ended(task_id, "web01", outcome=Outcome.FAILURE),
+        lambda: bus.waiting(task_id, "backoff", "web01"),
+        lambda: bus.dispatched(task_id, "web01", attempt=2),
+        lambda: bus.ended(task_id, "web01", attempt=2),
+        lambda: bus.waiting(task_id, "approval"),
+        lambda: bus.add(events.PauseRequested(task_id, "look first")),
+        lambda: bus.dispatched(task_id, "web02"),
+        lambda: bus.add(events.ResumeRequested(task_id)),
+        lambda: bus.dispatched(task_id, "web02"),
+        lambda: bus.add(events.TaskApproved(task_id, 2)),
+        lambda: bus.dispatched(task_id, "web02"),
+        lambda: bus.ended(task_id, "web02", outcome=Outcome.FAILURE),
+        lambda: bus.add(events.TasksHalted((events.Halt(task_id, 2, 1, 2),))),
+        lambda: bus.add(events.SkipRequested(task_id, ("h-web02",), "it is gone")),
+        lambda: bus.ended(task_id, "web03", outcome=Outcome.SKIPPED, decided=True, ran=Ran.NO, duration_ms=None),
+        lambda: bus.task_ended(task_id),
+    ):
+        bus.now_ms += 1000
+        seqs.append(step())
+    return task_id, seqs
+
+
+def test_a_rollout_is_shown_alike_from_memory_from_rows_and_in_the_past(tmp_path: Path) -> None:
+    bus = LogBus()
+    task_id, seqs = rolled_out(bus)
+    pictures = {seq: _folded_to(bus, seq) for seq in seqs}
+
+    async def story(running: Running) -> None:
+        shown = await running.data("task", task_id=task_id)
+        assert shown == as_json(view.task_view(bus.tasks.by_id[task_id]))
+        assert [(wave["state"], wave["begun_at"] is None) for wave in shown["waves"]] == [("ended", False), ("ended", False), ("ended", True)]
+        assert (shown["priority"], shown["queue"], shown["key"], shown["hold"], shown["failures_max"]) == (8, "night", "deploy", None, 1)
+        assert [(command["wave"], [wait["reason"] for wait in command["waits"]]) for command in shown["commands"]] == [
+            (1, ["slot", "backoff"]), (2, ["approval"]), (3, ["approval"]),
+        ]
+        await running.data("sql", query="select 1")  # the rows are written
+        assert await running.data("task", task_id=task_id) == shown
+        assert (await running.data("commands", task_id=task_id))["items"] == shown["commands"]
+        for seq, expected in pictures.items():
+            assert await running.data("task", task_id=task_id, as_of_seq=seq) == expected, seq
+            hold = expected["hold"] and expected["hold"]["kind"]
+            assert (await running.data("tasks", as_of_seq=seq))["items"][0]["hold"] == hold, seq
+        holds = [picture["hold"] and picture["hold"]["kind"] for picture in pictures.values()]
+        assert holds == [None] * 7 + ["paused"] * 2 + [None] * 5 + ["halted"] * 3 + [None]
+
+    with_reporter(tmp_path, bus, story)
+
+
+STOPS: list[Callable[[str], events.Data]] = [
+    events.CancelRequested, lambda task_id: events.CancelRequested(task_id, ("h-web01",)),
+    lambda task_id: events.AllCancelRequested("everything"), events.AbortRequested,
+    lambda task_id: events.SkipRequested(task_id, ("h-web01",)), lambda task_id: events.TasksTimedOut((task_id,)),
+    lambda task_id: events.TasksReplaced((events.Replacement(task_id, task_id),)),
+]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_command_that_waited_for_a_retry_has_ended_with_the_event_that_stopped_it(
+    tmp_path: Path, stop: Callable[[str], events.Data]
+) -> None:
+    bus = LogBus()
+    retry = Retry(attempts_max=2, on=(Outcome.FAILURE,), backoff_ms=60_000)
+    task_id = bus.planned("web01", "web02", retry=retry)
+    bus.dispatched(task_id, "web01", "web02")
+    bus.ended(task_id, "web01", outcome=Outcome.FAILURE)
+    stopped = bus.add(stop(task_id))
+    after = bus.ended(task_id, "web02", outcome=Outcome.SUCCESS)
+    query = "select host, state, ended_seq from commands order by host"
+
+    async def story(running: Running) -> None:
+        expected = [["web01", "ended", stopped], ["web02", "ended", after]]
+        assert (await running.data("sql", query=query))["rows"] == expected
+        bus.task_ended(task_id)
+        assert (await running.data("sql", query=query))["rows"] == expected
 
     with_reporter(tmp_path, bus, story)
 
@@ -267,7 +370,68 @@ def test_progress_estimates_from_what_has_ended_or_from_what_ran_the_same_before
     with_reporter(tmp_path, bus, story)
 
 
+def test_progress_estimates_wave_after_wave_and_not_at_all_while_a_person_is_waited_for(tmp_path: Path) -> None:
+    bus = LogBus()
+    names = [f"web{number:02d}" for number in range(10)]
+    task_id = bus.planned(*names, waves=(1, 2, 7), rollout=Rollout(waves=("1", "3"), soak_ms=60_000, approve=(3,)), parallel=3)
+
+    async def story(running: Running) -> None:
+        async def eta() -> float | None:
+            return (await running.data("progress", task_id=task_id))["eta_seconds"]
+
+        bus.dispatched(task_id, names[0])
+        bus.ended(task_id, names[0], duration_ms=10_000)
+        assert await eta() is None, "the third wave waits for a person"
+        bus.add(events.TaskApproved(task_id, 3))
+        assert await eta() == 60 + 10 + 60 + 30, "both at once, then seven of which three may run at once"
+        bus.now_ms += 20_000
+        assert await eta() == 40 + 10 + 60 + 30
+        bus.now_ms += 40_000
+        bus.dispatched(task_id, names[1])
+        assert await eta() == 10 + 10 + 60 + 30, "one runs; the other waits, by all that is known behind it"
+        bus.add(events.PauseRequested(task_id))
+        assert await eta() is None
+        bus.add(events.ResumeRequested(task_id))
+        bus.dispatched(task_id, names[2])
+        assert await eta() == 10 + 60 + 30
+
+    with_reporter(tmp_path, bus, story)
+
+
 # --- events --------------------------------------------------------------------------------------------------
+
+
+def test_events_of_admission_are_found_by_every_task_and_host_that_they_name(tmp_path: Path) -> None:
+    bus = LogBus()
+    bus.enrolled("web01", "web02")
+    one, other = bus.planned("web01"), bus.planned("web02")
+    told: dict[int, tuple[set[str], set[str]]] = {}
+    for data, tasks, hosts in (
+        (events.PauseRequested(one), {one}, set()), (events.ResumeRequested(one), {one}, set()),
+        (events.TaskApproved(other, 2), {other}, set()), (events.TasksHalted((events.Halt(one, 2, 1, 1),)), {one}, set()),
+        (events.TasksReplaced((events.Replacement(one, other),)), {one, other}, set()),
+        (events.SkipRequested(other, ("h-web02",)), {other}, {"web02"}), (events.AbortRequested(other), {other}, set()),
+        (_waits((one, ("h-web01", "h-web02")), (other, ())), {one, other}, {"web01", "web02"}),
+        (events.AllCancelRequested(), set(), set()), (events.FleetFrozen("f1", "all", "incident"), set(), set()),
+    ):
+        told[bus.add(data)] = (tasks, hosts)
+    first = min(told) - 1
+
+    async def story(running: Running) -> None:
+        async def seqs(**fields: Any) -> list[int]:
+            return [item["seq"] for item in (await running.data("events", after_seq=first, **fields))["items"]]
+
+        for task_id in (one, other):
+            assert await seqs(task_id=task_id) == [seq for seq, (tasks, _) in told.items() if task_id in tasks]
+        for name in ("web01", "web02"):
+            assert await seqs(host=name) == [seq for seq, (_, hosts) in told.items() if name in hosts]
+
+    with_reporter(tmp_path, bus, story)
+
+
+def _waits(*commands: tuple[str, tuple[str, ...]]) -> events.CommandsWaiting:
+    named = tuple(events.WaitingCommands(task_id, host_ids) for task_id, host_ids in commands)
+    return events.CommandsWaiting((events.WaitingFor("slot", "all are taken", named),))
 
 
 def test_events_are_the_stored_ones_in_order_by_task_host_and_type(tmp_path: Path) -> None:
@@ -453,6 +617,30 @@ def _folded_to(bus: LogBus, seq: int) -> Any:
         lifecycle.apply(tasks, codec.decode(stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms))
     found = list(tasks.by_id.values())
     return as_json(view.task_view(found[0])) if found else None
+
+
+def test_what_moves_a_task_without_naming_it_moves_it_in_the_past_too(tmp_path: Path) -> None:
+    bus = LogBus()
+    task_id = bus.planned("web01", "web02")
+    decided = bus.frozen() - 1
+    bus.dispatched(task_id, "web01", decided_seq=decided)
+    bus.add(events.FleetThawed("f1"))
+    bus.dispatched(task_id, "web02", decided_seq=decided + 1)
+    bus.add(events.AllCancelRequested("everything"))
+    last = bus.store.state("EVENTS").last_seq
+    pictures = {seq: _folded_to(bus, seq) for seq in range(1, last + 1)}
+    assert pictures[last]["counts"] == {"dispatched": 1, "waiting": 1}
+
+    async def story(running: Running) -> None:
+        await running.data("sql", query="select 1")
+        for seq, expected in pictures.items():
+            assert await running.data("task", task_id=task_id, as_of_seq=seq) == expected, seq
+            listed = (await running.data("tasks", as_of_seq=seq))["items"]
+            assert listed[0]["counts"] == expected["counts"], seq
+            stop = (await running.data("sql", query="select stop from tasks", as_of_seq=seq))["rows"]
+            assert stop == [[expected["stop"]]], seq
+
+    with_reporter(tmp_path, bus, story)
 
 
 def test_the_past_is_found_by_time_too(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fleetlog_reporter.answers import past
 from fleetlog_reporter.answers.find import task_of_rows
 from fleetlog_reporter.answers.verify import COMPARED, hashes
 from fleetlog_reporter.apply import Projector
@@ -33,7 +34,7 @@ from fleetlog_reporter.store import (
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import events, records, view
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.spec import Retry
+from fleetlog_schemas.spec import Retry, Rollout
 from fleetlog_testing.reporter_rig import LogBus, reporter
 
 HOSTS = ("a", "b", "c")
@@ -48,15 +49,24 @@ def histories(draw: st.DrawFn) -> LogBus:
     """Draw a log: sensible stories told in any order, with repetitions, late ends, void and foreign events."""
     bus = LogBus()
     tasks: list[str] = []
-    for step in draw(st.lists(st.integers(0, 13), min_size=5, max_size=40)):
+    for step in draw(st.lists(st.integers(0, 17), min_size=5, max_size=40)):
         bus.now_ms += draw(st.sampled_from((0, 1, 700, 3_600_000)))
         if step <= 1 or not tasks:
             retry = Retry(attempts_max=draw(st.integers(1, 3)), on=(Outcome.FAILURE, Outcome.LOST), backoff_ms=10)
-            tasks.append(bus.planned(*HOSTS[: draw(st.integers(1, 3))], retry=retry, tags=("x",)))
+            names = HOSTS[: draw(st.integers(1, 3))]
+            rollout = draw(st.sampled_from((None, Rollout(batch="1"), Rollout(batch="1", approve=(0,)))))
+            tasks.append(bus.planned(
+                *names, retry=retry, tags=("x",), rollout=rollout, waves=(1,) * len(names) if rollout else (),
+                priority=draw(st.sampled_from((1, 5))), queue=draw(st.sampled_from(("default", "night"))),
+                key=draw(st.sampled_from(("", "backup"))),
+            ))
             continue
         task_id = draw(st.sampled_from(tasks))
         names = draw(st.lists(st.sampled_from(HOSTS), min_size=1, max_size=3, unique=True))
-        _step(draw, bus, step, task_id, names)
+        if step < 14:
+            _step(draw, bus, step, task_id, names)
+        else:
+            _admission_step(draw, bus, step, draw(st.sampled_from(tasks)), task_id, names)
         task = bus.tasks.by_id[task_id]
         if task.state is records.TaskState.PLANNED and not task.open and draw(st.booleans()):
             bus.task_ended(task_id)
@@ -67,7 +77,8 @@ def _step(draw: st.DrawFn, bus: LogBus, step: int, task_id: str, names: list[str
     attempt = draw(st.integers(1, 3))
     match step:
         case 2 | 3 | 4:
-            bus.dispatched(task_id, *names, attempt=attempt)
+            # Most often the decision is fresh; an old one is void when admission was narrowed after it.
+            bus.dispatched(task_id, *names, attempt=attempt, decided_seq=draw(st.sampled_from((0, 0, 3, 9))))
         case 5:
             bus.started(task_id, names[0], attempt, slot=1, first=7)
         case 6 | 7 | 8 | 9:
@@ -99,6 +110,31 @@ def _step(draw: st.DrawFn, bus: LogBus, step: int, task_id: str, names: list[str
             bus.add(events.TasksRefused((events.Refusal(other, "empty-target", "no host fits", "/target"),)))
             bus.raw("evt.request", b"no event at all")
             bus.raw("evt.catalog", b'{"specversion":"1.0","id":"1","source":"/x","type":"fleetlog.new.v9","time":"x","data":{}}')
+
+
+def _admission_step(draw: st.DrawFn, bus: LogBus, step: int, other: str, task_id: str, names: list[str]) -> None:
+    hosts = tuple(f"h-{name}" for name in names)
+    match step:
+        case 14:
+            message = draw(st.sampled_from(("all slots are taken", "nul \x00 \"waits\": in it")))
+            bus.waiting(task_id, draw(st.sampled_from(("slot", "freeze"))), *draw(st.sampled_from((names, []))), message=message)
+        case 15:
+            bus.add(draw(st.sampled_from((
+                events.PauseRequested(task_id, "look first"), events.ResumeRequested(task_id), events.TaskApproved(task_id, 2),
+                events.TaskApproved(task_id, 3), events.TasksHalted((events.Halt(task_id, 2, 1, 1),)),
+            ))))
+        case 16:
+            bus.add(draw(st.sampled_from((
+                events.AllCancelRequested("everything"), events.AbortRequested(task_id, "no more"),
+                events.SkipRequested(task_id, hosts), events.TasksReplaced((events.Replacement(task_id, other),)),
+            ))))
+        case _:
+            window = events.Window("blackout", "all", (0, 6), "22:00", 90, "Europe/Berlin")
+            bus.add(draw(st.sampled_from((
+                events.FleetFrozen("f1", "all", "incident"), events.FleetThawed("f1"), events.WindowSet("night", window),
+                events.WindowRemoved("night"), events.QueueLimited("night", 2), events.QueueLimited("night", 0),
+                events.MaintenanceSet("h-a", on=True, reason="disk"),
+            ))))
 
 
 def log_of(bus: LogBus) -> list[Stored]:
@@ -154,6 +190,27 @@ def after_restart(store: Store, log: list[Stored]) -> Projector:
         projector.fold(stored)
     assert not projector.take().events
     return projector
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(bus=histories(), cuts=st.lists(st.booleans(), min_size=1, max_size=7))
+def test_a_past_task_is_the_task_of_the_fold_up_to_there(bus: LogBus, cuts: list[bool]) -> None:
+    log = log_of(bus)
+    with tempfile.TemporaryDirectory() as folder:
+        store = project(Path(folder) / FILE_NAME, log, [*cuts, True], set())
+        still_open = after_restart(store, log).tasks.by_id.values()
+        first = min((task.submitted_seq for task in still_open), default=EVER)
+        for seq in range(1, len(log) + 1, 5):
+            expected = Projector()
+            for stored in log[:seq]:
+                expected.fold(stored)
+            opened = past.fold_open(store.connection, seq, min(first, seq + 1), hosts_too=False)
+            assert opened is not None
+            assert (opened.policies, opened.stopped) == (expected.policies, expected.stopped)
+            for task_id, task in expected.tasks.by_id.items():
+                for found in (past.fold_task(store.connection, task_id, seq), opened.tasks.by_id[task_id]):
+                    assert msgspec.json.encode(found) == msgspec.json.encode(task)
+        store.close()
 
 
 def clamped(text: bytes) -> bytes:
@@ -415,6 +472,40 @@ def test_a_store_of_another_version_says_so(tmp_path: Path) -> None:
     _other_version(path)
     with pytest.raises(Damaged, match="version 99"):
         Store(path)
+
+
+def test_the_projections_of_earlier_versions_are_removed_and_built_anew_from_the_log(tmp_path: Path) -> None:
+    bus = LogBus()
+    done = bus.whole("web01")
+    old, newer = tmp_path / "projection-v1.duckdb", tmp_path / "projection-v99.duckdb"
+    for path in (old, tmp_path / "projection-v1.duckdb.wal", tmp_path / "projection-v1.duckdb.broken-1", newer):
+        path.write_text("a file of another version")
+    (tmp_path / "projection-v1.duckdb.tmp").mkdir()
+
+    async def story() -> None:
+        async with reporter(bus, tmp_path) as running:
+            assert (await running.data("task", task_id=done))["state"] == "ended"
+
+    asyncio.run(story())
+    assert sorted(one.name for one in tmp_path.iterdir()) == [FILE_NAME, newer.name]
+
+
+def test_a_restart_knows_what_narrows_admission(tmp_path: Path) -> None:
+    bus = LogBus()
+    task_id = bus.planned("web01", "web02")
+    bus.frozen()
+
+    async def story() -> None:
+        async with reporter(bus, tmp_path) as running:
+            await running.data("sql", query="select 1")  # the rows are written, so that what is open is too when it stops
+        bus.dispatched(task_id, "web01", decided_seq=2)
+        bus.dispatched(task_id, "web02", decided_seq=3)
+        async with reporter(bus, tmp_path) as running:
+            assert (await running.data("sql", query="select freeze_id from freezes"))["rows"] == [["f1"]]
+            assert (await running.data("task", task_id=task_id))["counts"] == {"dispatched": 1, "waiting": 1}
+            assert (await running.data("verify"))["equal"]
+
+    asyncio.run(story())
 
 
 # --- verify --------------------------------------------------------------------------------------------------

@@ -47,6 +47,80 @@ def test_views_join_what_has_ended_with_what_is_open(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_views_show_what_narrows_admission_and_what_waits_for_it_as_it_was_at_any_moment(tmp_path: Path) -> None:
+    bus = LogBus()
+    window = events.Window("maintenance", "env=prod", (5, 6), "22:00", 90, "Europe/Berlin")
+    before = bus.add(events.WindowSet("weekend", window, "as agreed"))
+    frozen = bus.frozen("f1", "env=prod", "incident 4711")
+    bus.add(events.QueueLimited("night", 2), events.QueueLimited("day", 5))
+    task_id = bus.planned("web01", "web02", "web03", queue="night", key="deploy", priority=8, waves=(2, 1))
+    bus.dispatched(task_id, "web01")
+    bus.waiting(task_id, "slot", message='nul \x00 and "waits": in it')
+    bus.now_ms += 2000
+    waits = bus.waiting(task_id, "freeze", "web02", message="frozen by ada")
+    bus.now_ms += 1000
+    bus.add(events.PauseRequested(task_id, "look first"))
+    held = bus.add(events.FleetThawed("f1"), events.WindowRemoved("weekend"), events.QueueLimited("day", 0))
+    bus.add(events.ResumeRequested(task_id))
+    bus.dispatched(task_id, "web02")
+    bus.ended(task_id, "web01", "web02")
+    bus.dispatched(task_id, "web03")
+    bus.ended(task_id, "web03")
+    over = bus.task_ended(task_id)
+
+    async def story() -> None:
+        async with reporter(bus, tmp_path) as running:
+            async def rows(query: str, seq: int) -> list[list[Any]]:
+                return (await running.data("sql", query=query, as_of_seq=seq))["rows"]
+
+            start = "2026-09-21T14:13:20.000Z"
+            freezes, windows, queues = "select * from freezes", "select * from windows", "select * from queues order by queue"
+            for table_of in (freezes, windows):
+                assert await rows(table_of, held) == await rows(table_of, over) == await rows(table_of, before - 1) == []
+            assert await rows(freezes, waits) == [["f1", "env=prod", "incident 4711", "ada", start]]
+            assert await rows(freezes, frozen - 1) == []
+            assert await rows(windows, waits) == [
+                ["weekend", "maintenance", "env=prod", [5, 6], "22:00", 90, "Europe/Berlin", "as agreed", "ada", start]
+            ]
+            assert await rows(queues, waits) == [["day", 5, 0, 0], ["night", 2, 1, 2]]
+            assert await rows(queues, over) == [["night", 2, 0, 0]]
+
+            tasks = "select priority, queue, key, hold, hold_reason from tasks"
+            assert await rows(tasks, held) == [[8, "night", "deploy", "paused", "look first"]]
+            assert await rows(tasks, over) == [[8, "night", "deploy", None, None]]
+            commands = "select host, wave, reason, reason_since from commands order by host"
+            later = "2026-09-21T14:13:22.000Z"
+            assert await rows(commands, held) == [["web01", 1, None, None], ["web02", 1, "freeze", later], ["web03", 2, "slot", start]]
+            assert await rows(commands, over) == [["web01", 1, None, None], ["web02", 1, None, None], ["web03", 2, None, None]]
+            noted = "select * from waits order by host, since"
+            slot, end = 'nul \x00 and "waits": in it', "2026-09-21T14:13:23.000Z"
+            assert await rows(noted, held) == [
+                [task_id, "h-web02", "web02", "slot", slot, start, later],
+                [task_id, "h-web02", "web02", "freeze", "frozen by ada", later, None],
+                [task_id, "h-web03", "web03", "slot", slot, start, None],
+            ]
+            assert [row[-1] for row in await rows(noted, over)] == [later, end, end]
+            # What people ask without a moment is the state now.
+            now = await running.data("sql", query="select (select count(*) from waits), (select count(*) from freezes), (select count(*) from windows), (select count(*) from queues)")
+            assert now["rows"] == [[3, 0, 0, 1]]
+
+    asyncio.run(story())
+
+
+def test_queues_with_open_tasks_are_shown_also_without_a_limit(tmp_path: Path) -> None:
+    bus = LogBus()
+    bus.planned("web01")
+    bus.whole("web01", queue="over")
+
+    async def story() -> None:
+        async with reporter(bus, tmp_path) as running:
+            assert (await running.data("sql", query="from queues"))["rows"] == [["default", None, 0, 1]]
+            verified = await running.data("verify")
+            assert verified["equal"], verified
+
+    asyncio.run(story())
+
+
 def test_values_come_as_json_has_them(tmp_path: Path) -> None:
     query = """select 1::hugeint as a, 1.5::decimal(4,2) as b, 'x'::blob as c, timestamp '2026-01-02 03:04:05' as d, date '2026-01-02' as e,
         interval 90 second as f, 'nan'::double as g, {'k': [1, null]} as h, map {'m': true} as i, null as j,

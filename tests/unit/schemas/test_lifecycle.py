@@ -443,6 +443,25 @@ def test_folding_an_event_again_changes_nothing() -> None:
         assert lifecycle.apply(history.tasks, event) == []
 
 
+def test_a_task_that_is_refused_while_it_is_paused_holds_nothing_any_more() -> None:
+    history = History()
+    task = history.submitted()
+    assert whats(history.add(events.PauseRequested(task_id=task.task_id))) == ["held"]
+    history.add(events.TasksRefused(refusals=(events.Refusal(task.task_id, "code", "why"),)))
+    assert task.hold is None
+
+
+def test_a_reason_to_wait_that_is_said_again_goes_on_and_another_one_ends_it() -> None:
+    history = History()
+    task = history.planned("h1")
+    for reason in ("slot", "slot", "freeze"):
+        history.wait(1_000)
+        history.waiting(task, reason)
+    assert [(one.reason, one.since_ms - START_MS, one.until_ms and one.until_ms - START_MS) for one in task.commands["h1"].waits] == [
+        ("slot", 1_000, 3_000), ("freeze", 3_000, 0),
+    ]
+
+
 def test_every_row_of_the_tables_is_taken_by_these_stories() -> None:
     assert len(lifecycle.ATTEMPT_TRANSITIONS) == 5, "a new transition needs its story here"
     assert len(lifecycle.TASK_TRANSITIONS) == 4, "a new transition needs its story here"

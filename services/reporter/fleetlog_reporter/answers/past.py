@@ -1,7 +1,8 @@
 """What was open at a past position, by folding the raw events again: the one lifecycle answers for the past too.
 
 Cost: one scan of the events between the submission of the oldest task that was open then and that position, and
-about 30 microseconds for each attempt in them; for one task only the events that name it.
+about 30 microseconds for each attempt in them; for one task only the events that name it. With both go the few events
+of the whole log before it that name no task and yet decide what became of one (freezes, limits, a cancel of everything).
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """`progress`: how far a task is and when it will be done, from memory while it runs.
 
 The estimate: what still waits takes the typical duration, as many at once as are in flight (or as the task allows);
-what runs takes the rest of a typical duration. Typical is the median of the commands that ended so far, or else of
-earlier commands that ran the same; without either there is no estimate.
+what runs takes the rest of a typical duration. Waves go one after the other, each no wider than it has hosts, with
+their soak times between them. Typical is the median of the commands that ended so far, or else of earlier commands
+that ran the same; without either there is no estimate, nor while the task is on hold or has a wave ahead that waits for a
+person: nobody knows how long that takes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.rows import payload_key
 from fleetlog_schemas import questions
 from fleetlog_schemas.records import Command, CommandState, Task, TaskState
+from fleetlog_schemas.rollout import needs_approval, soaks_until_ms
 
 SAMPLE_MAX = 2_000
 """Commands looked at for an estimate, so that it costs the same for a task on any number of hosts."""
@@ -65,14 +68,38 @@ def median_seconds(task: Task) -> float | None:
 
 def eta_seconds(task: Task, median: float | None, now_ms: int) -> float | None:
     """Return in how many seconds the task will have ended, as far as can be told from a typical duration."""
-    if median is None:
+    if median is None or _waits_for_a_person(task):
         return None
-    waiting = task.counts.get(CommandState.WAITING.value, 0)
     in_flight = sum(task.counts.get(state, 0) for state in _OPEN[1:])
-    width = max(task.spec.parallel or in_flight, 1)
     running = islice((command for command in task.commands.values() if command.state.value in _OPEN[1:]), SAMPLE_MAX)
     rest = max((max(median - _elapsed_seconds(command, now_ms), 0.0) for command in running), default=0.0)
-    return round(rest + -(-waiting // width) * median, 1)
+    return round(rest + _rounds(task, in_flight) * median + _soak_seconds(task, now_ms), 1)
+
+
+def _waits_for_a_person(task: Task) -> bool:
+    ahead = range(task.wave, len(task.waves))
+    return task.hold is not None or any(not task.waves[one].begun_ms and needs_approval(task, one) for one in ahead)
+
+
+def _rounds(task: Task, in_flight: int) -> int:
+    """Return how many typical durations one after the other it takes until what waits has run."""
+    rounds, alone = 0, len(task.waves) == 1
+    for wave in task.waves[task.wave :]:
+        # What is in flight is of the present wave: the one before has ended, and the next has not begun.
+        waiting = wave.open - in_flight
+        width = task.spec.parallel or in_flight or (1 if alone else wave.hosts)
+        rounds += -(-waiting // max(width, 1))
+        in_flight = 0
+    return rounds
+
+
+def _soak_seconds(task: Task, now_ms: int) -> float:
+    """Return how long the waves that have not begun still soak, all together."""
+    rollout = task.spec.rollout
+    if rollout is None:
+        return 0.0
+    after_this = max(len(task.waves) - task.wave - 1, 0)
+    return (max(soaks_until_ms(task) - now_ms, 0) + after_this * rollout.soak_ms) / 1000
 
 
 def _elapsed_seconds(command: Command, now_ms: int) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 import duckdb
 
 from fleetlog_reporter.answers.desk import Desk, NoAnswer, check_limit
-from fleetlog_reporter.readers import ATTEMPTS, HOSTS, TASKS
+from fleetlog_reporter.readers import LIVE
 from fleetlog_schemas import questions
 from fleetlog_schemas.codec import rfc3339
 
@@ -110,7 +110,7 @@ def needs_of(db: duckdb.DuckDBPyConnection, query: str) -> list[str]:
         raise _refuse(_message(error)) from None
     if statements[0].type is duckdb.StatementType.EXPLAIN:
         return []
-    return [table for table in (TASKS, ATTEMPTS, HOSTS) if table in named]
+    return [table for table in LIVE if table in named]
 
 
 def _table(db: duckdb.DuckDBPyConnection, question: questions.SqlQuestion) -> questions.SqlTable:

@@ -53,12 +53,13 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
 
 
 def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:
-    task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, _ = row
+    task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold, _ = row
     return questions.TaskSummary(
         task_id=task_id, kind=kind, name=name, summary=summary, state=state, outcome=outcome, target=target,
         submitted_by=by, submitted_at=rfc3339(submitted_ms), ended_at=rfc3339(ended_ms) if ended_ms else None,
         duration_seconds=(ended_ms - submitted_ms) / 1000 if ended_ms else None, hosts=hosts,
         counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())), tags=msgspec.json.decode(tags, type=tuple[str, ...]),
+        hold=hold,
     )
 
 

@@ -1,6 +1,6 @@
 -- Which tasks there are, newest first, after a cursor.
 SELECT task_id, kind, name, summary, state, outcome, target, submitted_by, submitted_ms, ended_ms, hosts, counts, tags,
-    submitted_seq
+    hold, submitted_seq
 FROM all_tasks
 WHERE ($kind = '' OR kind = $kind)
   AND ($state = '' OR state = $state OR ($state = 'open' AND state IN ('submitted', 'planned')))
