@@ -188,7 +188,7 @@ def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
     task.planned_ms = event.time_ms
     task.open = len(task.commands)
     task.counts = {CommandState.WAITING.value: task.open}
-    if sum(wave.hosts for wave in task.waves) != task.open:
+    if sum(wave.hosts for wave in task.waves) != task.open or any(wave.hosts < 1 for wave in task.waves):
         task.waves = [Wave(hosts=task.open, open=task.open)]
     commands = iter(task.commands.values())
     for index, wave in enumerate(task.waves):
@@ -326,7 +326,7 @@ def _cancel_requested(tasks: Tasks, event: Event, cancel: events.CancelRequested
     task = tasks.by_id.get(cancel.task_id)
     if not cancel.host_ids:
         return _stop(task, event, "cancelled", cancel.reason)
-    if task is None or task.stop:
+    if task is None or task.stop not in ("", "aborted"):
         return []
     if task.state is TaskState.SUBMITTED:
         task.cancelled_early = tuple(dict.fromkeys((*task.cancelled_early, *cancel.host_ids)))
@@ -357,8 +357,8 @@ def _replaced(tasks: Tasks, event: Event, one: events.Replacement) -> list[Chang
 
 
 def _stop(task: Task | None, event: Event, stop: str, reason: str) -> list[Change]:
-    """Stop a whole task. A cancel also stops what an abort let go on; otherwise the first stop stays."""
-    if task is None or task.state in _OVER or (task.stop and not (task.stop == "aborted" and stop == "cancelled")):
+    """Stop a whole task. What an abort let go on can still be stopped; otherwise the first stop stays."""
+    if task is None or task.state in _OVER or task.stop not in ("", "aborted") or task.stop == stop:
         return []
     task.stop, task.stop_by, task.stop_reason, task.stop_ms = stop, event.authid or "", reason, event.time_ms
     changes = [Change("stop", task)]

@@ -202,7 +202,7 @@ def _timeouts(live: Live, now_ms: int) -> Iterator[Data]:
     over = [
         task_id
         for task_id, task in live.timed.items()
-        if not task.stop and now_ms - task.submitted_ms >= task.spec.task_timeout_ms
+        if task.stop in ("", "aborted") and now_ms - task.submitted_ms >= task.spec.task_timeout_ms
     ]
     yield from split(lambda entries: events.TasksTimedOut(task_ids=entries), over)
 
@@ -216,7 +216,7 @@ def _replacements(live: Live) -> Iterator[events.Replacement]:
         for task in of_key.values():
             if task is newer:
                 break
-            if not task.stop:
+            if task.stop in ("", "aborted"):
                 yield events.Replacement(task_id=task.task_id, by_task_id=newer.task_id)
 
 

@@ -8,7 +8,6 @@ in one JSON column (`rest`), for each further column costs time with every attem
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,10 +20,7 @@ from fleetlog_schemas.lifecycle import same_end
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.policies import Freeze, NamedWindow
 from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState, Wait, Wave
-from fleetlog_schemas.spec import Payload, Script, TaskSpec, kind
-
-SUMMARY_CHARACTERS_MAX = 200
-"""Length of a task's one-line summary: it is for lists."""
+from fleetlog_schemas.spec import Payload, TaskSpec, kind, summary
 
 Row = tuple[Any, ...]
 
@@ -68,16 +64,7 @@ class LateEnd(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=1024)
 def described(payload: Payload) -> tuple[str, str]:
     """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
-    return _summary_line(payload), payload_key(payload)
-
-
-def _summary_line(payload: Payload) -> str:
-    if isinstance(payload, Script):
-        text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
-    else:
-        text = shlex.join(payload.argv)
-    line = " ".join(text.split())
-    return line if len(line) <= SUMMARY_CHARACTERS_MAX else line[: SUMMARY_CHARACTERS_MAX - 1] + "…"
+    return summary(payload), payload_key(payload)
 
 
 def payload_key(payload: Payload) -> str:

@@ -279,13 +279,14 @@ def test_a_skipped_host_is_passed_over_and_the_rest_goes_on() -> None:
 
 
 def test_a_cancel_for_single_hosts_that_comes_before_the_plan_holds() -> None:
-    stage = Stage(leading=False)
-    task_id = stage.submitted(shell())
+    stage = fleet()
+    stage.engine.follow()  # nobody plans for a moment
+    task_id = stage.submitted(shell(target="web1,web2"))
     stage.happened(events.CancelRequested(task_id=task_id, host_ids=("h-web1",)))
     stage.engine.lead(stage.now_ms)
-    stage.connected("web1", "web2")
-    # Planned when the target first means something, with the cancel remembered.
-    assert stage.decided(events.TasksRefused) or "web1" not in started(stage)
+    stage.settle()
+    assert started(stage) == ["web2"]
+    assert stage.outcomes(task_id) == {"web1": "cancelled"}
 
 
 def test_every_open_task_is_cancelled_by_one_event() -> None:
@@ -295,3 +296,28 @@ def test_every_open_task_is_cancelled_by_one_event() -> None:
     assert sorted(set(stage.pushed(pushes.CancelPush))) == sorted((task_id, 1) for task_id in tasks)
     after = stage.submitted(shell(target="web8"))
     assert (after, 1) in stage.pushed(pushes.StartPush)
+
+
+def test_what_an_abort_let_go_on_is_stopped_when_the_tasks_time_is_over() -> None:
+    stage = fleet()
+    task_id = stage.submitted(shell(parallel=1, task_timeout_ms=20_000))
+    stage.happened(events.AbortRequested(task_id=task_id))
+    stage.passes(25_000)
+    assert stage.pushed(pushes.CancelPush)[0] == (task_id, 1)
+
+
+def test_what_an_abort_let_go_on_on_one_host_can_be_cancelled() -> None:
+    stage = fleet()
+    task_id = stage.submitted(shell(parallel=2))
+    stage.happened(events.AbortRequested(task_id=task_id))
+    stage.happened(events.CancelRequested(task_id=task_id, host_ids=("h-web1",)))
+    assert stage.pushed(pushes.CancelPush, "web1") == [(task_id, 1)]
+    assert stage.pushed(pushes.CancelPush, "web2") == []
+
+
+def test_an_aborted_run_is_stopped_for_the_one_that_takes_its_place() -> None:
+    stage = fleet()
+    old = stage.submitted(shell(target="web1", key="deploy"))
+    stage.happened(events.AbortRequested(task_id=old))
+    stage.submitted(shell(target="web1", key="deploy", single_run="replace"))
+    assert stage.pushed(pushes.CancelPush) == [(old, 1)]
