@@ -211,7 +211,9 @@ def test_without_the_reporter_everything_that_steers_works_by_the_full_id(home: 
         async with gateway_on(home) as rig:
             await enrol(rig, "web1")
             key = new_key()
-            asked = (("pause", {}), ("resume", {}), ("abort", {}), ("approve", {"wave": 2}), ("skip", {"hosts": ["web1"]}))
+            asked: list[tuple[str, dict[str, Any]]] = [
+                ("pause", {}), ("resume", {}), ("abort", {}), ("approve", {"wave": 2}), ("skip", {"hosts": ["web1"]}),
+            ]
             for what, body in asked:
                 status, answer = await rig.post(f"/api/v1/tasks/{key}/{what}", body)
                 assert (status, answer["checked"], answer["task_id"]) == (202, False, key), what
@@ -331,7 +333,7 @@ def test_a_rerun_keeps_the_waves_and_drops_canary_choice_and_hash(
     async def scenario() -> None:
         async with reporter_on(home), gateway_on(home) as rig:
             await enrol(rig, "web1", "web2")
-            fields = {"choose": {"count": 2}, "plan_hash": "hash", "priority": 8, "queue": "slow", "key": "nightly"}
+            fields: dict[str, Any] = {"choose": {"count": 2}, "plan_hash": "hash", "priority": 8, "queue": "slow", "key": "nightly"}
             task_id = await planned_task(rig, hosts=2, rollout=rollout, **fields)
             _, body = await rig.post(f"/api/v1/tasks/{task_id}/rerun")
             spec = (await log_of(rig, body["task_id"]))[0]["data"]["tasks"][0]["spec"]

@@ -83,12 +83,15 @@ def test_labels_and_maintenance_are_folded() -> None:
 def test_freezes_windows_and_limits_are_folded_with_a_fence_of_their_own() -> None:
     access = Access()
     window = events.Window("blackout", "all", (0,), "02:00", 60)
-    for data in (events.FleetFrozen("f", "web*", "disks"), events.WindowSet("w", window), events.QueueLimited("q", 3)):
-        last = happened(access, data, subject=events.CATALOG)
+    begun: list[events.Data] = [
+        events.FleetFrozen("f", "web*", "disks"), events.WindowSet("w", window), events.QueueLimited("q", 3),
+    ]
+    last = [happened(access, data, subject=events.CATALOG) for data in begun][-1]
     assert access.policies.freezes["f"].reason == "disks"
     assert access.policies.windows["w"].window == window
     assert access.policies.queues == {"q": 3}
     assert access.last_seq == {events.CATALOG: last}
-    for data in (events.FleetThawed("f"), events.WindowRemoved("w"), events.QueueLimited("q", 0)):
+    over: list[events.Data] = [events.FleetThawed("f"), events.WindowRemoved("w"), events.QueueLimited("q", 0)]
+    for data in over:
         happened(access, data, subject=events.CATALOG)
     assert access.policies == Policies()
