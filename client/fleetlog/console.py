@@ -33,6 +33,7 @@ class Console:
         self.out_style = _style(sys.stdout, options.color)
         self.err_style = _style(sys.stderr, options.color)
         self._gateway: Gateway | None = None
+        self._told_frozen = False
 
     @property
     def gateway(self) -> Gateway:
@@ -80,6 +81,15 @@ class Console:
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
 
+    def say_frozen(self) -> None:
+        """Say once that something is frozen, if the newest answer of the gateway said so."""
+        told = self._gateway.frozen if self._gateway is not None else ""
+        if told and not self._told_frozen:
+            from fleetlog.render.policies import frozen_line
+
+            self._told_frozen = True
+            self.say(self.err_style.paint(frozen_line(told, self.err_style), "yellow"))
+
     def confirm_hosts(self, count: int) -> bool:
         """Ask before something runs on many hosts, and tell whether somebody was asked.
 
@@ -88,15 +98,23 @@ class Console:
         """
         if count < CONFIRM_HOSTS_MIN or self.options.yes:
             return False
-        if not self.interactive:
-            raise CliError(
-                Exit.TYPED_WRONG, f"this runs on {count_of(count, 'host')}: above {CONFIRM_HOSTS_MIN - 1} say --yes",
-                "look first with --plan",
-            )
-        print(f"this runs on {count_of(count, 'host')}; type the number to go on: ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip() != str(count):
-            raise CliError(Exit.TYPED_WRONG, "nothing was run: the number does not match")
+        self.confirm(
+            count, f"this runs on {count_of(count, 'host')}", "nothing was run",
+            f": above {CONFIRM_HOSTS_MIN - 1} say --yes", "look first with --plan",
+        )
         return True
+
+    def confirm(self, count: int, what: str, otherwise: str, unasked: str, hint: str) -> None:
+        """Let a person type the number of what is meant.
+
+        Raises:
+            CliError: it does not match, or there is nobody to ask.
+        """
+        if not self.interactive:
+            raise CliError(Exit.TYPED_WRONG, f"{what}{unasked}", hint)
+        print(f"{what}; type the number to go on: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip() != str(count):
+            raise CliError(Exit.TYPED_WRONG, f"{otherwise}: the number does not match")
 
 
 def _style(stream: TextIO, color: str) -> Style:

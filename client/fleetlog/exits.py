@@ -28,7 +28,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.TYPED_WRONG: "wrong as typed: an option, a value, or a target that matches nothing",
     Exit.FAILED: "on some hosts it failed, timed out, could not be run, was cancelled or was skipped",
     Exit.REFUSED: "refused: no permission, or a policy forbids it",
-    Exit.NOT_FOUND: "there is no such task or host",
+    Exit.NOT_FOUND: "there is no such task, host, freeze or window",
     Exit.CONFLICT: "conflict: what was asked does not fit the present state",
     Exit.WAITED: "--wait-timeout is over; the task goes on",
     Exit.UNREACHABLE: "the gateway cannot be reached, or cannot reach the bus",
@@ -70,6 +70,8 @@ def of_status(status: int) -> Exit:
     return Exit.TYPED_WRONG if 400 <= status < 500 else Exit.INTERNAL
 
 
+_PRESENT_STATE = ("/plan_hash", "/single_run", "/key")
+"""Fields that are right in themselves, and are refused for what else there is: another plan, an earlier run."""
 _PERMISSION_REFUSALS = ("policy", "forbid", "permission", "denied")
 
 
@@ -77,4 +79,4 @@ def of_refusal(code: str, pointer: str) -> Exit:
     """Return the exit code for a task that the dispatcher refused."""
     if any(word in code for word in _PERMISSION_REFUSALS):
         return Exit.REFUSED
-    return Exit.CONFLICT if pointer == "/plan_hash" else Exit.TYPED_WRONG
+    return Exit.CONFLICT if pointer in _PRESENT_STATE else Exit.TYPED_WRONG

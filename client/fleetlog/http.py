@@ -31,7 +31,13 @@ FLAGS = {
     "/options/secret_names": "--secret", "/options/stdin": "--stdin", "/options/cwd": "--cwd",
     "/options/user": "--user", "/options/umask": "--umask", "/options/memory_bytes_max": "--memory",
     "/options/files_max": "--files", "/options/output_bytes_max": "--output-max",
-    "/options/exit_codes": "--ok-codes", "/plan_hash": "--plan", "/labels": "--label",
+    "/options/exit_codes": "--ok-codes", "/plan_hash": "--plan-hash", "/labels": "--label", "/priority": "--priority",
+    "/queue": "--queue", "/key": "--key", "/key_parallel": "--key-parallel", "/single_run": "--single-run",
+    "/choose": "--any", "/choose/by": "--by", "/choose/label": "--spread or --one-per", "/rollout": "--waves",
+    "/rollout/batch": "--batch", "/rollout/canary": "--canary", "/rollout/soak_ms": "--soak",
+    "/rollout/approve": "--approve", "/failures_max": "--max-failures", "/ignore_windows": "--ignore-windows",
+    "/reason": "--reason", "/hosts": "--host", "/wave": "--wave", "/kind": "--blackout or --maintenance", "/days": "--days",
+    "/begins": "--at", "/lasts_minutes": "--for", "/zone": "--zone", "/in_flight_max": "N",
 }
 """Field of a request to the option that fills it, so that an error names what was typed."""
 
@@ -81,6 +87,8 @@ class Gateway:
         self._kept: http.client.HTTPConnection | None = None
         self.date = ""
         """The `Date` of the newest answer."""
+        self.frozen = ""
+        """What the newest answer says of freezes in force; empty when there are none."""
 
     def again(self) -> Gateway:
         """Return another connection to the same gateway, for another thread."""
@@ -103,7 +111,7 @@ class Gateway:
     def post(self, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
         """Send *body* (bytes as they are, anything else as JSON) and return the decoded answer.
 
-        Header names are written with `_` for `-`.
+        Header names are written with `_` for `-`. Bytes that are JSON already say so by their Content_Type.
         """
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(body, bytes):
@@ -114,6 +122,16 @@ class Gateway:
             names.setdefault("Content-Type", "application/json")
         answer = self._call("POST", VERSION_PREFIX + path, payload, names)
         return self._decoded(answer) if answer else {}
+
+    def put(self, path: str, body: Any) -> dict[str, Any]:
+        """Let what *path* names be what *body* says, and return the decoded answer."""
+        payload = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._decoded(self._call("PUT", VERSION_PREFIX + path, payload, headers))
+
+    def delete(self, path: str, **query: Any) -> dict[str, Any]:
+        """Remove what *path* names, and return the decoded answer."""
+        return self._decoded(self._call("DELETE", VERSION_PREFIX + path + _query(query), None, {}))
 
     def probe(self, path: str) -> tuple[int, Any]:
         """Return status and decoded body (None when it is not JSON) of a path outside the versioned API."""
@@ -185,6 +203,7 @@ class Gateway:
         response = connection.getresponse()
         answer = response.read()
         self.date = response.headers.get("Date", "")
+        self.frozen = response.headers.get("Fleetlog-Frozen", "")
         if response.will_close:
             connection.close()
         else:

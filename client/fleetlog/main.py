@@ -70,10 +70,16 @@ def _run(arguments: list[str]) -> int:
             setattr(options, name, value)
     if rest is not None:
         options.rest = rest
+    options.typed = arguments
     from fleetlog.console import Console
 
     module, _, function = options.run.partition(":")
-    result = cast("int", getattr(importlib.import_module(module), function)(Console(options)))
+    console = Console(options)
+    try:
+        result = cast("int", getattr(importlib.import_module(module), function)(console))
+    finally:
+        if options.path in grammar.TELL_FROZEN:
+            console.say_frozen()
     sys.stdout.flush()
     return result
 

@@ -10,24 +10,17 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from fleetlog.values import (
-    count,
-    duration_ms,
-    env_value,
-    label,
-    octal,
-    port,
-    positive,
-    quantity,
-    secret_value,
-    separated,
-)
+from fleetlog.options import following, task_options
+from fleetlog.values import count, duration_ms, label, port, positive, week_days
 
 _SUPPRESS = argparse.SUPPRESS
 DEFAULTS: dict[str, Any] = {
     "data": None, "url": None, "output_form": "table", "color": "auto", "wait_timeout_ms": None, "yes": False,
 }
 """Values of the options that stand before or after the verb, when nobody gives them."""
+
+TELL_FROZEN = frozenset({"exec", "run", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor"})
+"""Verbs that say on stderr when something is frozen."""
 
 EPILOG = (
     "ID is a task's id, its last characters (at least 6), or `last`. TARGET is names, globs, ranges and labels:"
@@ -69,7 +62,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", default=False, help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
-    for section in (_running, _looking, _hosts, _agent, _numbers, _system):
+    for section in (_running, _steering, _policies, _looking, _hosts, _agent, _numbers, _system):
         section(add)
     return parser
 
@@ -101,7 +94,7 @@ def _running(add: _AddVerb) -> None:
         usage="fleetlog exec -t TARGET [options] (-- ARGV... | -c STRING)",
     )
     verb.add_argument("-c", dest="shell_text", metavar="STRING", help="run this text with /bin/sh -c")
-    _task_options(verb)
+    task_options(verb)
     verb.set_defaults(rest=[])
     verb = add(
         "run", "submit:run_file", "run a script on hosts", wait_alias=False,
@@ -109,64 +102,83 @@ def _running(add: _AddVerb) -> None:
     )
     verb.add_argument("file", metavar="FILE", help="the script; it is sent to the hosts by its digest")
     verb.add_argument("--interpreter", metavar="PROGRAM", help="what runs it (default: its #! line, else /bin/sh)")
-    _task_options(verb)
+    task_options(verb)
     verb.set_defaults(rest=[])
     verb = add("rerun", "submit:rerun", "run a task again, on all of its hosts or on those where it failed")
     _task_argument(verb)
     verb.add_argument("--failed", action="store_true", help="only hosts with failure, timeout, error or unreached")
     verb.add_argument("--include-lost", action="store_true", help="with --failed: also where it may have run")
-    _following(verb)
-    verb = add("cancel", "tasks:cancel", "stop a task, or its commands on some hosts")
-    _task_argument(verb)
+    following(verb)
+    verb = add("batch", "batch:batch", "submit a task for each line of a file")
+    verb.add_argument("file", metavar="FILE", help='JSON, one task per line: {"argv": [...], "target": "web*"}, or a whole'
+                      " specification; - for stdin")
+    verb.add_argument("--wait", action="store_true", help="follow them until all have ended")
+
+
+def _steering(add: _AddVerb) -> None:
+    verb = add("cancel", "control:cancel", "stop a task, its commands on some hosts, or everything")
+    verb.add_argument("task", metavar="ID", nargs="?", default="", help="task id, its last characters, or `last`")
+    verb.add_argument("--all", dest="everything", action="store_true", help="every task that is open now")
     verb.add_argument("--host", action="append", default=[], metavar="NAME", help="only on this host (repeatable)")
-    verb.add_argument("--reason", default="", help="why; kept in the log")
+    _reason(verb)
+    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="with --all: do not ask")
     verb.add_argument("--detach", action="store_true", help="do not wait until every host has confirmed")
+    for name, text in (
+        ("pause", "let a task start nothing more until it is resumed; what runs goes on"),
+        ("resume", "let a paused or halted task go on"),
+        ("abort", "let a task start nothing more for good: what waits is skipped, what runs goes on"),
+    ):
+        verb = add(name, f"control:{name}", text)
+        _task_argument(verb)
+        _reason(verb)
+    verb = add("approve", "control:approve", "let the next wave of a task begin")
+    _task_argument(verb)
+    verb.add_argument("--wave", type=positive, default=0, metavar="N",
+                      help="all waves up to this one (default: the next one that waits for approval)")
+    _reason(verb)
+    verb = add("skip", "control:skip", "let a task pass over hosts that still wait")
+    _task_argument(verb)
+    verb.add_argument("--host", action="append", required=True, metavar="NAME", help="this host (repeatable)")
+    _reason(verb)
 
 
-def _following(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--detach", action="store_true", help="print the task's id and leave")
-    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="do not ask, whatever the number of hosts")
+def _policies(add: _AddVerb) -> None:
+    verb = add("freeze", "policies:freeze", "let hosts get no more work until they are thawed; what runs goes on")
+    verb.add_argument("-t", "--target", default="all", metavar="TARGET", help="which hosts (default: all)")
+    verb.add_argument("--reason", required=True, help="why; shown on every screen, and kept in the log")
+    verb = add("thaw", "policies:thaw", "end a freeze")
+    verb.add_argument("freeze", metavar="ID", nargs="?", default="",
+                      help="which; its id or the last characters of it (default: the only one)")
+    verb.add_argument("--all", dest="everything", action="store_true", help="all of them")
+    _reason(verb)
+    verbs = _group(add, "window", "times of the week in which hosts may, or may not, get work")
+    verbs("ls", "policies:window_ls", "list windows")
+    verb = verbs("set", "policies:window_set", "make a window, or change it")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("-t", "--target", required=True, metavar="TARGET", help="which hosts")
+    kind = verb.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--blackout", dest="kind", action="store_const", const="blackout", help="nothing starts inside it")
+    kind.add_argument("--maintenance", dest="kind", action="store_const", const="maintenance",
+                      help="things start only inside it")
+    verb.add_argument("--days", type=week_days, required=True, metavar="DAYS", help="on which it begins: mon-fri,sun, or daily")
+    verb.add_argument("--at", dest="begins", required=True, metavar="HH:MM", help="when it begins")
+    verb.add_argument("--for", dest="lasts_ms", type=duration_ms, required=True, metavar="TIME", help="how long it lasts")
+    verb.add_argument("--zone", default="UTC", help="time zone of --at, as Europe/Berlin (default UTC)")
+    _reason(verb)
+    verb = verbs("rm", "policies:window_rm", "remove a window")
+    verb.add_argument("name", metavar="NAME")
+    _reason(verb)
+    verbs = _group(add, "queue", "queues: how many commands of each are in flight at once")
+    verbs("ls", "policies:queue_ls", "list queues that have a limit, or something in them")
+    verb = verbs("limit", "policies:queue_limit", "limit how many commands of a queue are in flight at once")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("in_flight_max", type=count, metavar="N", help="so many; 0: no limit")
+    _reason(verb)
+    add("admission", "policies:admission", "say what narrows admission now: freezes, windows, queues, busy hosts")
 
 
-def _task_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("-t", "--target", required=True, metavar="TARGET", help="on which hosts")
-    _following(verb)
-    verb.add_argument("--plan", action="store_true", help="print the hosts and how many are offline; run nothing")
-    verb.add_argument("--name", default="", help="a name to find it by")
-    verb.add_argument("--tag", action="append", default=[], metavar="TAG", help="a mark to filter by (repeatable)")
-    around = verb.add_argument_group("surroundings of the command")
-    around.add_argument(
-        "--env", action="append", default=[], type=env_value, metavar="K=V",
-        help="environment; K alone takes its value from here (repeatable)",
-    )
-    around.add_argument(
-        "--secret", action="append", default=[], type=secret_value, metavar="NAME[=@FILE]",
-        help="environment whose value is read from here or a file and masked in output (repeatable)",
-    )
-    around.add_argument("--stdin", metavar="FILE", help="standard input; - for this one's")
-    around.add_argument("--cwd", metavar="DIR", help="working directory on the host")
-    around.add_argument("--user", help="run as this user")
-    around.add_argument("--umask", type=octal, metavar="OCTAL", help="file mode mask")
-    limits = verb.add_argument_group("limits")
-    limits.add_argument("--memory", type=quantity, metavar="SIZE", help="memory, as 512M")
-    limits.add_argument("--files", type=positive, metavar="N", help="open files")
-    limits.add_argument("--output-max", type=quantity, metavar="SIZE", help="output kept per command (default 10Mi)")
-    limits.add_argument("--ok-codes", default=None, metavar="N,N", help="exit codes that count as success (default 0)")
-    limits.add_argument(
-        "--timeout", dest="timeout_ms", type=duration_ms, default=3_600_000, metavar="TIME",
-        help="longest run of the command (default 1h)",
-    )
-    limits.add_argument("--task-timeout", dest="task_timeout_ms", type=duration_ms, default=0, metavar="TIME",
-                        help="longest life of the whole task")
-    limits.add_argument("--wait-offline", dest="wait_offline_ms", type=duration_ms, default=0, metavar="TIME",
-                        help="wait so long for hosts that are offline (default: they are unreached at once)")
-    limits.add_argument("--parallel", type=count, default=0, metavar="N", help="hosts at once (default: no limit)")
-    retry = verb.add_argument_group("retries")
-    retry.add_argument("--retries", type=count, default=0, metavar="N", help="try again so often (default: never)")
-    retry.add_argument("--retry-on", type=separated, default=(), metavar="OUTCOME,...",
-                       help="outcomes to retry (default failure,timeout,error; `lost` may run it twice)")
-    retry.add_argument("--backoff", dest="backoff_ms", type=duration_ms, default=1_000, metavar="TIME",
-                       help="wait before the first retry; doubles (default 1s)")
+def _reason(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--reason", default="", help="why; kept in the log")
 
 
 def _task_argument(verb: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -196,8 +208,9 @@ def _looking(add: _AddVerb) -> None:
     _as_of(verb)
     verb = add("watch", "submit:watch", "follow a task until it ends")
     _task_argument(verb, optional=True)
-    verb = add("why", "tasks:why", "say why a task failed, or what it waits for")
+    verb = add("why", "why:why", "say why a task failed, or what it waits for")
     _task_argument(verb, optional=True)
+    verb.add_argument("--host", default="", metavar="NAME", help="what its command on this host waited for, and when")
     verb = add("output", "output:output", "print what a task's commands wrote", aliases=("logs",))
     _task_argument(verb, optional=True)
     verb.add_argument("--host", action="append", default=[], metavar="NAME", help="of this host (repeatable)")
@@ -236,14 +249,14 @@ def _hosts(add: _AddVerb) -> None:
     verb = verbs("maintenance", "hosts:maintenance", "take a host out of work, or give it back")
     verb.add_argument("name", metavar="NAME")
     verb.add_argument("switch", choices=("on", "off"))
-    verb.add_argument("--reason", default="", help="why; kept in the log")
+    _reason(verb)
     for name, text in (
         ("accept", "let a refused host in again, after looking at the machine"),
         ("revoke", "refuse a host's key from now on"),
     ):
         verb = verbs(name, f"hosts:{name}", text)
         verb.add_argument("name", metavar="NAME")
-        verb.add_argument("--reason", default="", help="why; kept in the log")
+        _reason(verb)
 
 
 def _agent(add: _AddVerb) -> None:

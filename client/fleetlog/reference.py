@@ -64,7 +64,7 @@ def _rows(parser: argparse.ArgumentParser, title: str) -> Iterator[str]:
                 continue
             if isinstance(action, argparse._HelpAction):  # noqa: SLF001  # same
                 continue
-            yield f"| `{_spelled(action)}` | {(action.help or '').replace('|', '&#124;')} |"
+            yield f"| `{_spelled(action)}` | {(action.help or '').replace('%%', '%').replace('|', '&#124;')} |"
 
 
 def _spelled(action: argparse.Action) -> str:

@@ -8,6 +8,7 @@ from argparse import ArgumentTypeError
 _UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
 _SIZE = re.compile(r"([0-9]+)(?:([kKMGT])(i?))?B?")
+_SHARE = re.compile(r"[0-9]{1,6}%?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -68,6 +69,50 @@ def octal(text: str) -> int:
 def separated(text: str) -> tuple[str, ...]:
     """Return the words of `a,b`."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def share(text: str) -> str:
+    """Return a count (3) or a percentage (5%), as it was written."""
+    if not _SHARE.fullmatch(text):
+        raise ArgumentTypeError(f"{text!r} is neither a count nor a percentage: write 3 or 5%")
+    return text
+
+
+def shares(text: str) -> tuple[str, ...]:
+    """Return the counts and percentages of `1,5%,25%,100%`."""
+    found = tuple(share(word) for word in separated(text))
+    if not found:
+        raise ArgumentTypeError("name at least one: 1,5%,25%,100%")
+    return found
+
+
+def wave_numbers(text: str) -> tuple[int, ...]:
+    """Return the waves of `2,4`; `all` is every wave after the first, which 0 stands for."""
+    if text == "all":
+        return (0,)
+    found = tuple(count(word) for word in separated(text))
+    if not found:
+        raise ArgumentTypeError("name waves by number (2,4), or `all`")
+    return found
+
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def week_days(text: str) -> tuple[int, ...]:
+    """Return the days of `mon-fri,sun` as numbers, 0 for Monday; `daily` is all of them."""
+    if text.lower() == "daily":
+        return tuple(range(7))
+    found: set[int] = set()
+    for part in separated(text.lower()):
+        first, dash, last = part.partition("-")
+        if first not in DAYS or (dash and last not in DAYS):
+            raise ArgumentTypeError(f"cannot read the days {part!r}: write mon-fri,sun or daily")
+        begin, end = DAYS.index(first), DAYS.index(last or first)
+        found.update(day % 7 for day in range(begin, end + 1 if end >= begin else end + 8))
+    if not found:
+        raise ArgumentTypeError("name at least one day: mon-fri,sun or daily")
+    return tuple(sorted(found))
 
 
 def label(text: str) -> tuple[str, str | None]:

@@ -50,8 +50,8 @@ HOST_NAME_BYTES_MAX = 253
 """A DNS name's limit (RFC 1035)."""
 HOSTS_PER_TASK_MAX = 100_000
 """Hosts of one task: a hundred parts of a plan in one batch."""
-TASKS_PER_SUBMIT_MAX = 1_000
-"""Tasks in one submitted batch."""
+TASKS_PER_SUBMIT_MAX = 10_000
+"""Tasks in one submitted batch: ten events of a thousand small ones, stored together or not at all."""
 WAVES_MAX = 1_000
 """Waves of one task: a wave for each host of a thousand; more hosts take larger waves."""
 WAITS_PER_COMMAND_MAX = 20

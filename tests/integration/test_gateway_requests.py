@@ -14,15 +14,22 @@ from fleetlog_gateway import limits
 from fleetlog_gateway.auth import Permission, Principal, Tokens
 from fleetlog_gateway.registry import REGISTRY, Nothing, Raw
 from fleetlog_runtime.shell.home import Home
-from fleetlog_schemas import events, ids
-from fleetlog_schemas.limits import BLOB_BYTES_MAX, TASK_ID_AGE_MS_MAX, TASK_ID_AHEAD_MS_MAX
-from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.limits import (
+    BLOB_BYTES_MAX,
+    TASK_ID_AGE_MS_MAX,
+    TASK_ID_AHEAD_MS_MAX,
+    TASKS_PER_SUBMIT_MAX,
+)
+from fleetlog_schemas.outcomes import Outcome
 from fleetlog_testing.gateway_rig import (
-    Rig,
-    append_as_dispatcher,
     connect,
+    end,
+    enrol,
     gateway_on,
-    now_ms,
+    is_problem,
+    log_of,
+    new_key,
+    planned_task,
     reporter_on,
     spec_json,
 )
@@ -33,30 +40,6 @@ from fleetlog_testing.nats import real_server
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     with real_server(tmp_path_factory.mktemp("bus")) as made:
         yield made
-
-
-_made = iter(range(1, 1_000_000))
-
-
-def new_key(offset_ms: int = 0) -> str:
-    return ids.new_id(now_ms() + offset_ms, next(_made).to_bytes(10, "big"))
-
-
-def is_problem(answer: Any, status: int, code: str, pointer: str | None = None) -> bool:
-    """Tell whether this is the problem; a traceback in it fails the test."""
-    found_status, body = answer[0], answer[1]
-    assert (found_status, body.get("code")) == (status, code), answer
-    assert body["status"] == status
-    assert "Traceback" not in str(body)
-    assert ".py" not in str(body)
-    if pointer is not None:
-        assert [error["pointer"] for error in body["errors"]] == [pointer]
-    return True
-
-
-async def log_of(rig: Rig, task_id: str) -> list[dict[str, Any]]:
-    _, body = await rig.get(f"/api/v1/log?task_id={task_id}&limit=500")
-    return [item["event"] for item in body["data"]["items"]]
 
 
 def test_every_route_without_a_token_is_refused_except_the_public_ones(
@@ -348,7 +331,7 @@ def test_a_batch_is_stored_whole_in_as_many_events_as_it_needs(home: Home) -> No
             assert status == 202
             assert len(set(body["task_ids"])) == 20
             assert body["task_ids"][0] == given
-            page = (await rig.get(f"/api/v1/log?from_seq={body['seq'] - 10}&limit=50"))[1]["data"]["items"]
+            page = (await rig.get(f"/api/v1/log?from_seq={max(body['seq'] - 10, 1)}&limit=50"))[1]["data"]["items"]
             stored = [
                 task["task_id"] for item in page for task in item["event"]["data"].get("tasks", [])
                 if task["task_id"] in body["task_ids"]
@@ -368,7 +351,7 @@ def test_a_batch_with_one_wrong_task_stores_nothing(home: Home) -> None:
                 ([{"spec": spec_json()}, {"spec": spec_json(target="")}], "/tasks/1/spec/target"),
                 ([{"spec": spec_json()}, {"spec": spec_json(), "task_id": "x"}], "/tasks/1/task_id"),
                 ([{"spec": spec_json(), "task_id": key}, {"spec": spec_json(), "task_id": key}], "/tasks/1/task_id"),
-                ([], "/tasks"), ([{"spec": spec_json()}] * 1_001, "/tasks"), ([{"spec": spec_json(), "x": 1}], "/tasks/0/x"),
+                ([], "/tasks"), ([{"spec": spec_json()}] * (TASKS_PER_SUBMIT_MAX + 1), "/tasks"), ([{"spec": spec_json(), "x": 1}], "/tasks/0/x"),
             ):
                 assert is_problem(await rig.post("/api/v1/tasks/batch", {"tasks": tasks}), 422, "invalid", pointer)
             assert (await rig.get("/api/v1/log?limit=1"))[1]["seq"] == before
@@ -387,29 +370,6 @@ def test_content_is_stored_by_digest_once(home: Home) -> None:
             assert await rig.gateway.bus.get_blob(first[1]["sha256"]) == b"\x00\xffecho hi"
 
     asyncio.run(scenario())
-
-
-async def planned_task(rig: Rig, hosts: int = 3, **fields: Any) -> str:
-    """Submit a task and plan it on hosts h1, h2 ... named web1, web2 ..."""
-    _, body = await rig.post("/api/v1/tasks", spec_json(**fields))
-    plan = events.Plan(
-        body["task_id"], tuple(events.PlannedHost(f"h{n}", f"web{n}") for n in range(1, hosts + 1)), "hash"
-    )
-    bus = await connect(rig.home, "dispatcher")
-    rig.gateway.appender.appended_seq = await append_as_dispatcher(bus, events.TasksPlanned(plans=(plan,)))
-    await bus.close()
-    return str(body["task_id"])
-
-
-async def end(rig: Rig, task_id: str, outcomes: dict[str, Outcome], *, task: bool = False) -> None:
-    """End the first attempts of a task's hosts, decided by the dispatcher."""
-    ends = tuple(events.End(task_id, host, 1, outcome=outcome, ran=Ran.NO) for host, outcome in outcomes.items())
-    data: list[events.Data] = [events.AttemptsEnded(attempts=ends)]
-    if task:
-        data.append(events.TasksEnded(tasks=(events.TaskEnd(task_id, Outcome.FAILURE, {}),)))
-    bus = await connect(rig.home, "dispatcher")
-    rig.gateway.appender.appended_seq = await append_as_dispatcher(bus, *data)
-    await bus.close()
 
 
 ENDED = {"h1": Outcome.UNREACHED, "h2": Outcome.LOST, "h3": Outcome.SKIPPED}
@@ -487,6 +447,7 @@ def test_cancel_refuses_what_is_unknown_or_over(home: Home) -> None:
 def test_rerun_takes_the_hosts_that_ended_so(home: Home, body: Any, expected: list[str]) -> None:
     async def scenario() -> None:
         async with reporter_on(home), gateway_on(home) as rig:
+            await enrol(rig, "web1", "web2", "web3")
             task_id = await planned_task(rig, name="daily")
             await end(rig, task_id, ENDED, task=True)
             key = new_key()
@@ -615,15 +576,19 @@ def test_a_service_that_answers_nonsense_is_a_fault_and_not_a_crash(home: Home) 
     asyncio.run(scenario())
 
 
-def test_without_the_reporter_a_whole_task_can_still_be_cancelled_by_its_full_id(home: Home) -> None:
+def test_without_the_reporter_a_task_can_still_be_cancelled_by_its_full_id(home: Home) -> None:
     async def scenario() -> None:
         async with gateway_on(home) as rig:
+            await enrol(rig, "web1")
             key = new_key()
-            status, body = await rig.post(f"/api/v1/tasks/{key}/cancel", {})
-            assert (status, body["checked"]) == (202, False)
-            for path, given in ((key[-8:], {}), ("last", {}), (key, {"hosts": ["web1"]})):
-                answer = await rig.post(f"/api/v1/tasks/{path}/cancel", given)
-                assert is_problem(answer, 503, "service-unavailable")
+            for given in ({}, {"hosts": ["web1"]}, {"host_ids": ["h1"]}):
+                status, body = await rig.post(f"/api/v1/tasks/{key}/cancel", given)
+                assert (status, body["checked"]) == (202, False)
+            assert [event["data"].get("host_ids") for event in await log_of(rig, key)] == [None, ["h1"], ["h1"]]
+            nobody = await rig.post(f"/api/v1/tasks/{key}/cancel", {"hosts": ["web1", "nobody"]})
+            assert is_problem(nobody, 422, "invalid", "/hosts/1")
+            for path in (key[-8:], "last"):
+                assert is_problem(await rig.post(f"/api/v1/tasks/{path}/cancel", {}), 503, "service-unavailable")
 
     asyncio.run(scenario())
 

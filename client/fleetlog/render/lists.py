@@ -1,10 +1,12 @@
-"""Lists and small answers as text: tasks, hosts, statistics, events, SQL, plans, reasons for waiting.
+"""Lists and small answers as text: tasks, hosts, statistics, events, SQL, reasons for waiting.
 
 These take the API's JSON as it is, so that `ls` and `host ls` start without loading the event types.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,16 +22,32 @@ def tasks_text(items: Sequence[Json], style: Style) -> str:
     rows = [
         (
             str(item["task_id"])[-8:],
-            style.state(item["outcome"] or item["state"]),
+            style.state(item["outcome"] or item["state"]) + _standing(item, style),
             _counts(item, style),
             moment(item["submitted_at"]),
             seconds(item["duration_seconds"]),
             shorten(style.line(item["target"]), 24),
-            shorten(style.line(item["name"] or item["summary"]), 60),
+            shorten(style.line(item["name"] or item["summary"]), 60) + _admission(item, style),
         )
         for item in items
     ]
     return table(("ID", "OUTCOME", "HOSTS", "SUBMITTED", "TOOK", "TARGET", "RUNS"), rows, style)
+
+
+def _standing(item: Json, style: Style) -> str:
+    """Return that a task is on hold, where the list says so."""
+    hold = item.get("hold") or ""
+    kind = hold["kind"] if isinstance(hold, Mapping) else hold
+    return style.paint(f" {style.line(str(kind))}", "yellow") if kind else ""
+
+
+def _admission(item: Json, style: Style) -> str:
+    """Return priority, queue and key of a task where the list has them and they are not the usual ones."""
+    return "".join(
+        style.paint(f"  {name} {style.line(str(item[name]))}", "dim")
+        for name, usual in (("priority", 5), ("queue", "default"), ("key", None))
+        if item.get(name) not in (None, "", usual)
+    )
 
 
 def _counts(item: Json, style: Style) -> str:
@@ -149,30 +167,38 @@ def _brief(value: Any) -> str:
 
 
 def waiting_lines(groups: Sequence[Json], style: Style) -> list[str]:
-    """Return why commands have not ended, one line for each reason."""
+    """Return why commands have not ended, one line for each reason: how many, the reason's word, where, and the text."""
     return [
-        f"  {style.glyph(group['state'])} {count_of(group['count'], 'host')}  {group['state']}"
+        f"  {style.glyph(group['state'])} {count_of(group['count'], 'host')}  {_reason(group)}"
         f"  {style.paint(style.line(group['hosts']), 'bold')}  {style.line(group['message'])}"
-        + (f" (since {moment(group['since'])})" if group["since"] else "")
+        + (f" (since {moment(group['since'])})" if group["since"] else "") + _typical(group)
         for group in groups
     ]
 
 
-def plan_text(answer: Json, folded: Mapping[str, str], style: Style) -> str:
-    """Return what submitting would do: how many hosts, how many offline, and which would do what.
-
-    *folded* is the folded host names by what each would do.
-    """
-    total = len(answer["hosts"])
-    lines = [f"{count_of(total, 'host')}, {answer['offline']} offline; nothing was run"]
-    for would, hosts in folded.items():
-        count = sum(1 for host in answer["hosts"] if host["would"] == would)
-        lines.append(f"  {count_of(count, 'host')} would {would:<12} {style.line(hosts)}")
-    away = [host for host in answer["hosts"] if host["presence"] != "online" or host["maintenance"]]
-    for host in away[:20]:
-        state = "maintenance" if host["maintenance"] else host["presence"]
-        lines.append(f"    {style.line(host['name'])}: {state}")
-    lines.append(f"plan {answer['plan_hash']}")
-    return "\n".join(lines)
+def _reason(group: Json) -> str:
+    state, reason = group["state"], group["reason"]
+    return state if reason in ("", state) else f"{state}: {reason}"
 
 
+def _typical(group: Json) -> str:
+    """Return how long commands run already, beside how long the same took before."""
+    typical = group.get("typical")
+    if not typical or not typical["commands"] or typical["p95_seconds"] is None or not group["since"]:
+        return ""
+    ran_s = max(time.time() - dt.datetime.fromisoformat(group["since"]).timestamp(), 0)
+    return f"; runs for {seconds(ran_s)}; p95 of the same is {seconds(typical['p95_seconds'])}"
+
+
+def waits_text(command: Json, style: Style) -> str:
+    """Return what one command waited for, oldest first, and where it stands."""
+    state = style.state(command["outcome"] or command["state"])
+    lines = [f"{style.paint(style.line(command['host']), 'bold')}  {state}  wave {command['wave']}"]
+    rows = [
+        (style.line(one["reason"]), moment(one["since"]), moment(one["until"]) if one["until"] else "still",
+         style.line(one["message"]))
+        for one in command["waits"]
+    ]
+    if not rows:
+        return lines[0] + "\n  it waited for nothing that lasted long enough to be noted"
+    return "\n".join([*lines, table(("WAITED FOR", "SINCE", "UNTIL", "BECAUSE"), rows, style)])

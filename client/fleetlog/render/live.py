@@ -9,10 +9,12 @@ import shutil
 from collections.abc import Iterable
 from typing import TextIO
 
+from fleetlog.render.rollout import gate_lines, hold_lines, in_waves, progress_text, standing_text
 from fleetlog.render.task import counts_text
 from fleetlog.render.text import Style, count_of, seconds, shorten, width
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Change, Command, CommandState, Task, TaskState
+from fleetlog_schemas.rollout import wave_gate
 from fleetlog_schemas.view import last_line
 
 FAILURES_SHOWN_MAX = 20
@@ -30,17 +32,17 @@ def eta_seconds(task: Task, now_ms: int) -> float | None:
 
 
 def status_line(task: Task | None, now_ms: int, style: Style) -> str:
-    """Return how far a task is: ended of all, counts by state, elapsed time, time left."""
+    """Return how far a task is: ended of all or its wave, counts by state, elapsed time, time left or why it stands."""
     if task is None or task.state is TaskState.SUBMITTED:
         return "waiting for the plan"
-    total = len(task.commands)
-    parts = [f"{total - task.open}/{total} ended", counts_text(task.counts, style)]
+    parts = [progress_text(task), counts_text(task.counts, style)]
     parts.append(seconds(max(now_ms - task.submitted_ms, 0) // 1000))
+    standing = standing_text(task, now_ms, style)
     eta = eta_seconds(task, now_ms)
-    if eta is not None:
+    if eta is not None and not standing:
         parts.append(f"about {seconds(round(eta))} left")
-    if task.stop:
-        parts.append("stopping")
+    if standing:
+        parts.append(style.paint(standing, "yellow"))
     return "  ".join(parts)
 
 
@@ -66,6 +68,10 @@ class Progress:
         self._failures = 0
         self._away = False
         self._status = ""
+        self._wave = 0
+        """The last wave (from 1) whose beginning was shown."""
+        self._gate: list[str] = []
+        """What the next wave waited for when it was last said."""
 
     def changed(self, changes: Iterable[Change]) -> None:
         """Show what is worth a line of its own."""
@@ -82,6 +88,31 @@ class Progress:
                 self._command_ended(command)
             elif change.what == "stop" and command is None:
                 self.note(f"stopping: {self._style.line(change.task.stop_reason) or change.task.stop}")
+            elif change.what == "dispatched" and command is not None:
+                self._wave_begins(change.task, command.wave + 1)
+            elif change.what == "held":
+                self.note("\n".join(hold_lines(change.task, self._style)))
+            elif change.what == "resumed":
+                self.note("resumed: it goes on")
+            elif change.what == "approved":
+                self.note(f"approved: waves up to {change.task.approved} may begin")
+
+    def _wave_begins(self, task: Task, wave: int) -> None:
+        if wave <= self._wave or not in_waves(task):
+            return
+        self._wave = wave
+        self.note(f"wave {wave} of {len(task.waves)} begins: {count_of(task.waves[wave - 1].hosts, 'host')}")
+
+    def _say_gate(self, task: Task, now_ms: int) -> None:
+        """Say once what the next wave waits for."""
+        if task.hold is not None or task.stop:
+            return
+        lines = gate_lines(task, now_ms, self._style)
+        known = [str(task.wave), wave_gate(task, now_ms)] if lines else []
+        if known != self._gate:
+            self._gate = known
+            if lines:
+                self.note("\n".join(lines))
 
     def _command_ended(self, command: Command) -> None:
         last = command.last
@@ -98,7 +129,9 @@ class Progress:
             self.note("… more failures are only counted here; `fleetlog why` groups them")
 
     def status(self, task: Task | None, now_ms: int) -> None:
-        """Redraw the line that says how far it is."""
+        """Redraw the line that says how far it is, below what the next wave waits for."""
+        if task is not None:
+            self._say_gate(task, now_ms)
         if not self._animated:
             if self._shown_ms and now_ms - self._shown_ms >= PLAIN_EVERY_MS:
                 self._stream.write(status_line(task, now_ms, self._style) + "\n")

@@ -10,8 +10,8 @@ import msgspec
 from fleetlog.render.text import Style, clean_json, count_of, moment, seconds, shorten, table
 from fleetlog_schemas import hostset
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import Script, Shell, TaskSpec
-from fleetlog_schemas.view import CommandView, FailureGroup, TaskView
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Script, Shell, TaskSpec
+from fleetlog_schemas.view import CommandView, FailureGroup, TaskView, WaveView
 
 ROWS_MAX = 50
 """Commands listed one by one; of more, the good ones are folded into one line."""
@@ -27,6 +27,8 @@ def task_json(view: TaskView) -> str:
 def task_text(view: TaskView, style: Style) -> str:
     """Return a task for people: count, groups, then host by host."""
     lines = [*_head(view, style), *group_lines(view.failures, style)]
+    if view.waves:
+        lines += ["", waves_table(view.waves, style)]
     if view.commands:
         lines += ["", *_commands(view.commands, style)]
     return "\n".join(lines)
@@ -39,8 +41,11 @@ def _head(view: TaskView, style: Style) -> list[str]:
         ("target", style.line(view.target) or (count_of(len(view.spec.host_ids), "chosen host"))),
         ("asked", f"{moment(view.submitted_at)} by {style.line(view.submitted_by) or 'unknown'}"),
         ("rerun of", view.rerun_of or ""),
+        ("admission", _admission(view, style)),
         ("tags", " ".join(view.tags)),
         ("ended", f"{moment(view.ended_at)} after {seconds(view.duration_seconds)}" if view.ended_at else ""),
+        ("on hold", _hold(view, style)),
+        ("halts", "" if view.failures_max is None else f"when more than {count_of(view.failures_max, 'host')} fail"),
         ("stopped", _stopped(view, style)),
         ("refused", style.line(view.refusal or "")),
         ("hosts", f"{view.hosts}: {counts_text(view.counts, style)}" if view.hosts else ""),
@@ -48,6 +53,31 @@ def _head(view: TaskView, style: Style) -> list[str]:
     state = view.outcome or view.state
     lines = [f"task {view.task_id}  {view.kind}  {style.state(state)}"]
     return lines + [f"  {name:<9} {value}" for name, value in fields if value]
+
+
+def _admission(view: TaskView, style: Style) -> str:
+    """Return priority, queue and key where they are not the usual ones."""
+    usual = (("priority", view.priority, 5), ("queue", view.queue, QUEUE_DEFAULT), ("key", view.key or "", ""))
+    return ", ".join(f"{name} {style.line(str(value))}" for name, value, default in usual if value != default)
+
+
+def _hold(view: TaskView, style: Style) -> str:
+    if view.hold is None:
+        return ""
+    by = f" by {style.line(view.hold.by)}" if view.hold.by else ""
+    why = f": {style.line(view.hold.reason)}" if view.hold.reason else ""
+    return f"{style.paint(view.hold.kind, 'yellow')}{by} since {moment(view.hold.since)}{why}"
+
+
+def waves_table(waves: Sequence[WaveView], style: Style) -> str:
+    """Return the waves of a rollout: how many hosts each has, how many have not ended, and when it went."""
+    rows = [
+        (
+            f"  {wave.number}", str(wave.hosts), str(wave.open), wave.state, moment(wave.begun_at), moment(wave.ended_at),
+        )
+        for wave in waves
+    ]
+    return table(("  WAVE", "HOSTS", "OPEN", "STATE", "BEGAN", "ENDED"), rows, style)
 
 
 def _stopped(view: TaskView, style: Style) -> str:

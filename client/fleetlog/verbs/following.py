@@ -6,16 +6,20 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit, of_counts, of_refusal
-from fleetlog.follow import Fold, decode_stored
+from fleetlog.follow import Fold, StoredRaw, decode_stored
 from fleetlog.http import flag_of, segment
 from fleetlog.render.live import Progress
 from fleetlog.render.output import GROUPS_MAX, group_text, groups_of
+from fleetlog.render.policies import freeze_text
 from fleetlog.render.task import counts_text, end_lines, task_json
 from fleetlog.render.text import count_of, seconds
 from fleetlog.sse import Feed, Trouble
 from fleetlog.verbs.output import print_whole
+from fleetlog_schemas import events
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.records import Task, TaskState
 from fleetlog_schemas.view import task_view
@@ -24,6 +28,8 @@ TICK_S = 0.25
 """How often the status line moves while nothing comes: four times a second is calm and still alive."""
 DRAIN_MAX = 500
 """Events folded between two redraws."""
+
+FROZEN = events.NAMES[events.FleetFrozen]
 
 Until = Callable[[Task], bool]
 
@@ -39,6 +45,7 @@ def follow(console: Console, task_id: str, until: Until | None = None) -> Task:
         Detached: Ctrl-C.
         CliError: the wait is over, or the gateway stayed away.
     """
+    console.say_frozen()
     fold = Fold(task_id)
     progress = Progress(sys.stderr, console.err_style, animated=console.animated)
     wait_ms = console.options.wait_timeout_ms
@@ -52,7 +59,7 @@ def follow(console: Console, task_id: str, until: Until | None = None) -> Task:
                     Exit.WAITED, f"the task has not ended in {seconds(wait_ms / 1000)}; it goes on",
                     f"fleetlog watch {short(task_id)}",
                 )
-            _step(feed, fold, progress, deadline)
+            _step(console, feed, fold, progress, deadline)
             progress.status(fold.task, _now_ms())
     except KeyboardInterrupt:
         raise Detached from None
@@ -70,7 +77,7 @@ def _reached(fold: Fold, until: Until | None) -> bool:
     return fold.over or (until is not None and task is not None and until(task))
 
 
-def _step(feed: Feed, fold: Fold, progress: Progress, deadline: float | None) -> None:
+def _step(console: Console, feed: Feed, fold: Fold, progress: Progress, deadline: float | None) -> None:
     """Take what comes within one tick, and all that has come by then."""
     wait_s = TICK_S if deadline is None else min(TICK_S, max(deadline - time.monotonic(), 0.01))
     item = feed.take(wait_s)
@@ -80,10 +87,28 @@ def _step(feed: Feed, fold: Fold, progress: Progress, deadline: float | None) ->
         if isinstance(item, Trouble):
             progress.away(item.message)
         elif item.event != "reset":
-            progress.changed(fold.feed(decode_stored(item.data)))
+            stored = decode_stored(item.data)
+            if item.event == FROZEN and not fold.over:
+                progress.note(_frozen_text(stored, console))
+            progress.changed(fold.feed(stored))
         if fold.over:
             return
         item = feed.take_ready()
+
+
+class _Frozen(msgspec.Struct, frozen=True):
+    data: events.FleetFrozen
+    authid: str | None = None
+
+
+def _frozen_text(stored: StoredRaw, console: Console) -> str:
+    """Return the line about a freeze that began while the task is followed."""
+    try:
+        event = msgspec.json.decode(stored.event, type=_Frozen)
+    except msgspec.MsgspecError:
+        return "something was frozen: fleetlog admission"
+    freeze = {"target": event.data.target, "by": event.authid or "", "since": stored.stored_at, "reason": event.data.reason}
+    return f"frozen: {freeze_text(freeze, console.err_style)}   (fleetlog thaw)"
 
 
 def _now_ms() -> int:

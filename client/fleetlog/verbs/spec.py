@@ -19,9 +19,11 @@ from fleetlog_schemas import limits
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import (
     Blob,
+    Choose,
     Options,
     Payload,
     Retry,
+    Rollout,
     Script,
     Shell,
     SpecError,
@@ -130,7 +132,10 @@ def _task(options: argparse.Namespace, payload: Payload) -> TaskSpec:
         ),
         timeout_ms=options.timeout_ms, task_timeout_ms=options.task_timeout_ms,
         wait_offline_ms=options.wait_offline_ms, parallel=options.parallel, retry=_retry(options),
-        tags=tuple(options.tag),
+        priority=options.priority, queue=options.queue, key=options.key, key_parallel=options.key_parallel,
+        single_run=options.single_run, choose=_choose(options), rollout=_rollout(options),
+        failures_max=options.failures_max or "", ignore_windows=options.ignore_windows, tags=tuple(options.tag),
+        plan_hash=options.plan_hash,
     )
     check(spec)
     return spec
@@ -168,6 +173,36 @@ def _retry(options: argparse.Namespace) -> Retry:
         attempts_max=options.retries + 1, backoff_ms=options.backoff_ms,
         backoff_ms_max=max(default_max, options.backoff_ms), **chosen,
     )
+
+
+def _choose(options: argparse.Namespace) -> Choose | None:
+    """Return on how many of the hosts it runs; None is all of them."""
+    if options.one_per:
+        if options.any_count or options.spread or options.choose_by:
+            raise CliError(Exit.TYPED_WRONG, "--one-per stands alone: not with --any, --spread or --by")
+        return Choose(count=1, by="each", label=options.one_per)
+    if not options.any_count:
+        if options.spread or options.choose_by:
+            raise CliError(Exit.TYPED_WRONG, "--spread and --by go with --any N: on how many hosts?")
+        return None
+    if options.spread:
+        if options.choose_by:
+            raise CliError(Exit.TYPED_WRONG, "give either --spread or --by")
+        return Choose(count=options.any_count, by="spread", label=options.spread)
+    return Choose(count=options.any_count, by=options.choose_by or "load")
+
+
+def _rollout(options: argparse.Namespace) -> Rollout | None:
+    """Return the waves in which it runs; None is all at once."""
+    if options.waves or options.batch or options.canary:
+        return Rollout(
+            waves=options.waves, batch=options.batch or "", canary=options.canary, soak_ms=options.soak_ms,
+            approve=options.approve,
+        )
+    if options.soak_ms or options.approve:
+        raise CliError(Exit.TYPED_WRONG, "--soak and --approve go with waves: say how large they are by --waves, --batch"
+                       " or --canary")
+    return None
 
 
 def _environment(options: argparse.Namespace) -> dict[str, str]:

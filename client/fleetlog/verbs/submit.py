@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -11,11 +12,11 @@ from fleetlog.client import new_task_id
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit, of_refusal
 from fleetlog.http import GatewayError, flag_of, segment
-from fleetlog.render.lists import plan_text
+from fleetlog.render.plan import plan_text
+from fleetlog.render.text import count_of
 from fleetlog.verbs import spec as specs
 from fleetlog.verbs.following import follow_to_end
 from fleetlog.verbs.spec import Content
-from fleetlog_schemas import hostset
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES
 from fleetlog_schemas.spec import TaskSpec
@@ -38,7 +39,7 @@ def run_file(console: Console) -> int:
 def _submit(console: Console, spec: TaskSpec, content: Content) -> int:
     spec = content.upload(console.client, spec)
     options = console.options
-    if options.plan or not options.yes:
+    if options.plan or not (options.yes or spec.plan_hash):
         plan = _plan(console, spec)
         if options.plan:
             return _print_plan(console, plan)
@@ -99,12 +100,16 @@ def _print_plan(console: Console, plan: dict[str, Any]) -> int:
     if console.json:
         console.put_json(plan)
         return Exit.OK
-    names: dict[str, list[str]] = {}
-    for host in plan["hosts"]:
-        names.setdefault(host["would"], []).append(host["name"])
-    folded = {would: hostset.fold(hosts) for would, hosts in sorted(names.items())}
-    console.put(plan_text(plan, folded, console.out_style))
+    console.put(plan_text(plan, _again(console, plan["plan_hash"]), console.out_style))
     return Exit.OK
+
+
+def _again(console: Console, plan_hash: str) -> str:
+    """Return what was typed as it submits exactly this plan."""
+    typed = console.options.typed
+    cut = typed.index("--") if "--" in typed else len(typed)
+    head = [word for word in typed[:cut] if word != "--plan"]
+    return shlex.join(["fleetlog", *head, "--plan-hash", plan_hash, *typed[cut:]])
 
 
 def rerun(console: Console) -> int:
@@ -119,7 +124,9 @@ def rerun(console: Console) -> int:
     body = {"failed": True, "include_lost": options.include_lost} if options.failed else None
     started = console.gateway.post(f"/tasks/{task_id}/rerun", body, Idempotency_Key=new_task_id())
     again = str(started["task_id"])
-    console.say(f"task {short(again)} runs {short(task_id)} again")
+    console.say(f"task {short(again)} runs {short(task_id)} again on {count_of(int(started['hosts']), 'host')}")
+    if started.get("gone"):
+        console.say(f"left out, for they are gone: {console.err_style.line(started['gone'])}")
     return _go_on(console, again, "last")
 
 

@@ -1,4 +1,4 @@
-"""ls, show, replay, why, cancel: looking at tasks and stopping them."""
+"""ls, show, replay: looking at tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
-from fleetlog.http import segment
-from fleetlog.render.lists import tasks_text, waiting_lines
+from fleetlog.render.lists import tasks_text
 
 PAGE_MAX = 500
 
@@ -74,86 +73,3 @@ def _print_view(console: Console, view: Any) -> int:
 
     console.put(task_json(view) if console.json else task_text(view, console.out_style))
     return Exit.OK
-
-
-def why(console: Console) -> int:
-    """Say why a task failed, or what it waits for, and what to type next."""
-    from fleetlog.render.task import counts_text, group_line
-    from fleetlog.render.text import count_of, seconds
-
-    options, style = console.options, console.out_style
-    answer = console.gateway.get(f"/tasks/{segment(options.task)}/why")["data"]
-    if console.json:
-        console.put_json(answer)
-        return Exit.OK
-    for service in answer.get("missing") or ():
-        console.say(f"the {service} does not answer: what it knows is missing here")
-    failures, waiting = answer["failures"] or [], answer["waiting"] or []
-    task = answer["task"]
-    if task is None:
-        console.put("\n".join(waiting_lines(waiting, style)))
-        return Exit.OK
-    short = str(task["task_id"])[-8:]
-    took = f"  {seconds(task['duration_seconds'])}" if task["duration_seconds"] is not None else ""
-    state = style.state(task["outcome"] or task["state"])
-    lines = [f"task {short}  {count_of(task['hosts'], 'host')}  {state}  {counts_text(task['counts'], style)}{took}"]
-    if task["refusal"]:
-        lines.append(f"  refused: {style.line(task['refusal'])}")
-    lines += [group_line(group, style) for group in failures]
-    lines += waiting_lines(waiting, style)
-    if not (failures or waiting or task["refusal"]):
-        lines.append("  nothing went wrong" if task["state"] == "ended" else "  nothing is in the way")
-    console.put("\n".join(lines + _next_steps(task, short)))
-    return Exit.OK
-
-
-def _next_steps(task: dict[str, Any], short: str) -> list[str]:
-    """Return what to type next about a task that has trouble, or goes on."""
-    counts = task["counts"]
-    if task["state"] == "refused":
-        return []
-    if task["state"] != "ended":
-        return [f"follow: fleetlog watch {short}", f"stop:   fleetlog cancel {short}"]
-    steps = []
-    if any(counts.get(name) for name in ("failure", "timeout", "error", "unreached", "lost")):
-        steps.append(f"output: fleetlog output {short} --failed")
-    if counts.get("lost"):
-        steps.append(f"lost:   it may have run; look on those hosts, then fleetlog rerun {short} --failed --include-lost")
-    if any(counts.get(name) for name in ("failure", "timeout", "error", "unreached")):
-        steps.append(f"rerun:  fleetlog rerun {short} --failed")
-    elif counts.get("cancelled") or counts.get("skipped"):
-        steps.append(f"rerun:  fleetlog rerun {short}")
-    return steps
-
-
-def cancel(console: Console) -> int:
-    """Stop a task, or its commands on some hosts, and wait until every host has confirmed."""
-    from fleetlog.render.task import counts_text
-    from fleetlog.verbs.following import Detached, follow
-    from fleetlog.verbs.output import expanded
-    from fleetlog_schemas.records import CommandState, Task
-
-    options = console.options
-    task_id = console.client.resolve(options.task)
-    body = {"hosts": options.host, "reason": options.reason}
-    console.gateway.post(f"/tasks/{task_id}/cancel", body)
-    if options.detach:
-        return Exit.OK
-    named = set(expanded(options.host))
-
-    def stopped(task: Task) -> bool:
-        mine = [c for c in task.commands.values() if not named or named & {c.host_name, c.host_id}]
-        return bool(mine) and all(command.state is CommandState.ENDED and command.stop for command in mine)
-
-    try:
-        task = follow(console, task_id, until=stopped if named else None)
-    except Detached:
-        console.say(f"\ndetached; the hosts go on stopping it:  fleetlog watch {task_id[-8:]}")
-        return Exit.INTERRUPTED
-    if console.json:
-        from fleetlog.render.task import task_json
-        from fleetlog_schemas.view import task_view
-
-        console.put(task_json(task_view(task)))
-    console.say(f"stopped: {counts_text(task.counts, console.err_style)}  task {task_id[-8:]}")
-    return Exit.UNREACHED if task.counts.get("lost") else Exit.OK

@@ -1,15 +1,19 @@
-"""Hosts, invitations and revoked keys as the log has them: what joining and revoking are decided on. Pure.
+"""Hosts, invitations, revoked keys, and what narrows admission, as the log has them: what is decided here rests on it.
 
-Folds `evt.access` and `evt.host` only, so it is quick to rebuild at start. Every append that this state decides
-carries the last sequence of its subject that was folded, so a decision on an older state is refused by the bus.
+Pure. Folds `evt.access`, `evt.host` and `evt.catalog` only, so it is quick to rebuild at start. Every append that this
+state decides carries the last sequence of its subject that was folded, so a decision on an older state is refused by
+the bus.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import events, hosts
+from fleetlog_schemas import events, hosts, policies
 from fleetlog_schemas.codec import Event
+
+SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG)
+"""What is folded."""
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -30,13 +34,18 @@ class Access(msgspec.Struct):
     """Hash of a used token to the host that used it, as long as the invitation is kept."""
     revoked: dict[str, int] = {}
     """Public key to the Unix milliseconds of its revocation."""
+    policies: policies.Policies = msgspec.field(default_factory=policies.Policies)
+    """Freezes, windows and limits of queues that are in force."""
     last_seq: dict[str, int] = {}
     """Last sequence folded of each subject: the fence of the next append."""
 
 
 def fold(access: Access, event: Event) -> None:
-    """Fold one event of `evt.access` or `evt.host`."""
+    """Fold one event of SUBJECTS."""
     passed(access, event.subject, event.seq)
+    if event.subject == events.CATALOG:
+        policies.apply(access.policies, event)
+        return
     match event.data:
         case events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
             _forget_expired(access, event.time_ms)

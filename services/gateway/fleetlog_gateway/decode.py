@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import web, web_request
+from msgspec import Meta
 
 from fleetlog_gateway import limits
-from fleetlog_gateway.problems import FieldError, HttpProblem, from_validation
-from fleetlog_schemas import ids
+from fleetlog_gateway.problems import FieldError, HttpProblem, from_validation, invalid
+from fleetlog_schemas import hostset, ids
 from fleetlog_schemas.codec import Malformed, parse_rfc3339
-from fleetlog_schemas.limits import TASK_ID_AGE_MS_MAX, TASK_ID_AHEAD_MS_MAX
+from fleetlog_schemas.limits import REASON_BYTES_MAX, TASK_ID_AGE_MS_MAX, TASK_ID_AHEAD_MS_MAX
+from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
 
 T = TypeVar("T")
+Reason = Annotated[str, Meta(max_length=REASON_BYTES_MAX)]
+"""Why somebody does something; `check_reason` counts its bytes."""
 
 
 async def read_body(request: web_request.BaseRequest, bytes_max: int) -> bytes:
@@ -139,9 +143,55 @@ def check_task_id_time(task_id: str, now_ms: int, pointer: str) -> None:
     raise HttpProblem("task-id-time", message, errors=[FieldError(pointer, message)] if pointer else [])
 
 
+def check_reason(reason: str, *, required: bool = False) -> str:
+    """Return a reason without blanks around it. Raises HttpProblem when it is too long, or needed and missing."""
+    text = reason.strip()
+    if len(text.encode("utf-8", "replace")) > REASON_BYTES_MAX:
+        raise invalid("/reason", f"a reason has at most {REASON_BYTES_MAX} bytes: it is kept in the log for ever")
+    if required and not text:
+        raise invalid("/reason", "say why: everybody who is held up by this will read it")
+    return text
+
+
+def check_task(spec: TaskSpec, prefix: str) -> None:
+    """Check what types cannot express of a specification; *prefix* is the pointer to it. Raises HttpProblem."""
+    try:
+        check_spec(spec)
+        if spec.rerun_of is not None:
+            ids.id_ms(spec.rerun_of)
+    except SpecError as error:
+        raise HttpProblem("invalid", error.message, errors=[FieldError(prefix + error.pointer, error.message)]) from None
+    except ids.InvalidId as error:
+        raise invalid(f"{prefix}/rerun_of", str(error)) from None
+    except UnicodeEncodeError:
+        raise invalid(prefix, "every text must be valid UTF-8") from None
+
+
+def expanded(text: str, pointer: str) -> list[str]:
+    """Return the host names that a folded name (`web[01-40]`) stands for. Raises HttpProblem."""
+    try:
+        return list(hostset.expand(text))
+    except (hostset.BadRange, ValueError) as error:
+        raise invalid(pointer, str(error)) from None
+
+
+def is_task_id(text: str) -> bool:
+    """Tell whether this is the full id of a task."""
+    try:
+        ids.id_ms(text)
+    except ids.InvalidId:
+        return False
+    return True
+
+
 def json_answer(data: msgspec.Raw, kind: type[T], service: str) -> T:
     """Return the data of an answer as *kind*; data of another shape is that service's fault. Raises HttpProblem."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise HttpProblem("internal", f"the {service} answered in a form that cannot be read here: {error}") from None
+
+
+def optional_answer(data: msgspec.Raw, kind: type[T], service: str) -> T | None:
+    """Return the data of an answer as *kind*, or None where it is null. Raises HttpProblem."""
+    return None if bytes(data) == b"null" else json_answer(data, kind, service)

@@ -79,6 +79,24 @@ class Gateway:
             raise HttpProblem("host-revoked", f"{found.name} was revoked: it can only join again with a new key")
         return found
 
+    async def store(
+        self, data: list[events.Data], principal: Principal, task_id: str = "", *, new_tasks: bool = False
+    ) -> int:
+        """Append *data* on `evt.request`, all or nothing, and return the last sequence as soon as it is durable.
+
+        Raises:
+            HttpProblem: nothing was stored; or unsettled: then it names the task to look at.
+        """
+        if new_tasks:
+            await self.appender.check_room()
+        try:
+            return await self.appender.append(data, principal.name)
+        except Unsettled:
+            look = f"ask for task {task_id}, or send" if task_id else "send"
+            raise HttpProblem(
+                "unsettled", f"the bus did not confirm in time: {look} the same request again", task_id=task_id
+            ) from None
+
     async def change(self, subject: str, decide: Any, principal: Principal, what: str) -> int:
         """Append what *decide* returns with the fence of *subject*, read it back, and return its sequence.
 
@@ -99,7 +117,7 @@ def fold_stored(access: Access, stored: Stored, log: Any) -> bool:
     Raises:
         TooNew: this version must not decide on such a log.
     """
-    if stored.subject not in (events.ACCESS, events.HOST):
+    if stored.subject not in access_rules.SUBJECTS:
         return True
     try:
         event = codec.decode(stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms)
@@ -117,10 +135,10 @@ def fold_stored(access: Access, stored: Stored, log: Any) -> bool:
 
 
 async def load_access(bus: Bus, through_seq: int, log: Any) -> Access:
-    """Return the state of hosts and invitations at *through_seq*, from the two subjects alone."""
+    """Return the state that this gateway decides on at *through_seq*, from its subjects alone."""
     access = Access()
     found: list[Stored] = []
-    for subject in (events.ACCESS, events.HOST):
+    for subject in access_rules.SUBJECTS:
         next_seq = 1
         while next_seq <= through_seq:
             page = await bus.get_range(subjects.EVENTS, next_seq, limits.ACCESS_PAGE, subject)

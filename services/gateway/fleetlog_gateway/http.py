@@ -15,13 +15,16 @@ import structlog
 from aiohttp import web, web_request
 from aiohttp.web_protocol import RequestHandler
 
-from fleetlog_gateway import decode, limits
+from fleetlog_gateway import decode, frozen, limits
 from fleetlog_gateway.addresses import LOOPBACK_NAMES, host_name
 from fleetlog_gateway.auth import NOBODY, Permission, Principal
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HEADERS, MEDIA_TYPE, HttpProblem
 from fleetlog_gateway.registry import Call, Nothing, Raw, Registry, Route
 from fleetlog_runtime.pure.bus import NoAnswer
+
+_KNOWN = web.RequestKey("known", bool)
+"""Marks a request whose sender is known: who froze what, and why, is not for strangers."""
 
 
 def problem_response(problem: HttpProblem, path: str) -> web.Response:
@@ -48,17 +51,22 @@ class Front:
         try:
             response = await self._answer(request)
         except HttpProblem as problem:
-            return problem_response(problem, request.path)
+            response = problem_response(problem, request.path)
         except NoAnswer as error:  # of a read: whatever stores something settles its own fate
-            return problem_response(HttpProblem("bus-unavailable", f"the bus does not answer: {error}"), request.path)
+            away = HttpProblem("bus-unavailable", f"the bus does not answer: {error}")
+            response = problem_response(away, request.path)
         if not response.prepared:
             response.headers.update(HEADERS)
+            if _KNOWN in request:
+                response.headers.update(frozen.headers_of(self._gateway.access.policies))
         return response
 
     async def _answer(self, request: web_request.BaseRequest) -> web.StreamResponse:
         self._check_host(request)
         route, path = self._registry.match(request.method, request.rel_url.raw_path)
         principal = self._authenticate(request, route)
+        if route.auth is not Permission.PUBLIC:
+            request[_KNOWN] = True
         query = decode.query(request, route.query)
         body = await _body(request, route)
         return await route.handler(

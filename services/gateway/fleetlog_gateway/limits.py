@@ -5,7 +5,9 @@ from __future__ import annotations
 JSON_BODY_BYTES_MAX = 1024 * 1024
 """One JSON body: four times the largest event, so that whitespace and escapes are not what refuses a task."""
 BATCH_BODY_BYTES_MAX = 8 * 1024 * 1024
-"""A body of up to a thousand tasks."""
+"""A body of ten thousand small tasks (800 bytes each), or of fewer large ones; what is stored of it fits one batch."""
+BATCH_CHECKED_AT_ONCE = 500
+"""Tasks of a batch that are checked before other requests get their turn: some ten milliseconds."""
 BODY_READ_SECONDS_MAX = 30.0
 """A client that sends slower than this holds a connection for nothing (slow-loris)."""
 SQL_TEXT_MAX = 100_000
@@ -21,6 +23,8 @@ SHUTDOWN_SECONDS = 5.0
 
 ASK_MS_MAX = 10_000
 """How long another service may take to answer; it waits itself at most a few seconds for a log sequence."""
+ASK_EXTRA_MS_MAX = 2_000
+"""How long is waited for what only completes an answer that stands without it."""
 ASK_READY_MS_MAX = 1_000
 """A readiness probe must not hang longer than probes usually wait."""
 SQL_MS_MAX = 60_000
@@ -71,6 +75,13 @@ CONFLICTS_MAX = 8
 """How often a fenced append is decided anew before giving up: each conflict means that somebody else got through."""
 ACCESS_PAGE = 1_000
 """Events read at once when the hosts are folded at start."""
+
+RULE_TARGET_CHARS_MAX = 4_096
+"""Characters of the target of a freeze or a window: it is resolved again and again, and shown in lists."""
+QUEUE_IN_FLIGHT_MAX = 1_000_000
+"""Largest limit of a queue; above it, no limit says the same."""
+FROZEN_TEXT_CHARS_MAX = 200
+"""Characters of a freeze's target, and of its reason, in the header of every answer; `GET /freezes` has all of them."""
 
 EVENTS_FULL_RATIO = 0.85
 """New tasks are refused above this share of the log's reserved bytes, so that results keep their room."""

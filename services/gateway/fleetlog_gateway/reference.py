@@ -28,6 +28,11 @@ RFC 6901 `pointer`. 503 means that nothing was stored; 504 `unsettled` that nobo
 request with the same `Idempotency-Key`. Live streams are server-sent events: `id` is the log sequence, `event` the
 type, `data` a stored event; `Last-Event-ID` resumes, `: hb` comes every 15 s, and an event `reset` says that the log
 does not go back that far.
+
+While a freeze is in force, every answer to a token carries `Fleetlog-Frozen: COUNT; id=...; target=...; by=...;
+since=...; reason=...`: how many there are, and the oldest one of every host, else the oldest; values are percent-encoded,
+and cut after 200 characters. Whatever changes a task is answered 202 as soon as it is durably in the log; given its full
+id it works without the reporter, and `checked` is then false.
 """
 
 

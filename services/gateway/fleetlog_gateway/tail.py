@@ -34,13 +34,23 @@ class Entry:
         self.stored = stored
         self.seq = stored.seq
 
-    @cached_property
+    @property
     def task_ids(self) -> frozenset[str]:
         """The tasks that it touches; none when it cannot be read."""
+        return self._touched[0]
+
+    @property
+    def every_task(self) -> bool:
+        """Whether it acts on every task that is open."""
+        return self._touched[1]
+
+    @cached_property
+    def _touched(self) -> tuple[frozenset[str], bool]:
         try:
-            return touches.task_ids(codec.decode(self.stored.body).data)
+            data = codec.decode(self.stored.body).data
         except (codec.Malformed, codec.TooNew):
-            return frozenset()
+            return frozenset(), False
+        return touches.task_ids(data), touches.every_task(data)
 
     @cached_property
     def json(self) -> msgspec.Raw:

@@ -1,4 +1,4 @@
-"""Which tasks an event is about: one function, used by every live stream. Pure."""
+"""Which tasks an event is about, and which events act on every task: used by every live stream. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ def task_ids(data: events.Data) -> frozenset[str]:
     match data:
         case events.TasksSubmitted(tasks=tasks) | events.TasksEnded(tasks=tasks):
             return frozenset(task.task_id for task in tasks)
-        case events.CancelRequested(task_id=task_id):
+        case (
+            events.CancelRequested(task_id=task_id) | events.PauseRequested(task_id=task_id)
+            | events.ResumeRequested(task_id=task_id) | events.TaskApproved(task_id=task_id)
+            | events.AbortRequested(task_id=task_id) | events.SkipRequested(task_id=task_id)
+        ):
             return frozenset((task_id,))
         case events.TasksPlanned(plans=plans):
             return frozenset(plan.task_id for plan in plans)
@@ -18,6 +22,12 @@ def task_ids(data: events.Data) -> frozenset[str]:
             return frozenset(refusal.task_id for refusal in refusals)
         case events.TasksTimedOut(task_ids=ids):
             return frozenset(ids)
+        case events.TasksHalted(halts=halts):
+            return frozenset(halt.task_id for halt in halts)
+        case events.TasksReplaced(replacements=replacements):
+            return frozenset(task_id for one in replacements for task_id in (one.task_id, one.by_task_id))
+        case events.CommandsWaiting(groups=groups):
+            return frozenset(commands.task_id for group in groups for commands in group.commands)
         case events.AttemptsDispatched(attempts=attempts):
             return frozenset(attempt.task_id for attempt in attempts)
         case events.AttemptsStarted(attempts=started):
@@ -28,3 +38,18 @@ def task_ids(data: events.Data) -> frozenset[str]:
             return frozenset(attempt.task_id for attempt in refused)
         case _:
             return frozenset()
+
+
+def every_task(data: events.Data) -> bool:
+    """Tell whether an event acts on every open task without naming it.
+
+    All are cancelled; or admission was narrowed, and a dispatch that was decided before that is void for whoever folds
+    it (`lifecycle.apply`).
+    """
+    match data:
+        case events.AllCancelRequested() | events.FleetFrozen() | events.WindowSet() | events.QueueLimited():
+            return True
+        case events.MaintenanceSet(on=on):
+            return on
+        case _:
+            return False

@@ -16,13 +16,16 @@ import aiohttp
 import msgspec
 import structlog
 
-from fleetlog_gateway.assembly import Options, build, running
+from fleetlog_gateway import touches
+from fleetlog_gateway.assembly import OWNER, Options, build, running
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_runtime.pure.bus import Batch, Draft
+from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_bus import NatsBus
-from fleetlog_schemas import codec, events, hosts, lifecycle, questions, records, subjects, view
+from fleetlog_schemas import codec, events, hosts, ids, lifecycle, questions, records, subjects, view
+from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_testing.waiting import until
 
@@ -51,6 +54,8 @@ class Reporter:
         self.ended: dict[str, records.Task] = {}
         self.hosts = hosts.Hosts()
         self.position = 0
+        self.stored: list[tuple[codec.Event, bytes]] = []
+        self.previous: questions.Previous | None = None
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self._stop: Callable[[], Awaitable[None]] | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -79,6 +84,7 @@ class Reporter:
                 for change in lifecycle.apply(self.tasks, event):
                     self.ended[change.task.task_id] = change.task
                 hosts.apply(self.hosts, event)
+                self.stored.append((event, stored.body))
                 self.position = stored.seq
 
     async def _heard(self, subject: str, body: bytes, reply: str) -> None:
@@ -121,7 +127,22 @@ class Reporter:
             part = found[start : start + question["limit"]]
             more = start + len(part) < len(found)
             return questions.Page(items=list(part), next_cursor=str(start + len(part)) if more else None)
+        if name == "events" and question.get("type"):
+            return questions.Page(items=[self._stored(event, body) for event, body in self.stored if self._meant(event, question)])
+        if name == "typical":
+            return questions.Typical(commands=3, p50_seconds=1.5, p95_seconds=3.1)
+        if name == "previous":
+            return self.previous
         return questions.Page(items=[{"asked": question}])
+
+    def _meant(self, event: codec.Event, question: dict[str, Any]) -> bool:
+        is_type = events.NAMES[type(event.data)] == question["type"]
+        return is_type and question["task_id"] in touches.task_ids(event.data)
+
+    def _stored(self, event: codec.Event, body: bytes) -> questions.StoredEvent:
+        return questions.StoredEvent(
+            seq=event.seq, subject=event.subject, stored_at=codec.rfc3339(event.time_ms), event=msgspec.Raw(body)
+        )
 
 
 class Rig:
@@ -250,3 +271,71 @@ async def append_as_dispatcher(bus: NatsBus, *data: events.Data) -> int:
         for index, one in enumerate(data)
     )
     return await bus.append(Batch(drafts=drafts, message_id=f"test-{time.time_ns()}"))
+
+
+async def dispatched(rig: Rig, *data: events.Data) -> int:
+    """Store events as the dispatcher does; what is asked through the gateway from now on reflects them."""
+    bus = await connect(rig.home, "dispatcher")
+    rig.gateway.appender.appended_seq = seq = await append_as_dispatcher(bus, *data)
+    await bus.close()
+    return seq
+
+
+_made = iter(range(1, 1_000_000))
+
+
+def new_key(offset_ms: int = 0) -> str:
+    return ids.new_id(now_ms() + offset_ms, next(_made).to_bytes(10, "big"))
+
+
+def is_problem(answer: Any, status: int, code: str, pointer: str | None = None) -> bool:
+    """Tell whether this is the problem; a traceback in it fails the test."""
+    found_status, body = answer[0], answer[1]
+    assert (found_status, body.get("code")) == (status, code), answer
+    assert body["status"] == status
+    assert "Traceback" not in str(body)
+    assert ".py" not in str(body)
+    if pointer is not None:
+        assert [error["pointer"] for error in body["errors"]] == [pointer]
+    return True
+
+
+async def log_of(rig: Rig, task_id: str) -> list[dict[str, Any]]:
+    _, body = await rig.get(f"/api/v1/log?task_id={task_id}&limit=500")
+    return [item["event"] for item in body["data"]["items"]]
+
+
+async def planned_task(rig: Rig, hosts: int = 3, waves: tuple[int, ...] = (), **fields: Any) -> str:
+    """Submit a task and plan it on hosts h1, h2 ... named web1, web2 ..."""
+    _, body = await rig.post("/api/v1/tasks", spec_json(**fields))
+    plan = events.Plan(
+        body["task_id"], tuple(events.PlannedHost(f"h{n}", f"web{n}") for n in range(1, hosts + 1)), "hash", waves=waves
+    )
+    await dispatched(rig, events.TasksPlanned(plans=(plan,)))
+    return str(body["task_id"])
+
+
+async def end(rig: Rig, task_id: str, outcomes: dict[str, Outcome], *, task: bool = False) -> None:
+    """End the first attempts of a task's hosts, decided by the dispatcher."""
+    ends = tuple(events.End(task_id, host, 1, outcome=outcome, ran=Ran.NO) for host, outcome in outcomes.items())
+    data: list[events.Data] = [events.AttemptsEnded(attempts=ends)]
+    if task:
+        data.append(events.TasksEnded(tasks=(events.TaskEnd(task_id, Outcome.FAILURE, {}),)))
+    await dispatched(rig, *data)
+
+
+async def enrol(rig: Rig, *names: str) -> None:
+    """Let hosts be enrolled whose id is `h` and the number of their name, as the plans of `planned_task` have them."""
+    for name in names:
+        if rig.gateway.access.hosts.named(name) is not None:
+            continue  # by an earlier test on the same bus
+        key = nats_auth.public_key(nats_auth.new_seed("user"))
+        host = events.HostEnrolled(f"h{name.removeprefix('web')}", name, {"env": "prod"}, key)
+        await rig.gateway.change(events.ACCESS, lambda host=host: host, OWNER, "enrolled")
+
+
+async def revoke(rig: Rig, name: str) -> None:
+    """Let a host of `enrol` be revoked."""
+    host = rig.gateway.host(name)
+    revoked = events.HostRevoked(host.host_id, host.public_key)
+    await rig.gateway.change(events.ACCESS, lambda: revoked, OWNER, "revoked")

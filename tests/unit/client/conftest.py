@@ -23,20 +23,18 @@ import pytest
 
 from fleetlog.main import main
 from fleetlog_schemas import events, lifecycle, records
+from fleetlog_schemas.admission import PlanAnswer, PlannedView, WaitingGroup
 from fleetlog_schemas.codec import Event, encode, rfc3339
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.questions import (
     HostView,
     OutputChunk,
     OutputPage,
-    PlanAnswer,
-    PlannedView,
     Problem,
     Progress,
     StatsRow,
     StoredEvent,
     TaskSummary,
-    WaitingGroup,
 )
 from fleetlog_schemas.spec import TaskSpec
 from fleetlog_schemas.view import task_view
@@ -60,6 +58,16 @@ class Recorded:
         self.plan_problem: Problem | None = None
         self.output: dict[str, list[OutputChunk]] = {}
         self.waiting: list[WaitingGroup] = []
+        self.plan_fields: dict[str, Any] = {}
+        """Fields of the plan beside hosts and hash."""
+        self.offline: set[str] = set()
+        """Names of hosts that are offline."""
+        self.freezes: list[dict[str, Any]] = []
+        self.windows: list[dict[str, Any]] = []
+        self.queues: list[dict[str, Any]] = []
+        self.gone = ""
+        self.frozen = ""
+        """Header of every answer while something is frozen."""
         self.break_feed_after: int | None = None
         """Cut the live feed after so many events, once."""
         self.feeds: list[str] = []
@@ -83,10 +91,10 @@ class Recorded:
         self.add(events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),)), authid="ada")
         self.story(self, task_id)
 
-    def plan(self, task_id: str, names: list[str]) -> None:
+    def plan(self, task_id: str, names: list[str], waves: tuple[int, ...] = ()) -> None:
         """Plan a task on hosts whose id is `h` and their name."""
         hosts = tuple(events.PlannedHost(host_id=f"h{name}", name=name) for name in names)
-        self.add(events.TasksPlanned(plans=(events.Plan(task_id, hosts, "hash"),)))
+        self.add(events.TasksPlanned(plans=(events.Plan(task_id, hosts, "hash", waves=waves),)))
 
     def dispatch(self, task_id: str, names: list[str], attempt: int = 1) -> None:
         """Dispatch one attempt on each host."""
@@ -145,8 +153,10 @@ class Recorded:
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         """Return status and data of a request."""
+        if path in ("/livez", "/readyz"):
+            return 200, {"status": "ok"}
         parts = path.strip("/").split("/")[2:]
-        if parts[0] == "tasks" and len(parts) > 1:
+        if parts[0] == "tasks" and len(parts) > 1 and parts[1] not in ("batch", "cancel-all"):
             task = self.task(parts[1])
             if task is None:
                 return 404, {"title": "There is no such task", "detail": f"no task {parts[1]}", "code": "task-not-found"}
@@ -173,14 +183,21 @@ class Recorded:
         if what == "rerun":
             again = self.headers[-1]["idempotency-key"]
             self.submit(again, msgspec.structs.replace(task.spec, target="", host_ids=("hweb02",), rerun_of=task.task_id))
-            return 202, {"task_id": again, "seq": 1, "hosts": 1}
+            return 202, {"task_id": again, "seq": 1, "hosts": 1, "gone": self.gone}
+        if what == "commands":
+            items = [one for one in view.commands if query.get("host") in (None, one.host, one.host_id)]
+            return 200, {"items": items, "next_cursor": None}
+        accepted = {"task_id": task.task_id, "seq": 1, "checked": True}
+        if what in ("pause", "resume", "abort", "skip", "approve"):
+            return 202, {**accepted, "wave": body.get("wave") or 2}
         assert what == "cancel"
         self.add(events.CancelRequested(task_id=task.task_id, reason=body["reason"]), authid="ada")
         for command in list(task.commands.values()):
-            if command.state is not records.CommandState.ENDED:
+            if command.state is not records.CommandState.ENDED and command.host_name not in self.offline:
                 self.end(task.task_id, command.host_name, Outcome.CANCELLED)
-        self.finish(task.task_id)
-        return 202, {"task_id": task.task_id, "seq": 1, "checked": True}
+        if not task.open:
+            self.finish(task.task_id)
+        return 202, accepted
 
     def _output(self, task: records.Task, query: dict[str, str]) -> OutputPage:
         chunks = [chunk for chunk in self.output.get(query["host"], []) if chunk.frame > int(query.get("after_frame", 0))]
@@ -197,17 +214,59 @@ class Recorded:
         return 201, {"sha256": digest, "size": len(body)}
 
     def _post_plan(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
-        hosts = [PlannedView(f"h{name}", name, "online", maintenance=False, would="run") for name in self.hosts]
-        return 200, PlanAnswer(plan_hash="hash", hosts=hosts, offline=0, problem=self.plan_problem)
+        fields = {"hosts": [PlannedView(f"h{name}", name, "online", maintenance=False, would="run") for name in self.hosts]}
+        answer = {"plan_hash": "hash", "offline": 0, "problem": self.plan_problem, **fields, **self.plan_fields}
+        return 200, PlanAnswer(**answer)
 
-    def _post_tasks(self, _parts: list[str], _query: dict[str, str], body: Any) -> tuple[int, Any]:
+    def _post_batch(self, body: Any) -> tuple[int, Any]:
+        for one in body["tasks"]:
+            if self.task(one["task_id"]) is None:
+                self.submit(one["task_id"], msgspec.convert(one["spec"], TaskSpec))
+        return 202, {"task_ids": [one["task_id"] for one in body["tasks"]], "seq": len(self.history.events)}
+
+    def _post_tasks(self, parts: list[str], _query: dict[str, str], body: Any) -> tuple[int, Any]:
+        if parts[1:] == ["batch"]:
+            return self._post_batch(body)
+        if parts[1:] == ["cancel-all"]:
+            self.add(events.AllCancelRequested(reason=body["reason"]), authid="ada")
+            return 202, {"seq": len(self.history.events)}
         task_id = self.headers[-1]["idempotency-key"]
         if self.task(task_id) is None:
             self.submit(task_id, msgspec.convert(body, TaskSpec))
         return 202, {"task_id": task_id, "seq": 1}
 
+    def _get_freezes(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 200, self.freezes
+
+    def _post_freezes(self, parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 202, {"seq": 1} if len(parts) > 1 else {"freeze_id": self.headers[-1]["idempotency-key"], "seq": 1, "hosts": 0}
+
+    def _get_windows(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 200, self.windows
+
+    def _put_windows(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 202, {"seq": 1, "hosts": 3}
+
+    def _delete_windows(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 202, {"seq": 1}
+
+    def _get_queues(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 200, self.queues
+
+    def _put_queues(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        return 202, {"seq": 1}
+
+    def _get_admission(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        busy = [{"host_id": "h1", "name": "web01", "slots": 1, "slots_max": 4, "in_flight": 1, "why": "load 9 on 2 cores"}]
+        return 200, {
+            "in_flight": 12, "in_flight_max": 1000, "waiting": 30, "freezes": self.freezes, "windows": self.windows,
+            "queues": self.queues, "busy": busy,
+        }
+
     def _get_tasks(self, _parts: list[str], query: dict[str, str], _body: Any) -> tuple[int, Any]:
         newest = list(reversed(self.history.tasks.by_id.values()))
+        if query.get("state") == "open":
+            newest = [task for task in newest if task.state.value in ("submitted", "planned")]
         start, limit = int(query.get("cursor", 0)), int(query["limit"])
         items = [
             TaskSummary(
@@ -230,14 +289,15 @@ class Recorded:
     def _get_events(self, _parts: list[str], query: dict[str, str], body: Any) -> tuple[int, Any]:
         return self._of_task("GET", "events", next(iter(self.history.tasks.by_id.values())), query, body)
 
-    def _get_hosts(self, parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
+    def _get_hosts(self, parts: list[str], query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        presence = {name: "offline" if name in self.offline else "online" for name in self.hosts}
         views = [
             HostView(
-                f"h{name}", name, "online", rfc3339(self.history.now_ms), {"env": "prod"}, maintenance=False,
+                f"h{name}", name, presence[name], rfc3339(self.history.now_ms), {"env": "prod"}, maintenance=False,
                 maintenance_reason="", epoch=1, version="0.1.0", enrolled_at=rfc3339(self.history.now_ms), running=0,
                 facts={"os": "Linux"}, alerts=[], refused_reason="",
             )
-            for name in self.hosts
+            for name in self.hosts if query.get("presence") in (None, presence[name])
         ]
         if len(parts) == 1:
             return 200, {"items": views, "next_cursor": None}
@@ -278,6 +338,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve("POST")
 
+    def do_PUT(self) -> None:
+        self._serve("PUT")
+
+    def do_DELETE(self) -> None:
+        self._serve("DELETE")
+
     def _serve(self, method: str) -> None:
         recorded = self.recorded
         parts = urlsplit(self.path)
@@ -307,6 +373,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if status < 300 else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))
+        if self.recorded.frozen:
+            self.send_header("Fleetlog-Frozen", self.recorded.frozen)
         self.end_headers()
         self.wfile.write(body)
 

@@ -110,7 +110,7 @@ def test_why_says_what_an_open_task_waits_for(cli, recorded):
 
     out = cli("why", task_id).out
 
-    assert "2 hosts  waiting  web[01-02]  offline; waits until 12:00 (since 2026-11-22 10:00:00Z)" in out
+    assert "2 hosts  waiting: host-offline  web[01-02]  offline; waits until 12:00 (since 2026-11-22 10:00:00Z)" in out
     assert f"fleetlog watch {task_id[-8:]}" in out
 
 

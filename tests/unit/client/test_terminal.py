@@ -11,11 +11,15 @@ import subprocess
 import sys
 import time
 
+import msgspec
 import pytest
 
 from fleetlog.render.live import FAILURES_SHOWN_MAX, PLAIN_EVERY_MS, Progress, eta_seconds, status_line
+from fleetlog.render.proof import ROWS_MAX, proof_lines
 from fleetlog.render.text import Style
-from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas import events, records
+from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.spec import Rollout
 from fleetlog_testing.history import History
 
 PLAIN = Style(colour=False, unicode=False)
@@ -129,6 +133,84 @@ def test_without_a_terminal_a_line_comes_now_and_then_and_none_at_once():
         progress.status(task, history.now_ms + step_ms)
     assert stream.getvalue().count("1/4 ended") == 2
     assert "\r" not in stream.getvalue()
+
+
+def _waves(soak_ms: int = 0) -> tuple[History, records.Task]:
+    history = History()
+    task = history.submitted()
+    task.spec = msgspec.structs.replace(task.spec, rollout=Rollout(waves=("1",), soak_ms=soak_ms, approve=(3,)))
+    hosts = tuple(events.PlannedHost(name, name) for name in ("web01", "web02", "web03", "web04"))
+    history.add(events.TasksPlanned(plans=(events.Plan(task.task_id, hosts, "hash", waves=(1, 2, 1)),)))
+    history.dispatched(task, "web01")
+    history.ended(task, "web01", Outcome.SUCCESS)
+    return history, task
+
+
+def test_the_status_line_counts_waves_and_says_why_the_task_stands():
+    history, task = _waves(soak_ms=250_000)
+    assert status_line(task, history.now_ms, PLAIN).startswith("wave 2/3, 1 of 4 hosts  ")
+    assert status_line(task, history.now_ms, PLAIN).endswith("wave 2 begins in 4m10s")
+    assert "left" in status_line(task, history.now_ms + 250_000, PLAIN)
+    history.add(events.PauseRequested(task_id=task.task_id, reason="lunch"), authid="ann")
+    assert status_line(task, history.now_ms, PLAIN).endswith("paused: lunch")
+    history.add(events.AbortRequested(task_id=task.task_id))
+    assert status_line(task, history.now_ms, PLAIN).endswith("aborting: what runs goes on")
+
+
+@pytest.mark.parametrize("animated", [True, False])
+def test_what_the_next_wave_waits_for_is_said_once_and_again_for_the_next(animated):
+    history, task = _waves(soak_ms=60_000)
+    stream = io.StringIO()
+    progress = Progress(stream, PLAIN, animated=animated)
+    for _ in range(3):
+        progress.status(task, history.now_ms)
+    assert stream.getvalue().count("wave 1 has ended; wave 2 begins after the soak time, in 1m00s") == 1
+    history.wait(60_000)
+    for name in ("web02", "web03"):
+        progress.changed(history.dispatched(task, name))
+        progress.changed(history.ended(task, name, Outcome.SUCCESS))
+    history.wait(60_000)
+    for _ in range(3):
+        progress.status(task, history.now_ms)
+    text = stream.getvalue()
+    assert text.count("wave 2 of 3 begins: 2 hosts") == 1
+    assert text.count(f"fleetlog approve {task.task_id[-8:]}") == 1
+
+
+def test_a_halt_names_what_is_in_flight_and_what_would_be_next():
+    history, task = _waves()
+    history.dispatched(task, "web02")
+    stream = io.StringIO()
+    Progress(stream, PLAIN, animated=True).changed(
+        history.add(events.TasksHalted(halts=(events.Halt(task.task_id, 1, 0, 2),)))
+    )
+    lines = stream.getvalue().splitlines()
+    assert lines[1:3] == ["  1 host in flight: they go on to their end", "  next: wave 2 of 3, 1 host: web03"]
+
+
+def test_the_proof_of_many_hosts_is_folded():
+    history, task = _task(ROWS_MAX + 10, 0)
+    names = list(task.commands)
+    history.add(events.CancelRequested(task_id=task.task_id))
+    for name in names[2:]:
+        history.ended(task, name, Outcome.CANCELLED)
+    lines = proof_lines(task.commands.values(), {names[0]}, PLAIN)
+    assert lines == [
+        f"  > 1 host: {names[0]}  cannot be reached: it will be told when it returns",
+        f"  > 1 host: {names[1]}  has been told, and has not confirmed yet",
+        f"  c 28 hosts: web[02-{len(names) - 1}]  confirmed by the host: cancelled",
+    ]
+
+
+def test_the_proof_tells_what_never_started_from_what_may_have_run():
+    history = History()
+    task = history.planned("web01", "web02", "web03")
+    history.dispatched(task, "web02")
+    history.ended(task, "web01", Outcome.CANCELLED, decided=True, ran=Ran.NO)
+    history.ended(task, "web02", Outcome.LOST, decided=True, ran=Ran.UNKNOWN)
+    lines = proof_lines(task.commands.values(), (), PLAIN)
+    for line, proof in zip(lines, ("never started at ", "may have run, and cannot confirm", "has not started, and will not"), strict=True):
+        assert proof in line
 
 
 def test_only_so_many_failures_are_shown_one_by_one():

@@ -1,4 +1,4 @@
-"""Hosts, invitations and revocations as the log has them."""
+"""Hosts, invitations, revocations and policies as the log has them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 from fleetlog_gateway.access import Access, fold, open_invitations, passed
 from fleetlog_schemas import events
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.policies import Policies
 
 _seq = itertools.count(1)
 
@@ -77,3 +78,20 @@ def test_labels_and_maintenance_are_folded() -> None:
     happened(access, events.MaintenanceSet("h1", on=True, reason="disk"), subject=events.HOST)
     host = access.hosts.by_id["h1"]
     assert (host.labels, host.maintenance_reason) == ({"x": "y"}, "disk")
+
+
+def test_freezes_windows_and_limits_are_folded_with_a_fence_of_their_own() -> None:
+    access = Access()
+    window = events.Window("blackout", "all", (0,), "02:00", 60)
+    begun: list[events.Data] = [
+        events.FleetFrozen("f", "web*", "disks"), events.WindowSet("w", window), events.QueueLimited("q", 3),
+    ]
+    last = [happened(access, data, subject=events.CATALOG) for data in begun][-1]
+    assert access.policies.freezes["f"].reason == "disks"
+    assert access.policies.windows["w"].window == window
+    assert access.policies.queues == {"q": 3}
+    assert access.last_seq == {events.CATALOG: last}
+    over: list[events.Data] = [events.FleetThawed("f"), events.WindowRemoved("w"), events.QueueLimited("q", 0)]
+    for data in over:
+        happened(access, data, subject=events.CATALOG)
+    assert access.policies == Policies()

@@ -1,15 +1,17 @@
-"""One function says which tasks an event is about; it knows every type of event."""
+"""Which tasks an event is about, and which act on all of them; every type of event is known."""
 
 from __future__ import annotations
 
 import pytest
 
-from fleetlog_gateway.touches import task_ids
-from fleetlog_schemas import events
+from fleetlog_gateway.touches import every_task, task_ids
+from fleetlog_schemas import events, lifecycle, records
+from fleetlog_schemas.codec import Event
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
 
 SPEC = TaskSpec(payload=Shell(argv=("true",)), target="all")
+WINDOW = events.Window("blackout", "all", (0,), "02:00", 60)
 END = events.End("a", "h1", 1, outcome=Outcome.SUCCESS, ran=Ran.YES)
 
 SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
@@ -44,6 +46,28 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     events.HostEnrolled: (events.HostEnrolled("h1", "n", {}, "k"), set()),
     events.HostRevoked: (events.HostRevoked("h1", "k"), set()),
     events.AccessRefused: (events.AccessRefused(1, {}), set()),
+    events.PauseRequested: (events.PauseRequested("a"), {"a"}),
+    events.ResumeRequested: (events.ResumeRequested("a"), {"a"}),
+    events.TaskApproved: (events.TaskApproved("a", 2), {"a"}),
+    events.AbortRequested: (events.AbortRequested("a"), {"a"}),
+    events.SkipRequested: (events.SkipRequested("a", ("h1",)), {"a"}),
+    events.TasksHalted: (events.TasksHalted(halts=(events.Halt("a", 2, 1, 1), events.Halt("b", 2, 1, 1))), {"a", "b"}),
+    events.TasksReplaced: (events.TasksReplaced(replacements=(events.Replacement("a", "b"),)), {"a", "b"}),
+    events.CommandsWaiting: (
+        events.CommandsWaiting(
+            groups=(
+                events.WaitingFor("slot", "m", (events.WaitingCommands("a"), events.WaitingCommands("b", ("h1",)))),
+                events.WaitingFor("freeze", "m", (events.WaitingCommands("c"),)),
+            )
+        ),
+        {"a", "b", "c"},
+    ),
+    events.AllCancelRequested: (events.AllCancelRequested(), set()),
+    events.FleetFrozen: (events.FleetFrozen("f", "all", "why"), set()),
+    events.FleetThawed: (events.FleetThawed("f"), set()),
+    events.WindowSet: (events.WindowSet("w", WINDOW), set()),
+    events.WindowRemoved: (events.WindowRemoved("w"), set()),
+    events.QueueLimited: (events.QueueLimited("q", 3), set()),
 }
 
 
@@ -60,3 +84,17 @@ def test_an_event_whose_data_has_task_ids_touches_them() -> None:
         if not expected and "task_id" in repr(data)
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", sorted(events.REGISTRY))
+def test_what_ends_or_narrows_without_naming_a_task_acts_on_every_task(name: str) -> None:
+    data, expected = SAMPLES[events.REGISTRY[name].data]
+    tasks = records.Tasks()
+    tasks.by_id["a"] = records.Task("a", SPEC, "ada", 1, 1)
+    changed = lifecycle.apply(tasks, Event(id="e", source="/test", data=data, time_ms=5, seq=7, subject="evt.x"))
+    acts = bool(tasks.narrowed_seq) or (bool(changed) and not expected)
+    assert every_task(data) == acts
+
+
+def test_a_host_that_is_given_back_narrows_nothing() -> None:
+    assert not every_task(events.MaintenanceSet("h1", on=False))

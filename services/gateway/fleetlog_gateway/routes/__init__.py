@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fleetlog_gateway.routes import hosts, live, reads, system, tasks
+from fleetlog_gateway.routes import control, hosts, live, policies, reads, reruns, system, tasks
 
-__all__ = ["hosts", "live", "reads", "system", "tasks"]
+__all__ = ["control", "hosts", "live", "policies", "reads", "reruns", "system", "tasks"]

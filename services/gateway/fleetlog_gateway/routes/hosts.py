@@ -13,6 +13,7 @@ from msgspec import Meta
 from fleetlog_gateway import enrolment, limits
 from fleetlog_gateway.addresses import LOOPBACK_NAMES, host_name
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.decode import Reason, check_reason
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Call, Nothing, reply, route
 from fleetlog_runtime.shell import nats_auth
@@ -21,7 +22,6 @@ from fleetlog_schemas import events, hosts
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.limits import LABELS_PER_HOST_MAX
 
-Reason = Annotated[str, Meta(max_length=1_000)]
 _CHANGES = ("invalid", "host-not-found", "host-revoked", "conflict", "bus-unavailable", "unsettled")
 
 
@@ -208,10 +208,11 @@ async def label(call: Call[Labels, Nothing]) -> web.Response:
 async def maintenance(call: Call[Maintenance, Nothing]) -> web.Response:
     """Take a host out of work, or give it back. What runs goes on; nothing new is dispatched."""
     gateway, body = call.gateway, call.body
+    reason = check_reason(body.reason)
 
     def decide() -> events.Data:
         host = gateway.living_host(call.path["id"])
-        return events.MaintenanceSet(host_id=host.host_id, on=body.on, reason=body.reason)
+        return events.MaintenanceSet(host_id=host.host_id, on=body.on, reason=reason)
 
     return await _change(call, events.HOST, decide)
 
@@ -220,11 +221,11 @@ async def maintenance(call: Call[Maintenance, Nothing]) -> web.Response:
        problems=_CHANGES)
 async def accept(call: Call[Why, Nothing]) -> web.Response:
     """Let a refused host in again, after a person looked at it: its next session starts from nothing."""
-    gateway = call.gateway
+    gateway, reason = call.gateway, check_reason(call.body.reason)
 
     def decide() -> events.Data:
         host = gateway.living_host(call.path["id"])
-        return events.HostAccepted(host_id=host.host_id, reason=call.body.reason)
+        return events.HostAccepted(host_id=host.host_id, reason=reason)
 
     return await _change(call, events.HOST, decide)
 
@@ -233,11 +234,11 @@ async def accept(call: Call[Why, Nothing]) -> web.Response:
        problems=_CHANGES)
 async def revoke(call: Call[Why, Nothing]) -> web.Response:
     """Refuse a host's key from now on: its connection is closed, and the key can never join again."""
-    gateway = call.gateway
+    gateway, reason = call.gateway, check_reason(call.body.reason)
 
     def decide() -> events.Data:
         host = gateway.living_host(call.path["id"])
-        return events.HostRevoked(host_id=host.host_id, public_key=host.public_key, reason=call.body.reason)
+        return events.HostRevoked(host_id=host.host_id, public_key=host.public_key, reason=reason)
 
     seq = await gateway.change(events.ACCESS, decide, call.principal, "look at the host, or revoke it again")
     if not await gateway.revoker.told(len(gateway.access.revoked)):

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from fleetlog_gateway import limits, sse
 from fleetlog_gateway.auth import Permission
-from fleetlog_gateway.decode import bad_query
+from fleetlog_gateway.decode import bad_query, is_task_id
 from fleetlog_gateway.finding import find_task
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.registry import Answered, Call, Nothing, reply, route
@@ -44,17 +44,30 @@ async def start_of(gateway: Gateway, task_id: str) -> int:
     return await gateway.bus.seq_at(subjects.EVENTS, max(0, ids.id_ms(task_id) - TASK_ID_AHEAD_MS_MAX))
 
 
-def touching(task_id: str) -> Callable[[Entry], bool]:
-    """Return the test whether an event is about this task."""
-    return lambda entry: task_id in entry.task_ids
+def touching(task_id: str, *, begun: bool) -> Callable[[Entry], bool]:
+    """Return the test whether a reader who folds this task alone must see an event; entries are tested in their order.
+
+    Beside what is about the task itself, that is what acts on every task once this one is there (*begun*, or its first
+    event was seen): it ends the task, or makes a dispatch void.
+    """
+    seen = begun
+
+    def wanted(entry: Entry) -> bool:
+        nonlocal seen
+        named = task_id in entry.task_ids
+        seen = seen or named
+        return named or (seen and entry.every_task)
+
+    return wanted
 
 
 async def task_stream(gateway: Gateway, request: web_request.BaseRequest, identifier: str) -> web.StreamResponse:
     """Stream every event that touches a task, from its submission on. Raises HttpProblem."""
     resume = sse.last_event_id(request)
-    task_id = identifier if _is_full(identifier) else (await find_task(gateway, identifier)).task_id
+    task_id = identifier if is_task_id(identifier) else (await find_task(gateway, identifier)).task_id
     from_seq = resume + 1 if resume is not None else await start_of(gateway, task_id)
-    return await gateway.streams.serve(request, from_seq, touching(task_id), reset=resume is not None)
+    wanted = touching(task_id, begun=resume is not None)
+    return await gateway.streams.serve(request, from_seq, wanted, reset=resume is not None)
 
 
 async def log_stream(gateway: Gateway, request: web_request.BaseRequest, after_seq: int) -> web.StreamResponse:
@@ -64,14 +77,6 @@ async def log_stream(gateway: Gateway, request: web_request.BaseRequest, after_s
         resume = after_seq
     from_seq = gateway.tail.next_seq if resume is None else resume + 1
     return await gateway.streams.serve(request, from_seq, lambda _: True, reset=resume is not None)
-
-
-def _is_full(identifier: str) -> bool:
-    try:
-        ids.id_ms(identifier)
-    except ids.InvalidId:
-        return False
-    return True
 
 
 @route("GET", "/api/v1/log", auth=Permission.READ, query=LogQuery, answer=Answered[LogPage], problems=("bad-query",))
@@ -85,9 +90,9 @@ async def log(call: Call[Nothing, LogQuery]) -> web.Response:
     wanted: Callable[[Entry], bool] = lambda _: True  # noqa: E731  # the test of a page without a task
     position = query.from_seq
     if query.task_id:
-        if not _is_full(query.task_id):
+        if not is_task_id(query.task_id):
             raise bad_query("task_id", "give the full id of the task")
-        wanted = touching(query.task_id)
+        wanted = touching(query.task_id, begun=bool(query.from_seq))
         position = position or await start_of(gateway, query.task_id)
     items, next_seq = await _page(gateway, max(position, 1), query.limit, wanted)
     last_seq = (await gateway.bus.state(subjects.EVENTS)).last_seq

@@ -11,7 +11,7 @@ from msgspec import Meta
 from fleetlog_gateway import decode, limits, sse
 from fleetlog_gateway.asking import RawAnswer, handed_on
 from fleetlog_gateway.auth import Permission
-from fleetlog_gateway.finding import check_identifier
+from fleetlog_gateway.finding import OVER, check_identifier
 from fleetlog_gateway.problems import FieldError, HttpProblem
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_gateway.routes import live
@@ -228,9 +228,9 @@ async def why(call: Call[Nothing, Nothing]) -> web.Response:
         found.pop("commands", None)
         task_id = str(found.get("task_id", task_id))
     waiting, failures = msgspec.Raw(b"[]"), found.get("failures") if found else None
-    if found is None or found.get("state") not in ("ended", "refused"):
+    if found is None or found.get("state") not in OVER:
         told = await _waiting(call, task_id, missing)
-        seq, waiting = max(seq, told.seq), told.data
+        seq, waiting = max(seq, told.seq), await _with_typical(call, task_id, told.data, missing)
     return reply({"seq": seq, "data": Why(task=found, waiting=waiting, failures=failures, missing=tuple(missing))})  # type: ignore[arg-type]  # raw JSON
 
 
@@ -244,6 +244,24 @@ async def _waiting(call: Call[Any, Any], task_id: str, missing: list[str]) -> Ra
             return RawAnswer(seq=0, data=msgspec.Raw(b"[]"))  # it ended between the two questions
         missing.append("dispatcher")
         return RawAnswer(seq=0)
+
+
+async def _with_typical(call: Call[Any, Any], task_id: str, waiting: msgspec.Raw, missing: list[str]) -> msgspec.Raw:
+    """Return the groups with how long the same took before, in those that run."""
+    groups = decode.optional_answer(waiting, list[admission.WaitingGroup], "dispatcher")
+    if "reporter" in missing or not any(group.state == "running" for group in groups or ()):
+        return waiting
+    try:
+        answer = await call.gateway.asker.report(
+            "typical", questions.TypicalQuestion, {"task_id": task_id}, limits.ASK_EXTRA_MS_MAX
+        )
+        typical = decode.optional_answer(answer.data, questions.Typical, "reporter")
+    except HttpProblem:
+        return waiting  # it completes an answer that stands without it
+    told = [
+        msgspec.structs.replace(group, typical=typical) if group.state == "running" else group for group in groups or ()
+    ]
+    return msgspec.Raw(msgspec.json.encode(told))
 
 
 @route("GET", "/api/v1/hosts", auth=Permission.READ, query=HostsQuery, answer=Answered[Paged[questions.HostView]],

@@ -1,7 +1,8 @@
-"""Tasks as requests: store content, submit, plan, cancel, run again."""
+"""Tasks as requests: store content, submit one or many, plan."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,25 +11,22 @@ from aiohttp import web
 from msgspec import Meta
 
 from fleetlog_gateway import decode, limits
-from fleetlog_gateway.appending import Unsettled
-from fleetlog_gateway.asking import handed_on
+from fleetlog_gateway.asking import RawAnswer, handed_on
 from fleetlog_gateway.auth import Permission
-from fleetlog_gateway.finding import commands_of, find_task
+from fleetlog_gateway.difference import difference
 from fleetlog_gateway.gateway import Gateway
-from fleetlog_gateway.problems import FieldError, HttpProblem, invalid
+from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Raw, reply, route
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, BusFull, NoAnswer, NotSent
-from fleetlog_schemas import admission, events, hostset, ids, questions
+from fleetlog_schemas import admission, events, ids, questions
 from fleetlog_schemas.limits import (
     BLOB_BYTES_MAX,
     EVENT_BYTES_MAX,
     EVENT_COMMANDS_MAX,
-    HOSTS_PER_TASK_MAX,
     TASKS_PER_SUBMIT_MAX,
 )
-from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
+from fleetlog_schemas.spec import TaskSpec
 
 ENVELOPE_BYTES = 4_096
 """Room for what stands around the data of an event."""
@@ -55,23 +53,6 @@ class AcceptedBatch(msgspec.Struct, frozen=True):
     seq: int
 
 
-class AcceptedRerun(msgspec.Struct, frozen=True):
-    """A task that runs another again."""
-
-    task_id: str
-    seq: int
-    hosts: int
-
-
-class AcceptedCancel(msgspec.Struct, frozen=True):
-    """A cancel request that is durably in the log."""
-
-    task_id: str
-    seq: int
-    checked: bool
-    """False: the reporter did not answer, so it is not known whether this task is still open."""
-
-
 class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One task of a batch."""
 
@@ -84,29 +65,6 @@ class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tasks that are accepted together or not at all."""
 
     tasks: Annotated[tuple[BatchItem, ...], Meta(min_length=1, max_length=TASKS_PER_SUBMIT_MAX)]
-
-
-Reason = Annotated[str, Meta(max_length=1_000)]
-
-
-class Cancel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which commands to end; without hosts, the whole task."""
-
-    host_ids: Annotated[tuple[str, ...], Meta(max_length=HOSTS_PER_TASK_MAX)] = ()
-    hosts: Annotated[tuple[str, ...], Meta(max_length=HOSTS_PER_TASK_MAX)] = ()
-    """Names, ids or folded names (`web[01-40]`)."""
-    reason: Reason = ""
-
-
-class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """On which hosts to run it again; empty: on all of them."""
-
-    failed: bool = False
-    """Those that ended with failure, timeout, error or unreached."""
-    include_lost: bool = False
-    """With `failed`: also those that may have run and cannot be confirmed."""
-    outcomes: tuple[Outcome, ...] = ()
-    """Exactly those that ended so."""
 
 
 @route("POST", "/api/v1/blobs", auth=Permission.RUN, body=Raw, body_bytes_max=BLOB_BYTES_MAX, answer=Stored, status=201,
@@ -136,13 +94,13 @@ async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
     the request may be repeated: one task comes of it. Whether its target means any host is decided later: see the
     task's events.
     """
-    _check(call.body, "")
+    decode.check_task(call.body, "")
     gateway, task_id = call.gateway, decode.idempotency_key(call.request) or call.gateway.make_id()
 
     async def append() -> Accepted:
         decode.check_task_id_time(task_id, gateway.now_ms(), "")
         submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=call.body),))
-        return Accepted(task_id=task_id, seq=await _append(gateway, [submitted], call.principal.name, task_id))
+        return Accepted(task_id=task_id, seq=await gateway.store([submitted], call.principal, task_id, new_tasks=True))
 
     asked = fingerprint(b"submit", msgspec.json.encode(call.body))
     accepted = await gateway.recent.once(task_id, asked, append)
@@ -153,15 +111,17 @@ async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
        body_bytes_max=limits.BATCH_BODY_BYTES_MAX,
        problems=("invalid", "task-id-time", "bus-unavailable", "unsettled", "log-full"))
 async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
-    """Submit up to 1,000 tasks, all or none.
+    """Submit up to 10,000 tasks, all or none.
 
-    Give each task an id of your own to be able to repeat the request.
+    They are stored in one batch of few events. Give each task an id of your own to be able to repeat the request.
     """
     gateway, submissions = call.gateway, list[events.Submission]()
     seen: set[str] = set()
     for index, item in enumerate(call.body.tasks):
+        if index % limits.BATCH_CHECKED_AT_ONCE == 0:
+            await asyncio.sleep(0)
         at = f"/tasks/{index}"
-        _check(item.spec, f"{at}/spec")
+        decode.check_task(item.spec, f"{at}/spec")
         task_id = item.task_id or gateway.make_id()
         try:
             decode.check_task_id_time(task_id, gateway.now_ms(), f"{at}/task_id")
@@ -172,151 +132,45 @@ async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
         seen.add(task_id)
         submissions.append(events.Submission(task_id=task_id, spec=item.spec))
     data: list[events.Data] = [events.TasksSubmitted(tasks=part) for part in _parts(submissions)]
-    seq = await _append(gateway, data, call.principal.name, submissions[0].task_id)
+    seq = await gateway.store(data, call.principal, submissions[0].task_id, new_tasks=True)
     return reply(AcceptedBatch(task_ids=tuple(one.task_id for one in submissions), seq=seq), status=202)
 
 
 @route("POST", "/api/v1/plan", auth=Permission.READ, body=TaskSpec, answer=Answered[admission.PlanAnswer],
        problems=("invalid", "service-unavailable"))
 async def plan(call: Call[TaskSpec, Nothing]) -> web.Response:
-    """Say what submitting this would do now: which hosts, how many are offline; runs nothing."""
-    _check(call.body, "")
-    return handed_on(await call.gateway.asker.ask("dispatcher", "plan", admission.PlanQuestion(spec=call.body)))
+    """Say what submitting this would do now: which hosts, how many are offline; runs nothing.
 
-
-@route("POST", "/api/v1/tasks/{id}/cancel", auth=Permission.RUN, body=Cancel, body_optional=True, answer=AcceptedCancel,
-       status=202, problems=("invalid", "task-not-found", "task-ended", "bus-unavailable", "unsettled"))
-async def cancel(call: Call[Cancel, Nothing]) -> web.Response:
-    """Ask for the end of a task, or of its commands on some hosts.
-
-    Answered when the request is durably in the log; each host then confirms. Without the reporter a whole task can
-    still be cancelled by its full id; `checked` is then false.
+    `difference` compares it with the last task that ran the same; null when there is none, or the reporter does not tell.
     """
-    gateway, body = call.gateway, call.body
+    decode.check_task(call.body, "")
+    answer = await call.gateway.asker.ask("dispatcher", "plan", admission.PlanQuestion(spec=call.body))
+    return handed_on(await _with_difference(call.gateway, call.body, answer))
+
+
+class _Planned(msgspec.Struct, frozen=True):
+    hosts: list[events.PlannedHost]
+    problem: questions.Problem | None = None
+
+
+async def _with_difference(gateway: Gateway, spec: TaskSpec, answer: RawAnswer) -> RawAnswer:
+    """Return the dispatcher's answer with `difference` filled in, everything else as it came."""
+    planned = decode.json_answer(answer.data, _Planned, "dispatcher")
+    if planned.problem is not None:
+        return answer
     try:
-        found = await find_task(gateway, call.path["id"])
-    except HttpProblem as problem:
-        if problem.code != "service-unavailable" or body.hosts or body.host_ids or not _is_task_id(call.path["id"]):
-            raise
-        task_id, host_ids, checked = call.path["id"], tuple[str, ...](), False
-    else:
-        if found.state in ("ended", "refused"):
-            raise HttpProblem("task-ended", f"the task has already ended ({found.outcome or found.state})")
-        task_id, checked = found.task_id, True
-        host_ids = await _hosts_to_cancel(gateway, task_id, body)
-    data: list[events.Data] = [
-        events.CancelRequested(task_id=task_id, host_ids=part, reason=body.reason) for part in _thousands(host_ids)
-    ]
-    seq = await _append(gateway, data, call.principal.name, task_id, check_room=False)
-    return reply(AcceptedCancel(task_id=task_id, seq=seq, checked=checked), status=202)
-
-
-async def _hosts_to_cancel(gateway: Gateway, task_id: str, body: Cancel) -> tuple[str, ...]:
-    if not body.hosts and not body.host_ids:
-        return ()
-    known: dict[str, str] = {}
-    open_ids: set[str] = set()
-    async for command in commands_of(gateway, task_id):
-        known[command.host_id] = known[command.host] = command.host_id
-        if command.state != "ended":
-            open_ids.add(command.host_id)
-    chosen: dict[str, None] = {}
-    for field, given in (("host_ids", body.host_ids), ("hosts", body.hosts)):
-        for index, text in enumerate(given):
-            for name in _expanded(text, f"/{field}/{index}"):
-                if name not in known:
-                    raise invalid(f"/{field}/{index}", f"this task has no command on {name[:100]!r}")
-                chosen[known[name]] = None
-    if not open_ids.intersection(chosen):
-        raise HttpProblem("task-ended", "the commands on these hosts have already ended")
-    return tuple(chosen)
-
-
-def _expanded(text: str, pointer: str) -> list[str]:
-    try:
-        return list(hostset.expand(text))
-    except (hostset.BadRange, ValueError) as error:
-        raise invalid(pointer, str(error)) from None
-
-
-@route("POST", "/api/v1/tasks/{id}/rerun", auth=Permission.RUN, body=Rerun, body_optional=True, answer=AcceptedRerun,
-       status=202, idempotent=True,
-       problems=("invalid", "task-not-found", "nothing-to-rerun", "idempotency-key", "idempotency-key-reused",
-                 "service-unavailable", "bus-unavailable", "unsettled", "log-full"))
-async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
-    """Run a task again, on all of its hosts or on those that ended in a certain way.
-
-    The new task has the old one's specification with exact hosts instead of a target, and names the old one.
-    """
-    gateway, body = call.gateway, call.body
-    if body.include_lost and not body.failed:
-        raise invalid("/include_lost", "goes with `failed`; or name `lost` among the outcomes")
-    if body.failed and body.outcomes:
-        raise invalid("/outcomes", "give either `failed` or outcomes")
-    new_id = decode.idempotency_key(call.request) or gateway.make_id()
-
-    async def append() -> AcceptedRerun:
-        decode.check_task_id_time(new_id, gateway.now_ms(), "")
-        spec = await _rerun_spec(gateway, call.path["id"], body)
-        _check(spec, "")
-        submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=new_id, spec=spec),))
-        seq = await _append(gateway, [submitted], call.principal.name, new_id)
-        return AcceptedRerun(task_id=new_id, seq=seq, hosts=len(spec.host_ids))
-
-    asked = fingerprint(b"rerun", call.path["id"].encode("utf-8", "replace"), msgspec.json.encode(body))
-    accepted = await gateway.recent.once(new_id, asked, append)
-    return reply(accepted, status=202, headers={"Location": f"/api/v1/tasks/{new_id}"})
-
-
-class _Rerunnable(msgspec.Struct, frozen=True):
-    task_id: str
-    spec: TaskSpec
-
-
-async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> TaskSpec:
-    found = await find_task(gateway, given)
-    answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": found.task_id})
-    old = decode.json_answer(answer.data, _Rerunnable, "reporter")
-    outcomes = set(body.outcomes)
-    if body.failed:
-        outcomes = {*RERUN_OUTCOMES, Outcome.LOST} if body.include_lost else set(RERUN_OUTCOMES)
-    chosen: list[str] = []
-    lost = 0
-    async for command in commands_of(gateway, old.task_id):
-        lost += command.outcome == Outcome.LOST
-        if not outcomes or command.outcome in outcomes:
-            chosen.append(command.host_id)
-    if not chosen:
-        hint = f"; {lost} lost: look at them, then use include_lost" if lost and Outcome.LOST not in outcomes else ""
-        raise HttpProblem("nothing-to-rerun", f"no host of this task ended that way{hint}")
-    return msgspec.structs.replace(old.spec, target="", host_ids=tuple(chosen), rerun_of=old.task_id, plan_hash="")
-
-
-async def _append(
-    gateway: Gateway, data: list[events.Data], authid: str, task_id: str, *, check_room: bool = True
-) -> int:
-    if check_room:
-        await gateway.appender.check_room()
-    try:
-        return await gateway.appender.append(data, authid)
-    except Unsettled:
-        raise HttpProblem(
-            "unsettled", f"the bus did not confirm in time: ask for task {task_id}, or send the same request again",
-            task_id=task_id,
-        ) from None
-
-
-def _check(spec: TaskSpec, prefix: str) -> None:
-    try:
-        check_spec(spec)
-        if spec.rerun_of is not None:
-            ids.id_ms(spec.rerun_of)
-    except SpecError as error:
-        raise HttpProblem("invalid", error.message, errors=[FieldError(prefix + error.pointer, error.message)]) from None
-    except ids.InvalidId as error:
-        raise invalid(f"{prefix}/rerun_of", str(error)) from None
-    except UnicodeEncodeError:
-        raise invalid(prefix, "every text must be valid UTF-8") from None
+        told = await gateway.asker.report(
+            "previous", questions.PreviousQuestion, {"payload": msgspec.to_builtins(spec.payload)}, limits.ASK_EXTRA_MS_MAX
+        )
+        previous = decode.optional_answer(told.data, questions.Previous, "reporter")
+    except HttpProblem:
+        return answer  # it is shown beside the plan, which is whole without it
+    if previous is None:
+        return answer
+    fields = decode.json_answer(answer.data, dict[str, msgspec.Raw], "dispatcher")
+    found = difference(previous, spec, [host.name for host in planned.hosts])
+    fields["difference"] = msgspec.Raw(msgspec.json.encode(found))
+    return msgspec.structs.replace(answer, data=msgspec.Raw(msgspec.json.encode(fields)))
 
 
 def _parts(submissions: list[events.Submission]) -> Iterator[tuple[events.Submission, ...]]:
@@ -331,16 +185,3 @@ def _parts(submissions: list[events.Submission]) -> Iterator[tuple[events.Submis
         part.append(one)
         size += bytes_more
     yield tuple(part)
-
-
-def _thousands(host_ids: tuple[str, ...]) -> list[tuple[str, ...]]:
-    starts = range(0, max(len(host_ids), 1), EVENT_COMMANDS_MAX)
-    return [host_ids[start : start + EVENT_COMMANDS_MAX] for start in starts]
-
-
-def _is_task_id(text: str) -> bool:
-    try:
-        ids.id_ms(text)
-    except ids.InvalidId:
-        return False
-    return True

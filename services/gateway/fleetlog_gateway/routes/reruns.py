@@ -1,0 +1,124 @@
+"""Run a task again, on the hosts that are still there."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from fleetlog_gateway import decode
+from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.finding import CommandHead, commands_of, find_task
+from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.problems import HttpProblem, invalid
+from fleetlog_gateway.recent import fingerprint
+from fleetlog_gateway.registry import Call, Nothing, reply, route
+from fleetlog_schemas import events, hostset, questions
+from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
+from fleetlog_schemas.spec import Rollout, TaskSpec
+
+
+class AcceptedRerun(msgspec.Struct, frozen=True):
+    """A task that runs another again."""
+
+    task_id: str
+    seq: int
+    hosts: int
+    gone: str = ""
+    """Folded names of hosts that were left out: they were revoked, or are no longer enrolled."""
+
+
+class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """On which hosts to run it again; empty: on all of them."""
+
+    failed: bool = False
+    """Those that ended with failure, timeout, error or unreached."""
+    include_lost: bool = False
+    """With `failed`: also those that may have run and cannot be confirmed."""
+    outcomes: tuple[Outcome, ...] = ()
+    """Exactly those that ended so."""
+
+
+@route("POST", "/api/v1/tasks/{id}/rerun", auth=Permission.RUN, body=Rerun, body_optional=True, answer=AcceptedRerun,
+       status=202, idempotent=True,
+       problems=("invalid", "task-not-found", "nothing-to-rerun", "idempotency-key", "idempotency-key-reused",
+                 "service-unavailable", "bus-unavailable", "unsettled", "log-full"))
+async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
+    """Run a task again, on all of its hosts or on those that ended in a certain way.
+
+    The new task has the old one's specification with exact hosts instead of a target, and names the old one. Hosts that
+    are gone are left out and named in `gone`. Waves stay, a canary does not.
+    """
+    gateway, body = call.gateway, call.body
+    if body.include_lost and not body.failed:
+        raise invalid("/include_lost", "goes with `failed`; or name `lost` among the outcomes")
+    if body.failed and body.outcomes:
+        raise invalid("/outcomes", "give either `failed` or outcomes")
+    new_id = decode.idempotency_key(call.request) or gateway.make_id()
+
+    async def append() -> AcceptedRerun:
+        decode.check_task_id_time(new_id, gateway.now_ms(), "")
+        spec, gone = await _rerun_spec(gateway, call.path["id"], body)
+        decode.check_task(spec, "")
+        submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=new_id, spec=spec),))
+        seq = await gateway.store([submitted], call.principal, new_id, new_tasks=True)
+        return AcceptedRerun(task_id=new_id, seq=seq, hosts=len(spec.host_ids), gone=hostset.fold(gone))
+
+    asked = fingerprint(b"rerun", call.path["id"].encode("utf-8", "replace"), msgspec.json.encode(body))
+    accepted = await gateway.recent.once(new_id, asked, append)
+    return reply(accepted, status=202, headers={"Location": f"/api/v1/tasks/{new_id}"})
+
+
+class _Rerunnable(msgspec.Struct, frozen=True):
+    task_id: str
+    spec: TaskSpec
+
+
+async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSpec, list[str]]:
+    """Return what to run again, and the names of the hosts that are left out. Raises HttpProblem."""
+    found = await find_task(gateway, given)
+    answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": found.task_id})
+    old = decode.json_answer(answer.data, _Rerunnable, "reporter")
+    chosen = await _chosen(gateway, old.task_id, body)
+    gone = [command.host for command in chosen if _is_gone(gateway, command.host_id)]
+    host_ids = tuple(command.host_id for command in chosen if not _is_gone(gateway, command.host_id))
+    if not host_ids:
+        raise HttpProblem(
+            "nothing-to-rerun", f"every host that is meant is gone (revoked, or no longer enrolled): {hostset.fold(gone)}"
+        )
+    spec = msgspec.structs.replace(
+        old.spec, target="", host_ids=host_ids, rerun_of=old.task_id, plan_hash="", choose=None,
+        rollout=_without_canary(old.spec.rollout),
+    )
+    return spec, gone
+
+
+async def _chosen(gateway: Gateway, task_id: str, body: Rerun) -> list[CommandHead]:
+    outcomes = set(body.outcomes)
+    if body.failed:
+        outcomes = {*RERUN_OUTCOMES, Outcome.LOST} if body.include_lost else set(RERUN_OUTCOMES)
+    chosen: list[CommandHead] = []
+    lost = 0
+    async for command in commands_of(gateway, task_id):
+        lost += command.outcome == Outcome.LOST
+        if not outcomes or command.outcome in outcomes:
+            chosen.append(command)
+    if not chosen:
+        hint = f"; {lost} lost: look at them, then use include_lost" if lost and Outcome.LOST not in outcomes else ""
+        raise HttpProblem("nothing-to-rerun", f"no host of this task ended that way{hint}")
+    return chosen
+
+
+def _is_gone(gateway: Gateway, host_id: str) -> bool:
+    host = gateway.access.hosts.by_id.get(host_id)
+    return host is None or host.revoked
+
+
+def _without_canary(rollout: Rollout | None) -> Rollout | None:
+    """Return a rollout whose canary is dropped: its hosts may not be among those that run again.
+
+    One that had nothing else becomes a single wave, so that its failure budget and approvals stay.
+    """
+    if rollout is None or not rollout.canary:
+        return rollout
+    waves = rollout.waves or (() if rollout.batch else ("100%",))
+    return msgspec.structs.replace(rollout, canary="", waves=waves)
