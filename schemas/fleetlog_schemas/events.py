@@ -189,7 +189,7 @@ class Halt(Data, frozen=True):
     failures_max: int
     """As many were allowed."""
     wave: int
-    """The wave that was under way, from 1."""
+    """The last wave that had begun, from 1."""
 
 
 @_event("fleetlog.task.halted.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")

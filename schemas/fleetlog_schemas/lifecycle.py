@@ -381,8 +381,10 @@ def _held(task: Task | None, hold: Hold) -> list[Change]:
 
 
 def _halted(tasks: Tasks, event: Event, halt: events.Halt) -> list[Change]:
-    reason = f"{halt.failures} hosts ended badly, {halt.failures_max} may: halted in wave {halt.wave}"
-    return _held(tasks.by_id.get(halt.task_id), Hold("halted", "", reason, event.time_ms))
+    task = tasks.by_id.get(halt.task_id)
+    where = f", in wave {halt.wave} of {len(task.waves)}" if task is not None and len(task.waves) > 1 else ""
+    failed = f"{halt.failures} host{'s' if halt.failures > 1 else ''} ended badly{where}"
+    return _held(task, Hold("halted", "", f"{failed}; at most {halt.failures_max} may", event.time_ms))
 
 
 def _resumed(task: Task | None) -> list[Change]:

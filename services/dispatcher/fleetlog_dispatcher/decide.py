@@ -227,8 +227,9 @@ def _halts(live: Live) -> Iterator[events.Halt]:
         if task.stop or task.hold or not over_budget(task):
             continue
         allowed = failures_max(task.spec, len(task.commands))
+        begun = sum(1 for wave in task.waves if wave.begun_ms)
         yield events.Halt(
-            task_id=task_id, failures=failures(task) - task.forgiven, failures_max=allowed or 0, wave=task.wave + 1
+            task_id=task_id, failures=failures(task) - task.forgiven, failures_max=allowed or 0, wave=max(begun, 1)
         )
 
 

@@ -36,7 +36,7 @@ def task_gate(live: Live, task: Task, now_ms: int) -> Gate | None:
     """Return what keeps every command of a planned task back."""
     if task.hold is not None:
         by = f" by {task.hold.by}" if task.hold.by else ""
-        return Gate(task.hold.kind, f"the task is {task.hold.kind}{by}: {task.hold.reason or 'no reason given'}")
+        return Gate(task.hold.kind, f"{task.hold.kind}{by}: {task.hold.reason or 'no reason given'}")
     holder = lock_holder(live, task)
     if holder is not None:
         return Gate("lock", f"an earlier run of {task.spec.key} has not ended: task {short(holder.task_id)}")
@@ -71,6 +71,15 @@ def limit_gate(live: Live, task: Task) -> Gate | None:
 def in_flight(task: Task) -> int:
     """Return how many commands of a task were dispatched and have not ended."""
     return task.counts.get(CommandState.DISPATCHED.value, 0) + task.counts.get(CommandState.RUNNING.value, 0)
+
+
+def turn(task: Task, command: Command) -> str:
+    """Return in words whose turn it would be, were the task not held back: of a task in waves."""
+    if len(task.waves) < 2:
+        return ""
+    if command.wave == task.wave:
+        return f"; it would go next, with wave {task.wave + 1} of {len(task.waves)}"
+    return f"; it comes after wave {task.wave + 1} of {len(task.waves)}"
 
 
 def command_gate(task: Task, command: Command, now_ms: int) -> Gate | None:

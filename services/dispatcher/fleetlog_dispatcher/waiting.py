@@ -17,6 +17,7 @@ from fleetlog_dispatcher.gates import (
     slot_gate,
     suspicion,
     task_gate,
+    turn,
 )
 from fleetlog_dispatcher.live import SWEEP_MS, Live
 from fleetlog_dispatcher.state import State
@@ -39,8 +40,10 @@ def waiting_gate(
     stop = command.stop or task.stop
     if stop:
         return Gate("stopping", "it is about to end without having been started")
-    gate = task_gate(live, task, now_ms) or command_gate(task, command, now_ms)
-    return gate or _host_gate(settings, state, live, task, command, now_ms) or (
+    gate = task_gate(live, task, now_ms)
+    if gate is not None:
+        return Gate(gate.reason, gate.message + turn(task, command))
+    return command_gate(task, command, now_ms) or _host_gate(settings, state, live, task, command, now_ms) or (
         limit_gate(live, task)
         or share_gate(settings, state, live, task)
         or slot_gate(settings, live, task, command.host_id)

@@ -103,7 +103,9 @@ def test_a_halted_task_says_why_it_halted() -> None:
     task_id = stage.submitted(shell(rollout=Rollout(batch="1")))
     stage.ended(task_id, "web1", outcome=Outcome.FAILURE, exit_code=1)
     assert why(stage, task_id) == {"web2": "halted"}
-    assert "1 hosts ended badly, 0 may" in said(stage, task_id)
+    assert said(stage, task_id) == (
+        "halted: 1 host ended badly, in wave 1 of 2; at most 0 may; it would go next, with wave 2 of 2"
+    )
 
 
 def test_a_paused_task_says_by_whom() -> None:
