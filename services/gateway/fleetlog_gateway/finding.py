@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from fleetlog_gateway import decode
+from fleetlog_gateway import decode, limits
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Paged
@@ -73,10 +73,10 @@ def check_identifier(text: str) -> str:
     return text
 
 
-async def find_task(gateway: Gateway, given: str) -> Found:
+async def find_task(gateway: Gateway, given: str, timeout_ms: int = limits.ASK_MS_MAX) -> Found:
     """Return the task that *given* names. Raises HttpProblem."""
     check_identifier(given)
-    answer = await gateway.asker.report("progress", questions.TaskQuestion, {"task_id": given})
+    answer = await gateway.asker.report("progress", questions.TaskQuestion, {"task_id": given}, timeout_ms)
     return decode.json_answer(answer.data, Found, "reporter")
 
 
@@ -88,17 +88,19 @@ async def find_asked(gateway: Gateway, given: str, *, whole: bool = True) -> Ask
     Raises:
         HttpProblem: there is no such task; or the reporter does not answer, and this is not a full id.
     """
+    full_id = decode.is_task_id(given)
+    timeout_ms = limits.ASK_CHECK_MS_MAX if full_id else limits.ASK_MS_MAX
     try:
-        found = await find_task(gateway, given)
+        found = await find_task(gateway, given, timeout_ms)
     except HttpProblem as problem:
-        if problem.code not in AWAY or not decode.is_task_id(given):
+        if problem.code not in AWAY or not full_id:
             raise
         return Asked(task_id=given, state="", checked=False)
     brief = Asked(task_id=found.task_id, state=found.state, outcome=found.outcome)
     if not whole or found.state in OVER:
         return brief
     try:
-        answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": found.task_id})
+        answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": found.task_id}, timeout_ms)
     except HttpProblem:
         return msgspec.structs.replace(brief, checked=False)
     return decode.json_answer(answer.data, Asked, "reporter")

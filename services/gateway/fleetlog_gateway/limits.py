@@ -25,6 +25,9 @@ ASK_MS_MAX = 10_000
 """How long another service may take to answer; it waits itself at most a few seconds for a log sequence."""
 ASK_EXTRA_MS_MAX = 2_000
 """How long is waited for what only completes an answer that stands without it."""
+ASK_CHECK_MS_MAX = 1_000
+"""Longest wait for the reporter's word on a task that is named by its full id and is to be stopped, held or let go on:
+in an incident the request counts, and the word is a courtesy."""
 ASK_READY_MS_MAX = 1_000
 """A readiness probe must not hang longer than probes usually wait."""
 SQL_MS_MAX = 60_000
