@@ -9,8 +9,8 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Retry, TaskSpec
 from fleetlog_simulation.books import entries_of
 from fleetlog_simulation.directed import Directed, History, directed
+from fleetlog_simulation.fleet import WORK
 from fleetlog_simulation.hosts import Course
-from fleetlog_simulation.scenario import WORK
 
 HOUR_MS = 3_600_000
 
