@@ -11,14 +11,20 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_simulation.fleet import Fleet
 from fleetlog_simulation.invariants import Invariant
+from fleetlog_simulation.invariants.choices import Choices
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
+from fleetlog_simulation.invariants.holds import Holds
+from fleetlog_simulation.invariants.limits import Limits
+from fleetlog_simulation.invariants.patience import Patience
 from fleetlog_simulation.invariants.projection_agrees import ProjectionAgrees
 from fleetlog_simulation.invariants.readers_agree import ReadersAgree
 from fleetlog_simulation.invariants.results_kept import ResultsKept
 from fleetlog_simulation.invariants.runs_once import RunsOnce
+from fleetlog_simulation.invariants.single_runs import SingleRuns
 from fleetlog_simulation.invariants.slots import Slots
 from fleetlog_simulation.invariants.tasks_end import TasksEnd
 from fleetlog_simulation.invariants.unreached_never_ran import UnreachedNeverRan
+from fleetlog_simulation.invariants.waves import Waves
 from fleetlog_simulation.people import People
 from fleetlog_simulation.troubles import Troubles
 from fleetlog_simulation.world import START_MS, Faults
@@ -57,7 +63,9 @@ class Scenario(Fleet):
     def _promises(self) -> list[Invariant]:
         world, books, flights, settings = self.world, self.books, self.in_flight, self.settings
         return [
-            RunsOnce(world), Slots(flights, settings.slots_per_host), UnreachedNeverRan(world, books), self.tasks_end,
+            RunsOnce(world), Slots(flights, settings.slots_per_host), Limits(flights, settings.in_flight_max),
+            Holds(world, flights), Waves(world, flights), SingleRuns(flights), Choices(books),
+            Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
             CopiesRunNothing(world, self.machines), ProjectionAgrees(world, self.reporter),
         ]
