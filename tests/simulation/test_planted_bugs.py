@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,11 +14,16 @@ from fleetlog_agent.attempts import Attempts
 from fleetlog_agent.journal_records import Forgotten, Key
 from fleetlog_agent.outbox import Outbox
 from fleetlog_agent.session import Session
+from fleetlog_dispatcher import ends, gates, plan
+from fleetlog_dispatcher import live as living
 from fleetlog_dispatcher import observe as dispatcher_observe
 from fleetlog_dispatcher import sessions as dispatcher_sessions
+from fleetlog_dispatcher.admit import Round
+from fleetlog_dispatcher.queues import Shares
 from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.engine import Engine
-from fleetlog_schemas import tokens
+from fleetlog_schemas import lifecycle, rollout, tokens
+from fleetlog_schemas.records import Task, Tasks, Wave
 from fleetlog_simulation import directed, histories
 from fleetlog_simulation.directed import History
 from fleetlog_simulation.hosts import SimHost
@@ -159,6 +165,127 @@ def snapshot_inside_a_batch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SimDispatcher, "_maybe_snapshot", maybe_snapshot)
 
 
+def ignore_what_a_dispatch_rests_on(patch: pytest.MonkeyPatch) -> None:
+    """Let a dispatch take effect that was decided before admission was narrowed."""
+    original = lifecycle.apply
+
+    def apply(tasks: Tasks, event: Any) -> Any:
+        tasks.narrowed_seq = 0
+        return original(tasks, event)
+
+    patch.setattr(lifecycle, "apply", apply)
+
+
+def ignore_the_hold(patch: pytest.MonkeyPatch) -> None:
+    """Let a dispatch take effect that comes after its task was paused or halted."""
+    original = lifecycle._dispatched
+
+    def dispatched(tasks: Tasks, event: Any, one: Any) -> Any:
+        task = tasks.by_id[one.task_id]
+        hold, task.hold = task.hold, None
+        change = original(tasks, event, one)
+        task.hold = hold
+        return change
+
+    patch.setattr(lifecycle, "_dispatched", dispatched)
+
+
+def let_the_next_wave_begin_early(patch: pytest.MonkeyPatch) -> None:
+    """Let the next wave's turn come as soon as a command of this one has ended."""
+    original = lifecycle._leave_wave
+
+    def leave_wave(task: Task, wave: Wave, now_ms: int) -> None:
+        original(task, wave, now_ms)
+        if task.wave < len(task.waves) and task.waves[task.wave] is wave:
+            task.wave, task.wave_ms = task.wave + 1, now_ms
+
+    patch.setattr(lifecycle, "_leave_wave", leave_wave)
+
+
+def ignore_approval(patch: pytest.MonkeyPatch) -> None:
+    """Let waves begin that no person has approved."""
+    for module in (lifecycle, rollout):
+        patch.setattr(module, "needs_approval", lambda task, wave: False)
+
+
+def forget_the_soak_time(patch: pytest.MonkeyPatch) -> None:
+    """Let the next wave begin at once when the last one has ended."""
+    patch.setattr(rollout, "soaks_until_ms", lambda task: 0)
+
+
+def forget_when_a_wave_ended(patch: pytest.MonkeyPatch) -> None:
+    """Let the soak time count from the plan for a dispatcher that takes over."""
+    original = living.awaken
+
+    def awaken(settings: Any, state: Any, now_ms: int) -> Any:
+        for task in state.tasks.by_id.values():
+            task.wave_ms = task.planned_ms
+        return original(settings, state, now_ms)
+
+    patch.setattr(living, "awaken", awaken)
+
+
+def ignore_the_limit_of_queues(patch: pytest.MonkeyPatch) -> None:
+    """Dispatch as if no queue had a limit."""
+    original = Round.__init__
+
+    def begin(self: Round, *arguments: Any) -> None:
+        original(self, *arguments)
+        self._queue_room.clear()
+
+    patch.setattr(Round, "__init__", begin)
+
+
+def forget_what_is_in_flight_at_a_take_over(patch: pytest.MonkeyPatch) -> None:
+    """Count against shared limits only what this dispatcher has dispatched itself."""
+    original = living.awaken
+
+    def awaken(*arguments: Any) -> Any:
+        live = original(*arguments)
+        live.shares = Shares()
+        return live
+
+    patch.setattr(living, "awaken", awaken)
+
+
+def free_a_share_by_the_clock_alone(patch: pytest.MonkeyPatch) -> None:
+    """Give up what runs at its deadline, without the grace in which its host ends it and says so."""
+    patch.setattr(ends, "run_deadline_ms", lambda settings, flight: flight.confirmed_ms + flight.task.spec.timeout_ms)
+
+
+def forget_the_lock(patch: pytest.MonkeyPatch) -> None:
+    """Dispatch a single run while an earlier one is under way."""
+    for module in (gates, ends):
+        patch.setattr(module, "lock_holder", lambda live, task: None)
+
+
+def plan_every_second_run(patch: pytest.MonkeyPatch) -> None:
+    """Refuse no single run."""
+    patch.setattr(plan, "refuse_second_run", lambda spec, earlier: None)
+
+
+def look_at_no_window_that_opens(patch: pytest.MonkeyPatch) -> None:
+    """Look at windows when one is set, and not when time opens it."""
+    original = dispatcher_observe._ripen
+
+    def ripen(settings: Any, state: Any, live: Any, now_ms: int) -> None:
+        sweep, live.sweep = live.sweep, False
+        original(settings, state, live, now_ms)
+        live.sweep = sweep
+
+    patch.setattr(dispatcher_observe, "_ripen", ripen)
+
+
+def choose_one_host_too_many(patch: pytest.MonkeyPatch) -> None:
+    """Take one host more than was asked for."""
+    original = plan.choose
+
+    def choose(settings: Any, state: Any, live: Any, rule: Any, *rest: Any) -> Any:
+        return original(settings, state, live, msgspec.structs.replace(rule, count=rule.count + 1), *rest)
+
+    patch.setattr(plan, "choose", choose)
+
+
 class Plant(NamedTuple):
     """A bug, and the history in which an invariant must notice it."""
 
@@ -166,7 +293,7 @@ class Plant(NamedTuple):
     history: History = simulate
     """By chance, in one of many seeds; a directed history provokes it, so every seed of it must notice."""
     says: str = ""
-    """What the invariant that is meant to notice says."""
+    """What the invariant that is meant to notice says; where another notices first, the next seed is tried."""
 
 
 PLANTS: list[Plant] = [
@@ -187,10 +314,31 @@ PLANTS: list[Plant] = [
     Plant(forget_a_running_attempt),
     Plant(forget_the_token),
     Plant(snapshot_inside_a_batch),
+    Plant(
+        ignore_what_a_dispatch_rests_on, histories.a_freeze_overtakes_a_dispatch_under_way,
+        "ran on h0 although it was decided before admission was narrowed",
+    ),
+    Plant(ignore_what_a_dispatch_rests_on),
+    Plant(ignore_the_hold, histories.a_pause_overtakes_a_dispatch_under_way, "ran on h0 although it was paused"),
+    Plant(ignore_the_hold),
+    Plant(let_the_next_wave_begin_early, says="an earlier wave has not ended"),
+    Plant(ignore_approval, says="not approved"),
+    Plant(forget_the_soak_time, says="before its soak time was over"),
+    Plant(forget_when_a_wave_ended, histories.a_leader_is_killed_during_a_soak, "before its soak time was over"),
+    Plant(ignore_the_limit_of_queues, says="in flight in the queue"),
+    Plant(
+        forget_what_is_in_flight_at_a_take_over, histories.a_queue_is_full_while_another_dispatcher_takes_over,
+        "2 commands in flight in the queue builds, and at most 1 may be",
+    ),
+    Plant(free_a_share_by_the_clock_alone, says="was given up .* too early"),
+    Plant(forget_the_lock, says="was dispatched although the earlier run"),
+    Plant(plan_every_second_run, says="was not refused"),
+    Plant(look_at_no_window_that_opens, says="in the blackout"),
+    Plant(choose_one_host_too_many, says="asked for"),
 ]
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.bug.__name__)
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.bug.__name__}-{plant.history.__name__}")
 def test_a_planted_bug_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant.bug(monkeypatch)
     if plant.history is not simulate:
@@ -201,6 +349,7 @@ def test_a_planted_bug_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch)
     for seed in range(SEEDS_MAX):
         try:
             simulate(seed)
-        except Violation:
-            return
+        except Violation as violation:
+            if re.search(plant.says, str(violation)):
+                return
     pytest.fail(f"{SEEDS_MAX} seeds did not notice: {plant.bug.__doc__}")

@@ -5,6 +5,7 @@ They know nothing of the lifecycle: what an invariant says must not rest on the 
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,14 @@ class Line(NamedTuple):
     time_ms: int
     kind: str
     data: dict[str, Any]
+    said: str = ""
+    """When its author says that it happened (RFC 3339): for a decision, when it was decided."""
+    batch_end: bool = True
+
+    @property
+    def said_ms(self) -> int:
+        """The same in Unix milliseconds."""
+        return round(dt.datetime.fromisoformat(self.said).timestamp() * 1000)
 
 
 class Books:
@@ -43,7 +52,9 @@ class Books:
         while len(self.lines) < self._stream.last_seq:
             stored = self._stream.messages[len(self.lines) + 1]
             event = msgspec.json.decode(stored.body)
-            line = Line(stored.seq, stored.subject, stored.time_ms, event["type"], event["data"])
+            line = Line(
+                stored.seq, stored.subject, stored.time_ms, event["type"], event["data"], event["time"], stored.batch_end
+            )
             self.lines.append(line)
             if line.kind == "fleetlog.attempt.ended.v1":
                 for end in line.data["attempts"]:

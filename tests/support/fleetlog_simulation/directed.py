@@ -22,9 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events
+from fleetlog_simulation.books import entries_of
 from fleetlog_simulation.scenario import Result, Scenario
 from fleetlog_simulation.services import SimDispatcher
 from fleetlog_simulation.world import Execution, Faults
@@ -81,7 +83,17 @@ class Directed(Scenario):
         """Let a time pass that the seed chooses."""
         self.world.run(self.world.now_ms + self.chance.randint(low_ms, high_ms))
 
+    def overtake(self, data: events.Data, subject: str) -> None:
+        """Let a person's event stand in the log at once, ahead of everything that is on its way there."""
+        self.world.store.append(self.batch(data, subject))
+        self.world.notify()
+
     # --- what there is ---
+
+    def under_way(self, kind: type[events.Data], **fields: object) -> list[dict[str, Any]]:
+        """Return the entries of *kind* in what the leader has decided and not read back."""
+        pending = self.leader.engine.pending
+        return entries_of(pending, kind, **fields) if pending is not None else []
 
     @property
     def leader(self) -> SimDispatcher:

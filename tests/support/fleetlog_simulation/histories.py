@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
+
 from fleetlog_agent.journal_records import Key
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.spec import Retry, TaskSpec
+from fleetlog_schemas.spec import Retry, Rollout, TaskSpec
 from fleetlog_simulation.books import entries_of
-from fleetlog_simulation.directed import Directed, History, directed
+from fleetlog_simulation.directed import SLOW, Directed, History, directed
+from fleetlog_simulation.fleet import WORK
 from fleetlog_simulation.hosts import Course
-from fleetlog_simulation.scenario import WORK
 
 HOUR_MS = 3_600_000
 
@@ -68,6 +72,120 @@ def a_deposed_leader_goes_on_with_what_it_believed(fleet: Directed) -> None:
     fleet.expect("it waited for the slot", not fleet.running(newer))
 
 
+@directed()
+def a_freeze_overtakes_a_dispatch_under_way(fleet: Directed) -> None:
+    """What was decided before the freeze stands in the log behind it: it is void, and nothing runs until the thaw."""
+    task_id = fleet.submit(TaskSpec(payload=WORK, target="all"), Course(lasts_ms=300))
+    fleet.until("a dispatch is under way", lambda: fleet.under_way(events.AttemptsDispatched, task_id=task_id))
+    fleet.expect("the log has none yet", not fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
+    fleet.overtake(events.FleetFrozen(freeze_id="f1", target="all", reason="incident"), events.CATALOG)
+    fleet.until("the log has it", lambda: fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
+    fleet.wait(1_000, 30_000)
+    fleet.expect("nothing runs", not fleet.runs(task_id))
+    fleet.append(events.FleetThawed(freeze_id="f1"), events.CATALOG)
+    fleet.until("it runs", lambda: fleet.runs(task_id))
+
+
+@directed()
+def a_pause_overtakes_a_dispatch_under_way(fleet: Directed) -> None:
+    """The same with a person who pauses the task: what was decided before is void, and nothing runs until the resume."""
+    task_id = fleet.submit(TaskSpec(payload=WORK, target="all"), Course(lasts_ms=300))
+    fleet.until("a dispatch is under way", lambda: fleet.under_way(events.AttemptsDispatched, task_id=task_id))
+    fleet.expect("the log has none yet", not fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
+    fleet.overtake(events.PauseRequested(task_id=task_id, reason="wait"), events.REQUEST)
+    fleet.until("the log has it", lambda: fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
+    fleet.wait(1_000, 30_000)
+    fleet.expect("nothing runs", not fleet.runs(task_id))
+    fleet.append(events.ResumeRequested(task_id=task_id), events.REQUEST)
+    fleet.until("it runs", lambda: fleet.runs(task_id))
+
+
+SOAK_MS = 30_000
+"""Three times as long as it takes another dispatcher to take over."""
+
+
+@directed(hosts=2)
+def a_leader_is_killed_during_a_soak(fleet: Directed) -> None:
+    """Whoever takes over between two waves waits for what is left of the soak time."""
+    rollout = Rollout(waves=("1",), soak_ms=SOAK_MS)
+    task_id = fleet.submit(TaskSpec(payload=WORK, target="all", rollout=rollout), Course(lasts_ms=300))
+    fleet.until("wave 1 has ended", lambda: fleet.books.entries(events.AttemptsEnded, task_id=task_id))
+    fleet.wait(0, SOAK_MS // 2)
+    killed, other = fleet.leader, fleet.standby
+    killed.kill()
+    fleet.until("the other one leads", lambda: other.engine.live is not None)
+    fleet.expect("wave 2 has not begun", len(fleet.runs(task_id)) == 1)
+    killed.start()
+    fleet.until("wave 2 runs", lambda: len(fleet.runs(task_id)) == 2)
+
+
+@directed(hosts=2)
+def a_halt_is_decided_by_one_leader_while_the_other_takes_over(fleet: Directed) -> None:
+    """The other one halts the task too, a person resumes it, and then comes the halt that the first one decided."""
+    stale, other = fleet.leader, fleet.standby
+    spec = TaskSpec(payload=WORK, target="all", rollout=Rollout(batch="1"))
+    task_id = fleet.submit(spec, Course(lasts_ms=30_000, exit_code=1))
+    fleet.until("wave 1 has failed", lambda: fleet.books.entries(events.AttemptsEnded, task_id=task_id))
+    fleet.world.faults = replace(SLOW, lost_append=1)
+    fleet.until("its halt is decided", lambda: fleet.under_way(events.TasksHalted, task_id=task_id))
+    stale.pause()
+    fleet.world.faults = SLOW
+    fleet.until("the other one halts it", lambda: fleet.books.entries(events.TasksHalted, task_id=task_id))
+    fleet.expect("the other one leads", other.engine.live is not None)
+    fleet.wait(0, 5_000)
+    fleet.append(events.ResumeRequested(task_id=task_id), events.REQUEST)
+    fleet.until("wave 2 runs", lambda: len(fleet.runs(task_id)) == 2)
+    stale.go_on()
+    fleet.until("the fence refuses the first halt", lambda: stale.fenced)
+    fleet.expect("that was it", entries_of(stale.fenced[-1], events.TasksHalted, task_id=task_id))
+    fleet.until("the task has ended", lambda: fleet.books.entries(events.TasksEnded, task_id=task_id))
+    fleet.expect("it was halted once", len(fleet.books.entries(events.TasksHalted, task_id=task_id)) == 1)
+
+
+@directed(hosts=2)
+def a_replaced_single_run_is_on_a_host_that_cannot_be_reached(fleet: Directed) -> None:
+    """The new run waits for the host's word that the old one has ended, or until its deadline and every grace are over."""
+    host = fleet.hosts[0]
+    spec = TaskSpec(payload=WORK, target="h0", key="deploy", timeout_ms=20_000)
+    old = fleet.submit(spec, Course(lasts_ms=HOUR_MS, stubborn=True))
+    fleet.until("the old run is known to run", lambda: fleet.books.entries(events.AttemptsStarted, task_id=old))
+    host.disconnect()
+    newer = msgspec.structs.replace(spec, target="h1", single_run="replace")
+    new = fleet.submit(newer, Course(lasts_ms=300))
+    fleet.until("it is replaced", lambda: fleet.books.entries(events.TasksReplaced, task_id=old))
+    comes_back = fleet.chance.random() < 0.5
+    if comes_back:
+        fleet.wait(0, 10_000)
+        host.connect()
+    fleet.expect("the old run still runs", fleet.running(old))
+    fleet.until("the new run runs", lambda: fleet.runs(new))
+    fleet.expect("the old run has ended by then", not fleet.running(old))
+    first = fleet.books.entries(events.AttemptsEnded, task_id=old)[0]
+    fleet.expect("it is lost if its host did not come back", (first["outcome"] == "lost") is not comes_back)
+
+
+@directed(hosts=2, settings=DispatcherSettings(slots_per_host=4))
+def a_queue_is_full_while_another_dispatcher_takes_over(fleet: Directed) -> None:
+    """Whoever takes over counts what is in flight, and dispatches nothing more until that has ended."""
+    fleet.append(events.QueueLimited(queue="builds", in_flight_max=1), events.CATALOG)
+    fleet.until("the queue is limited", lambda: fleet.books.entries(events.QueueLimited))
+    first = fleet.submit(TaskSpec(payload=WORK, target="h0", queue="builds"), Course(lasts_ms=60_000))
+    fleet.until("the queue is full", lambda: fleet.running(first))
+    second = fleet.submit(TaskSpec(payload=WORK, target="h1", queue="builds"), Course(lasts_ms=300))
+    fleet.until("another task waits", lambda: fleet.books.entries(events.TasksPlanned, task_id=second))
+    killed, other = fleet.leader, fleet.standby
+    killed.kill()
+    fleet.until("the other one leads", lambda: other.engine.live is not None)
+    fleet.wait(2_000, 20_000)
+    fleet.expect("the first one has the queue to itself", fleet.running(first) and not fleet.runs(second))
+    killed.start()
+    fleet.until("the second one runs", lambda: fleet.runs(second))
+    fleet.expect("the first one has ended", not fleet.running(first))
+
+
 HISTORIES: tuple[History, ...] = (
     an_agent_returns_to_an_attempt_that_was_given_up, a_deposed_leader_goes_on_with_what_it_believed,
+    a_freeze_overtakes_a_dispatch_under_way, a_pause_overtakes_a_dispatch_under_way, a_leader_is_killed_during_a_soak,
+    a_halt_is_decided_by_one_leader_while_the_other_takes_over,
+    a_replaced_single_run_is_on_a_host_that_cannot_be_reached, a_queue_is_full_while_another_dispatcher_takes_over,
 )

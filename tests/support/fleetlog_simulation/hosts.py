@@ -67,6 +67,10 @@ class Machine:
     """A copy or a restored state that the log has moved beyond: it must run nothing."""
 
 
+def _load(load_1m: float) -> Load:
+    return Load(cpu_ratio=0.1, memory_ratio=0.1, disk_ratio=0.1, load_1m=load_1m)
+
+
 class SimHost:
     """An agent on a machine."""
 
@@ -83,6 +87,7 @@ class SimHost:
         """Taken away for good: what is still on its way to start it does nothing."""
         self.connected = False
         self.life = 0
+        self.load = _load(0.1)
         self.alarms: list[str] = []
         self.core = self._new_core()
         self._subscriptions: list[Subscription] = []
@@ -110,7 +115,7 @@ class SimHost:
         self.life += 1
         self._woken_for = 0
         self.core = self._new_core()
-        self._observe(m.LoadMeasured(Load(cpu_ratio=0.1, memory_ratio=0.1, disk_ratio=0.1, load_1m=0.1)))
+        self._observe(m.LoadMeasured(self.load))
         self.connect()
 
     def kill(self) -> None:
@@ -159,6 +164,11 @@ class SimHost:
             self.connected = False
             if self.alive:
                 self._observe(m.Connected(False))
+
+    def be_busy(self, load_1m: float) -> None:
+        """Let the machine have this load from now on."""
+        self.load = _load(load_1m)
+        self._observe(m.LoadMeasured(self.load))
 
     # --- driving the core ---
 

@@ -56,6 +56,8 @@ class SimDispatcher:
         self.fenced: list[Batch] = []
         """What it wanted to append and the bus refused, because the log had moved on."""
         self._subscriptions: list[Subscription] = []
+        self._unsent: tuple[Batch, int] | None = None
+        """An append that is due while the process is stopped: it goes out when it is continued."""
         self._reading = False
         self._woken_for = 0
         world.stored_listeners.append(self._poll_soon)
@@ -90,6 +92,9 @@ class SimDispatcher:
         self.paused = False
         self._reading = False
         self._woken_for = 0
+        if self._unsent is not None:
+            unsent, self._unsent = self._unsent, None
+            self._append(*unsent)
         self._poll_soon()
         self._step()
 
@@ -178,7 +183,9 @@ class SimDispatcher:
                 self.world.publish(reply, wire.encode(self.keys.signer.sign(body)) if sign else body)
 
     def _append(self, batch: Batch, life: int) -> None:
-        if self.alive and life == self.life and self.engine.pending is batch:
+        if self.paused:
+            self._unsent = (batch, life)
+        elif self.alive and life == self.life and self.engine.pending is batch:
             self.world.append(batch, lambda answer: self._settled(batch, life, answer))
 
     def _settled(self, batch: Batch, life: int, answer: int | Exception) -> None:
