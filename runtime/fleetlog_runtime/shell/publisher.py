@@ -89,7 +89,7 @@ class Publisher:
 
     async def _send(self, group: list[_Waiting]) -> None:
         drafts = tuple(draft for one in group for draft in one.drafts)
-        if 1 < len(group) and len(drafts) <= APART_MAX:
+        if len(group) > 1 and len(drafts) <= APART_MAX:
             for one in group:
                 await self._send([one])
             return
