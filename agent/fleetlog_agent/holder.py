@@ -2,7 +2,7 @@
 
 A process of its own with nothing but a few modules of the standard library (`launch.py` and `process_tree.py` are
 the rest of it): it has to stay small. It starts
-processes in sessions of their own, writes each exit status to disk before it tells anybody, and ends whole process
+processes in sessions of their own, writes each exit status to its file before it tells anybody, and ends whole process
 trees on request. As a child subreaper it inherits what its commands leave behind, so nothing escapes a kill by
 being orphaned; for the same reason it waits on SIGCHLD for any child, not on one pidfd for each.
 
@@ -252,9 +252,11 @@ class Holder:
             self._ended_while_launching(pid, status, news)
         if news:
             # On a full disk it stays in memory, and in the journal of the agent that hears it.
-            if self._note(*news):
-                os.fdatasync(self.log)
+            noted = self._note(*news)
             self._say(*({"news": "attempt", **one} for one in news))
+            if noted:
+                # Beside the agent, which journals what it heard: this copy is for when there is none.
+                os.fdatasync(self.log)
 
     def _ended_while_launching(self, pid: int, status: int, news: list[dict[str, Any]]) -> None:
         """A process between fork and exec is gone: its pipe says whether it ever ran the command."""
