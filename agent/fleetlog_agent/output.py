@@ -280,7 +280,7 @@ class Output:
     async def _resume(self) -> None:
         """Cut the frames of a former agent again; send those of which it did not note that they were stored."""
         try:
-            with open(self._notes_path, "rb") as noted:  # noqa: PTH123 - once for each command: pathlib costs more
+            with open(self._notes_path, "rb") as noted:  # noqa: ASYNC230, PTH123 - small, on this disk
                 notes = noted.read()
         except FileNotFoundError:
             return

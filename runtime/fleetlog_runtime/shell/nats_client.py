@@ -69,7 +69,7 @@ class LazyClient(Client):
         What comes before this returns may be lost: nobody else may know the subject yet.
         """
         subscription = await self.subscribe(subject)
-        self._hearers[subscription._id] = heard
+        self._hearers[subscription._id] = heard  # noqa: SLF001 - the library names its subscriptions nowhere else
         return subscription
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
