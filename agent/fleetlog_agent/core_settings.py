@@ -15,6 +15,9 @@ REPORT_OVERHEAD_BYTES = 1_024
 """Of REPORT_BYTES_MAX: room for everything around the items."""
 FACTS_MS_MIN = 3_600_000
 """Facts are reported at most hourly: each report of them is an event for ever."""
+FORGET_MS = 200
+"""What may be forgotten is written with the next thing that must be, or after this time: a disk sync for it alone
+costs as much as one for a start, and nothing waits for it."""
 SESSION_RETRY_MS_MIN, SESSION_RETRY_MS_MAX = 500, 30_000
 """Full jitter between these when nobody answers: a fleet must not hammer a dispatcher that comes back."""
 SESSION_DENIED_MS = 60_000
