@@ -11,6 +11,7 @@ from bench import machine, measure
 from bench.decisions import decisions
 from bench.figures import Figure, as_table, write_json
 from bench.history import history
+from bench.output import output
 from bench.projection import projection
 from bench.system import BenchError, load_is_calm
 
@@ -56,6 +57,11 @@ def _projection(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figur
     return projection(options.attempts, options.rounds)
 
 
+def _output(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    with measure.fresh_system() as system:
+        return output(system, options.megabytes, options.rounds)
+
+
 def _history(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
     return history(options.events, options.tasks, options.rounds)
 
@@ -65,8 +71,8 @@ def _decisions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
 
 
 SECTIONS: dict[str, Section] = {
-    "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "projection": _projection,
-    "history": _history, "decisions": _decisions,
+    "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "output": _output,
+    "projection": _projection, "history": _history, "decisions": _decisions,
 }
 
 
@@ -80,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--agents", type=int, default=50, help="real agents of the fan-out (default 50)")
     parser.add_argument("--crowd", type=int, default=1_000, help="simulated agents (default 1000)")
     parser.add_argument("--hosts", type=int, default=10_000, help="hosts of the decision figures (default 10000)")
+    parser.add_argument("--megabytes", type=int, default=100, help="what the one command of the output figures writes (default 100)")
     parser.add_argument("--events", type=int, default=200_000, help="events of the history figures (default 200000)")
     parser.add_argument("--attempts", type=int, default=100_000, help="attempts of the projection figure (default 100000)")
     return parser.parse_args()

@@ -51,7 +51,8 @@ class System:
         (self.folder / "gateway" / "url").unlink(missing_ok=True)
         with (self.folder / "up.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [FLEETLOG, "up", "--data", str(self.folder), *self.options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [FLEETLOG, "up", "--data", str(self.folder), "--port", "0", *self.options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
         try:
             return until(self._is_ready, "fleetlog up")

@@ -194,13 +194,16 @@ class Agent:
                 self._log.error("the journal cannot be written: nothing new starts", error=str(error))
                 await asyncio.sleep(JOURNAL_RETRY_SECONDS)
         self.core.journal_written()
-        for record in commit.records:
-            if isinstance(record, Ended | Tombstone):
-                self._runner.release(record.key)
         if self._journal.wants_compaction:
             # Nothing else is on its way to disk: the next commit is asked for by the step below.
             await self._compact()
-        self._kick()
+        self._step()
+        # What the step started goes first: removing files takes longer than reporting an end.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for record in commit.records:
+            if isinstance(record, Ended | Tombstone):
+                self._runner.release(record.key)
 
     async def _compact(self) -> None:
         try:

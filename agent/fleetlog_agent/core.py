@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from fleetlog_agent import core_settings as limits
 from fleetlog_agent import messages as m
-from fleetlog_agent.attempts import Attempts, bounded, never_ran
+from fleetlog_agent.alarms import Alarms
+from fleetlog_agent.attempts import Attempts, never_ran
 from fleetlog_agent.journal_records import (
     Accepted,
     Commit,
@@ -73,11 +74,12 @@ class Core:
         self._pinned_keys = pinned_keys
         self._refuses = refuses
         self._pending: list[Record] = []
+        self._forget_due_ms = 0
+        """When what the journal may forget is written for its own sake; 0: there is nothing, or something else to write."""
         self._new_keys: set[Key] = set()
         """Attempts whose first record is not on disk yet."""
         self._inbox: deque[pushes.Push] = deque()
-        self._alarms: list[str] = []
-        self._alarmed: dict[str, int] = {}
+        self._alarms = Alarms()
         self._load = Load(cpu_ratio=0.0, memory_ratio=0.0, disk_ratio=0.0, load_1m=0.0)
         self._facts: dict[str, str | int | float | bool] = {}
         self._facts_said: dict[str, str | int | float | bool] = {}
@@ -177,7 +179,7 @@ class Core:
         try:
             push = self.session.trusted_push(body, self._trusted)
         except Untrusted as error:
-            self._alarms.append(str(error))
+            self._alarms.add(str(error))
             return
         if self.session.is_open and push.epoch > self.session.epoch:
             self.session.close(now_ms)  # somebody opened a later session in our name: ask, and the ticket tells who
@@ -188,12 +190,12 @@ class Core:
         try:
             granted = self.session.answered(body, self._trusted, now_ms)
         except Untrusted as error:
-            self._alarms.append(str(error))
+            self._alarms.add(str(error))
             return
         if granted is not None:
             self._put(granted)
         elif self.session.denied:
-            self._alarms.append(self.session.denied)
+            self._alarms.add(self.session.denied)
 
     def _obey(self, now_ms: int) -> None:
         """Turn pushes into records. A push about an attempt whose record is on its way waits for it."""
@@ -249,7 +251,7 @@ class Core:
     def _bury(self, named: pushes.NamedAttempt | pushes.StartAttempt, outcome: Outcome, why: str) -> None:
         """Leave a tombstone: this attempt never starts here, whatever arrives later."""
         if len(self.state.entries) + len(self._new_keys) >= self.settings.held_max + limits.REFUSALS_HELD_MAX:
-            self._alarms.append("ignored pushes: more refused attempts than can be kept wait to be forgotten")
+            self._alarms.add("ignored pushes: more refused attempts than can be kept wait to be forgotten")
             return
         key = Key(named.task_id, named.attempt)
         self._new_keys.add(key)
@@ -271,7 +273,7 @@ class Core:
         if entry is None:
             return
         if entry.end is None:
-            self._alarms.append(f"ignored a push to forget attempt {key}, which has not ended")
+            self._alarms.add(f"ignored a push to forget attempt {key}, which has not ended")
             return
         self._put(Forgotten(key=key))
 
@@ -288,18 +290,24 @@ class Core:
         effects += self.attempts.step(now_ms, may_start=self.session.is_open and self._stopping_ms is None)
         self._report(now_ms, effects)
         self._ask_session(now_ms, effects)
-        self._write(effects)
+        self._write(now_ms, effects)
         self._stop(now_ms, effects)
-        effects += self._due_alarms(now_ms)
+        effects += self._alarms.due(now_ms)
         if not self.stopped:
             effects.append(m.WakeAt(self._wake_ms(now_ms)))
         return effects
 
-    def _write(self, effects: list[m.Effect]) -> None:
-        if self.writing is None and self._pending:
-            self.writing = Commit(counter=self.state.counter + 1, records=tuple(self._pending))
-            self._pending.clear()
-            effects.append(m.WriteJournal(self.writing))
+    def _write(self, now_ms: int, effects: list[m.Effect]) -> None:
+        if self.writing is not None or not self._pending:
+            return
+        if self._stopping_ms is None and all(isinstance(record, Forgotten) for record in self._pending):
+            self._forget_due_ms = self._forget_due_ms or now_ms + limits.FORGET_MS
+            if now_ms < self._forget_due_ms:
+                return
+        self._forget_due_ms = 0
+        self.writing = Commit(counter=self.state.counter + 1, records=tuple(self._pending))
+        self._pending.clear()
+        effects.append(m.WriteJournal(self.writing))
 
     def _beat(self, now_ms: int, effects: list[m.Effect]) -> None:
         if not self.session.is_open or now_ms < self._next_beat_ms():
@@ -373,18 +381,6 @@ class Core:
         self.stopped = True
         effects.append(m.Stopped())
 
-    def _due_alarms(self, now_ms: int) -> list[m.Alarm]:
-        due = []
-        for text in self._alarms:
-            if now_ms - self._alarmed.get(text, -limits.ALARM_REPEAT_MS) < limits.ALARM_REPEAT_MS:
-                continue
-            if len(self._alarmed) >= limits.ALARMS_MAX:
-                del self._alarmed[next(iter(self._alarmed))]
-            self._alarmed[text] = now_ms
-            due.append(m.Alarm(bounded(text)))
-        self._alarms.clear()
-        return due
-
     def _wake_ms(self, now_ms: int) -> int:
         dues = [now_ms + limits.TICK_MS_MAX, self.attempts.next_ms()]
         if self.session.connected and self._had_session:
@@ -393,6 +389,8 @@ class Core:
             dues.append(self._next_beat_ms())
         elif self.session.ask_due_ms is not None:
             dues.append(self.session.ask_due_ms)
+        if self._forget_due_ms:
+            dues.append(self._forget_due_ms)
         if self._stopping_ms is not None:
             dues.append(self._stopping_ms + limits.STOP_MS_MAX)
         # What is due and could not be done waits for something to happen; a step at once would not help.

@@ -6,14 +6,18 @@ HEARTBEAT_JITTER = 0.1
 """Part of the heartbeat time that is random, so that a fleet started together does not beat together."""
 HEARTBEAT_CHANGE_MS = 1_000
 """A change of the held set that no report has told by then is told by a heartbeat."""
-REPORTS_IN_FLIGHT_MAX = 8
-"""Reports sent and not yet stored; while as many are under way, items gather and share the next one."""
+REPORTS_IN_FLIGHT_MAX = 2
+"""Reports sent and not yet stored; while as many are under way, items gather and share the next one. What a report
+costs behind the bus hardly depends on what is in it, and to be stored takes it about a millisecond."""
 REPORT_RETRY_MS, REPORT_RETRY_MS_MAX = 2_000, 30_000
 """A report that the bus did not confirm is sent again, byte for byte, after this time, doubling to the second."""
 REPORT_OVERHEAD_BYTES = 1_024
 """Of REPORT_BYTES_MAX: room for everything around the items."""
 FACTS_MS_MIN = 3_600_000
 """Facts are reported at most hourly: each report of them is an event for ever."""
+FORGET_MS = 200
+"""What may be forgotten is written with the next thing that must be, or after this time: a disk sync for it alone
+costs as much as one for a start, and nothing waits for it."""
 SESSION_RETRY_MS_MIN, SESSION_RETRY_MS_MAX = 500, 30_000
 """Full jitter between these when nobody answers: a fleet must not hammer a dispatcher that comes back."""
 SESSION_DENIED_MS = 60_000

@@ -2,7 +2,7 @@
 
 A process of its own with nothing but a few modules of the standard library (`launch.py` and `process_tree.py` are
 the rest of it): it has to stay small. It starts
-processes in sessions of their own, writes each exit status to disk before it tells anybody, and ends whole process
+processes in sessions of their own, writes each exit status to its file before it tells anybody, and ends whole process
 trees on request. As a child subreaper it inherits what its commands leave behind, so nothing escapes a kill by
 being orphaned; for the same reason it waits on SIGCHLD for any child, not on one pidfd for each.
 
@@ -28,6 +28,8 @@ from fleetlog_agent.process_tree import boot_ms, kill_tree, mark_of, process_sta
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """One message: argv and environment; the kernel takes a quarter of the stack limit (2 MiB) for both."""
+NEWS_SECONDS = 0.020
+"""While many commands are started one after the other, the agent hears at least this often what became of them."""
 SEND_SECONDS_MAX = 5.0
 """An agent that does not read for so long is dropped; it connects again and is told everything."""
 IDLE_SECONDS_MAX = 60.0
@@ -53,7 +55,11 @@ class Holder:
         """Attempts between fork and exec, by the pipe that carries an error."""
         self.client: socket.socket | None = None
         self.inbox = b""
-        self.exits: list[dict[str, Any]] = []
+        self.news: dict[str, dict[str, Any]] = {}
+        """What the agent does not know yet, the newest of each attempt."""
+        self.news_since = 0.0
+        self.unsynced = False
+        """Whether an exit status is in the file and may not be on disk."""
         self.retiring = False
         self.idle_since = time.monotonic()
         self.log = os.open("holder.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=self.folder)
@@ -96,6 +102,7 @@ class Holder:
                 elif self.client is not None and descriptor == self.client.fileno():
                     self._receive()
             self._reap()
+            self._tell()
 
     def _done(self) -> bool:
         if self.by_pid or self.launching:
@@ -123,16 +130,32 @@ class Holder:
         client.settimeout(SEND_SECONDS_MAX)
         self.client, self.retiring = client, False
         self.epoll.register(client.fileno(), select.EPOLLIN)
-        self._say({"news": "hello", "pid": os.getpid(), "held": list(self.held.values())})
+        self._send([{"news": "hello", "pid": os.getpid(), "held": list(self.held.values())}])
 
     def _drop_client(self) -> None:
         if self.client is not None:
             self.epoll.unregister(self.client.fileno())
             self.client.close()
             self.client, self.inbox = None, b""
+        self.news.clear()
 
-    def _say(self, *news: dict[str, Any]) -> None:
-        if self.client is None or not news:
+    def _say(self, key: str, what: dict[str, Any]) -> None:
+        """Let the agent know, together with what else there is."""
+        if not self.news:
+            self.news_since = time.monotonic()
+        self.news[key] = {"news": "attempt", **what}
+
+    def _tell(self) -> None:
+        if self.news:
+            news, self.news = self.news, {}
+            self._send(list(news.values()))
+        if self.unsynced:
+            # Beside the agent, which journals what it heard: this copy is for when there is none.
+            os.fdatasync(self.log)
+            self.unsynced = False
+
+    def _send(self, news: list[dict[str, Any]]) -> None:
+        if self.client is None:
             return
         try:
             self.client.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in news))
@@ -152,6 +175,9 @@ class Holder:
         for line in lines:
             try:
                 self._obey(json.loads(line))
+                if self.news and time.monotonic() - self.news_since > NEWS_SECONDS:
+                    self._reap()
+                    self._tell()
             except (ValueError, KeyError, TypeError) as error:
                 sys.stderr.write(f"dropped a connection that sent something else than an order: {error!r}\n")
                 self._drop_client()
@@ -161,7 +187,7 @@ class Holder:
         key = order.get("key", "")
         match order["order"]:
             case "spawn" if key in self.held:
-                self._say({"news": "attempt", **self.held[key]})
+                self._say(key, self.held[key])
             case "spawn":
                 self._spawn(key, order)
             case "terminate" | "kill" as how:
@@ -209,7 +235,7 @@ class Holder:
         self.by_pid[pid] = key
         if not order.get("launch"):
             self._note(held)
-            self._say({"news": "attempt", **held})
+            self._say(key, held)
 
     def _launched(self, pipe: int) -> None:
         key = self.launching.pop(pipe)
@@ -224,11 +250,11 @@ class Holder:
             self._failed(key, error)
             return
         self._note(held)
-        self._say({"news": "attempt", **held})
+        self._say(key, held)
 
     def _failed(self, key: str, error: str) -> None:
         self._note({"key": key, "state": "failed", "error": error})
-        self._say({"news": "attempt", "key": key, "state": "failed", "error": error})
+        self._say(key, {"key": key, "state": "failed", "error": error})
 
     def _reap(self) -> None:
         """Collect every child that ended: commands, and orphans that became ours."""
@@ -252,9 +278,9 @@ class Holder:
             self._ended_while_launching(pid, status, news)
         if news:
             # On a full disk it stays in memory, and in the journal of the agent that hears it.
-            if self._note(*news):
-                os.fdatasync(self.log)
-            self._say(*({"news": "attempt", **one} for one in news))
+            self.unsynced = self._note(*news) or self.unsynced
+            for one in news:
+                self._say(one["key"], one)
 
     def _ended_while_launching(self, pid: int, status: int, news: list[dict[str, Any]]) -> None:
         """A process between fork and exec is gone: its pipe says whether it ever ran the command."""
@@ -268,7 +294,7 @@ class Holder:
             del self.held[key]
             self._failed(key, error)
         else:
-            self._say({"news": "attempt", **self.held[key]})
+            self._say(key, self.held[key])
             news.append(self._exited(key, pid, status))
 
     def _exited(self, key: str, pid: int, status: int) -> dict[str, Any]:

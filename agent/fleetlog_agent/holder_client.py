@@ -43,6 +43,8 @@ class HolderClient:
         self._on_news = on_news
         self._on_break = on_break
         self._writer: asyncio.StreamWriter | None = None
+        self._orders: list[bytes] = []
+        """Given in this turn of the loop; they leave together."""
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -140,8 +142,15 @@ class HolderClient:
         """Send an order; False when there is no holder to hear it."""
         if self._writer is None:
             return False
-        self._writer.write(json.dumps({"order": order, "key": key, **more}).encode() + b"\n")
+        if not self._orders:
+            asyncio.get_running_loop().call_soon(self._send_orders)
+        self._orders.append(json.dumps({"order": order, "key": key, **more}).encode() + b"\n")
         return True
+
+    def _send_orders(self) -> None:
+        orders, self._orders = self._orders, []
+        if self._writer is not None:
+            self._writer.write(b"".join(orders))
 
     def release(self, key: str) -> None:
         """The end of *key* is in our journal: the holder need not remember it."""
@@ -153,6 +162,7 @@ class HolderClient:
         self._closing = True
         if retire:
             self.order("retire")
+            self._send_orders()
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 await self._writer.drain()

@@ -16,7 +16,6 @@ import hashlib
 import os
 import struct
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 
@@ -120,7 +119,7 @@ class Output:
         self._unix_ms = unix_ms
         self._available = available
         self._files = {stream: _File(f"{prefix}.{stream}") for stream in _STREAMS}
-        self._notes_path = Path(f"{prefix}.frames")
+        self._notes_path = f"{prefix}.frames"
         self._notes_fd = -1
         self._end_bytes = min(END_BYTES_MAX, quota_bytes // 4)
         self._head_bytes = quota_bytes - self._end_bytes
@@ -147,10 +146,9 @@ class Output:
         await self._resume()
         while not self._ended.is_set():
             await self._pump(final=False)
-            try:
-                await asyncio.wait_for(self._ended.wait(), FRAME_SECONDS_MAX)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FRAME_SECONDS_MAX):
+                    await self._ended.wait()
         await self._pump(final=True)
         await self._pump_end()
         await self._mark_end()
@@ -282,7 +280,8 @@ class Output:
     async def _resume(self) -> None:
         """Cut the frames of a former agent again; send those of which it did not note that they were stored."""
         try:
-            notes = self._notes_path.read_bytes()
+            with open(self._notes_path, "rb") as noted:  # noqa: ASYNC230, PTH123 - small, on this disk
+                notes = noted.read()
         except FileNotFoundError:
             return
         seqs: dict[tuple[int, int], int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -180,7 +181,8 @@ def test_a_stranger_at_the_holders_socket_costs_nothing(tmp_path: Path) -> None:
             await dispatcher.started(task)
             _, writer = await asyncio.open_unix_connection(str(agent.folder / "holder.sock"))
             writer.write(b'{"order": 1}\nnonsense\n[]\n')
-            await writer.drain()
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()  # the holder may have hung up already
             await until(lambda: "connected to the holder anew" in agent.diagnostics())
             go.touch()
             assert (await dispatcher.end_of(task)).exit_code == 4

@@ -6,6 +6,10 @@ It does no I/O and reads no clock.
 The rule: a decision is acted on only after its events were read back from the log and folded. So `decide` is not
 called while an append is unsettled, and whatever is sent is a function of folded state. An append's fate is
 settled by reading: either its first event id comes by, or the log is read past the point at which it was refused.
+
+A decision of a few events is stored one by one, each fenced by the one before it, for an atomic batch costs the bus
+as much as six appends. It stays undecided until the last of them is read back; where it breaks off, what is stored
+stands, and the rest is void and decided anew. So a decision must mean something at every event it may be cut after.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import msgspec
 
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.pure.effects import Append, Changed, Effect, Performed, Tick, WakeAt
+from fleetlog_runtime.pure.split import separable
 from fleetlog_schemas import limits
 from fleetlog_schemas.codec import Event, encode
 from fleetlog_schemas.events import Data
@@ -74,6 +79,8 @@ class Engine(Generic[S, L]):
         self.pending: Batch | None = None
         self.refused_at: int | None = None
         """With a refused append: read at least this far before deciding anew."""
+        self._rest: list[Batch] = []
+        """What of the decision follows once the pending batch is read back; the first is fenced by it."""
         self.wake_at_ms: int | None = None
         self._make_id = make_id
 
@@ -84,9 +91,14 @@ class Engine(Generic[S, L]):
     def follow(self) -> None:
         """Become a standby. What was decided and not yet stored is void."""
         self.live = None
+        self._settle()
+        self._rest.clear()
+        self.wake_at_ms = None
+
+    def _settle(self) -> None:
+        """Nothing is on its way to the log any more."""
         self.pending = None
         self.refused_at = None
-        self.wake_at_ms = None
 
     def deliver(self, events: list[Event], now_ms: int) -> None:
         """Fold events in the order of the log; those already folded are passed over."""
@@ -99,8 +111,9 @@ class Engine(Generic[S, L]):
             if event.subject == self.unit.subject:
                 self.fence_seq = event.seq
             if self.pending is not None and event.id == self.pending.message_id:
-                self.pending = None
-                self.refused_at = None
+                self._settle()
+                if self._rest:
+                    self._rest[0] = msgspec.structs.replace(self._rest[0], expected_seq=event.seq)
             if self.live is not None and changes:
                 self.unit.observe(self.state, self.live, Changed(event, changes), now_ms)
         self._void_if_read_past()
@@ -125,14 +138,17 @@ class Engine(Generic[S, L]):
 
     def _void_if_read_past(self) -> None:
         if self.pending is not None and self.refused_at is not None and self.position >= self.refused_at:
-            self.pending = None
-            self.refused_at = None
+            self._settle()
+            self._rest.clear()
 
     def step(self, now_ms: int) -> list[Effect | Batch]:
         """Decide, unless an append is unsettled, and return what to perform: batches to store, effects to send."""
         self.wake_at_ms = None  # while an append is unsettled, reading on is what wakes us
         if self.live is None or self.pending is not None or not self.at_batch_end:
             return []
+        if self._rest:
+            self.pending = self._rest.pop(0)
+            return [self.pending]
         self.unit.observe(self.state, self.live, Tick(), now_ms)
         performed: list[Effect | Batch] = []
         for effect in self.unit.decide(self.state, self.live, now_ms):
@@ -142,23 +158,28 @@ class Engine(Generic[S, L]):
             if isinstance(effect, Append):
                 if self.pending is not None:
                     continue  # one at a time; what is still due is decided again
-                self.pending = self._batch(effect.data, now_ms)
+                self.pending, *self._rest = self._batches(effect.data, now_ms)
                 performed.append(self.pending)
             else:
                 performed.append(effect)
             self.unit.observe(self.state, self.live, Performed(effect), now_ms)
         return performed
 
-    def _batch(self, data: tuple[Data, ...], now_ms: int) -> Batch:
-        drafts, first_id = [], ""
+    def _batches(self, data: tuple[Data, ...], now_ms: int) -> list[Batch]:
+        """Return how *data* is stored: one by one, or together."""
+        ids, drafts = [], []
         for one in data[: limits.BATCH_MESSAGES_MAX]:
-            event_id = self._make_id()
-            first_id = first_id or event_id
-            body = encode(Event(id=event_id, source=self.source, data=one, time_ms=now_ms))
+            ids.append(self._make_id())
+            body = encode(Event(id=ids[-1], source=self.source, data=one, time_ms=now_ms))
             drafts.append(Draft(subject=self.unit.subject, body=body))
-        return Batch(
-            drafts=tuple(drafts), message_id=first_id, expected_subject=self.unit.subject, expected_seq=self.fence_seq
-        )
+        size = 1 if separable(data) else len(drafts)
+        return [
+            Batch(
+                drafts=tuple(drafts[start : start + size]), message_id=ids[start],
+                expected_subject=self.unit.subject, expected_seq=self.fence_seq,
+            )
+            for start in range(0, len(drafts), size)
+        ]
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -1,15 +1,17 @@
-"""The one place where a plural event is cut into several, so that each fits into one stored message."""
+"""How much is one stored message, and what is stored together: the one place where events are cut and put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from fleetlog_schemas import limits
-from fleetlog_schemas.events import Data
+from fleetlog_schemas.events import Data, TasksPlanned
 
+APART_MAX = 4
+"""Events stored one by one where that is as good: an append costs the bus 0.4 ms, an atomic batch at least 2.3 ms."""
 _T = TypeVar("_T")
 _ENVELOPE_BYTES = 4_096
 """Room for the envelope around the data: ids, source, times."""
@@ -53,3 +55,13 @@ def _fitting(make: Callable[[tuple[Any, ...]], Data], chunk: list[_T]) -> Iterat
         middle = len(chunk) // 2
         yield from _fitting(make, chunk[:middle])
         yield from _fitting(make, chunk[middle:])
+
+
+def separable(data: Sequence[Data]) -> bool:
+    """Tell whether these events are better stored one by one: they are few, and each means something without the next.
+
+    The parts of a plan mean something only together.
+    """
+    return len(data) <= APART_MAX and not any(
+        plan.parts > 1 for one in data if isinstance(one, TasksPlanned) for plan in one.plans
+    )

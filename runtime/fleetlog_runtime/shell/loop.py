@@ -66,7 +66,8 @@ class EngineRunner(Generic[S, L]):
             runtime.clock_skew_ms_max, context.log,
         )
         self.engine: Engine[S, L] = self._new_engine(None)
-        self._wake = asyncio.Event()
+        self._wake = self._leadership.changed
+        """Set by whatever may make something due, leadership among it."""
         self._folded = asyncio.Event()
         self._append: asyncio.Task[None] | None = None
         self._snapshot_position = 0
@@ -249,14 +250,9 @@ class EngineRunner(Generic[S, L]):
             if self.engine.wake_at_ms is not None and self.engine.pending is None:
                 due_seconds = (self.engine.wake_at_ms - self._context.clock.now_ms()) / 1000
                 pause_seconds = max(0.0, min(pause_seconds, due_seconds))
-        wake = asyncio.create_task(self._wake.wait())
-        changed = asyncio.create_task(self._leadership.changed.wait())
-        try:
-            await asyncio.wait((wake, changed), timeout=pause_seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            wake.cancel()
-            changed.cancel()
-        self._leadership.changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_seconds):
+                await self._wake.wait()
 
     async def _perform(self, one: Effect | Batch) -> None:
         match one:

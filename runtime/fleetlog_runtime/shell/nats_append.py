@@ -53,7 +53,8 @@ async def send_one(client: Client, replies: Replies, batch: Batch, timeout_secon
     reply, answer = replies.expect()
     try:
         await client.publish(draft.subject, draft.body, reply=reply, headers=headers_of(batch, 0) or None)
-        return parse_answer(await asyncio.wait_for(answer, timeout_seconds))
+        async with asyncio.timeout(timeout_seconds):
+            return parse_answer(await answer)
     except (TimeoutError, NatsError, OSError) as error:
         raise AppendUnsettled(f"no answer to an append: {str(error) or 'timeout'}") from error
     finally:

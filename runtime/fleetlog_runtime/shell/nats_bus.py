@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import structlog
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import RawCredentials
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
@@ -59,7 +59,7 @@ class ConnectFailed(Exception):
 class NatsBus:
     """One connection to the bus."""
 
-    def __init__(self, client: Client, on_connected: Connected | None, append_seconds: float) -> None:
+    def __init__(self, client: LazyClient, on_connected: Connected | None, append_seconds: float) -> None:
         """Wrap a client; use `connect`."""
         self._client = client
         self._on_connected = on_connected
@@ -184,7 +184,8 @@ class NatsBus:
         if any(len(draft.body) > limits.BUS_MESSAGE_BYTES_MAX - 4096 for draft in batch.drafts):
             raise BusFull(f"a message exceeds the {limits.BUS_MESSAGE_BYTES_MAX} bytes of the bus")
         try:
-            await asyncio.wait_for(self._until_connected(), self._append_seconds)
+            async with asyncio.timeout(self._append_seconds):
+                await self._until_connected()
         except (TimeoutError, NoAnswer):
             raise NotSent("the bus cannot be reached") from None
         send = send_one if len(batch.drafts) == 1 else send_atomic

@@ -1,7 +1,10 @@
-"""nats-py's client with two private methods overridden; pyproject pins the library's minor version.
+"""nats-py's client with some private methods overridden; pyproject pins the library's minor version.
 
 Headers are parsed only when somebody looks: parsing them is more than half of the library's cost of receiving a
 message, and a reader of the log only needs to know whether two of them are there.
+
+What is only put somewhere when it comes is given on where it is read: the library's way, by a queue and a task for
+each subscription, costs a turn of the loop, in which everything else that is due goes first.
 
 A flush comes after what it flushes: the library writes its PING at once and the commands before it a moment later,
 so that a subscription that was flushed may not be known to the server yet.
@@ -10,10 +13,12 @@ so that a subscription that was flushed may not be known to the server yet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 _PING = b"PING\r\n"
@@ -52,6 +57,35 @@ class RawHeaders(Mapping[str, str]):
 
 class LazyClient(Client):
     """A client whose messages carry RawHeaders, except where the server states a status, and that flushes in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hearers: dict[int, Callable[[Msg], None]] = {}
+        """Who hears messages where they are read, by subscription."""
+
+    async def hear(self, subject: str, heard: Callable[[Msg], None]) -> Subscription:
+        """Give every message of *subject* to *heard*, which must be short, as it is read.
+
+        What comes before this returns may be lost: nobody else may know the subject yet.
+        """
+        subscription = await self.subscribe(subject)
+        self._hearers[subscription._id] = heard  # noqa: SLF001 - the library names its subscriptions nowhere else
+        return subscription
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        heard = self._hearers.get(sid)
+        if heard is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        message = self._build_message(sid, subject, reply, data, await self._process_headers(headers))  # type: ignore[arg-type]
+        try:
+            heard(message)
+        except Exception as error:  # noqa: BLE001 - as the library does with its callbacks: reading goes on
+            await self._error_cb(error)
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        super()._remove_sub(sid, max_msgs)
+        self._hearers.pop(sid, None)
 
     def drop(self) -> None:
         """Close the socket. The library leaves it open when connecting is given up: it takes itself for closed then."""

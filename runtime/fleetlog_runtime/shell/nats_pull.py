@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import json
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
+
+from fleetlog_runtime.shell.nats_client import LazyClient
 
 IDLE_SECONDS = 5
 """The server says at least this often that it is still there."""
@@ -46,7 +47,7 @@ class Position:
 class Pull:
     """One subscription on one consumer."""
 
-    def __init__(self, client: Client, stream: str, consumer: str, batch: int, bytes_max: int) -> None:
+    def __init__(self, client: LazyClient, stream: str, consumer: str, batch: int, bytes_max: int) -> None:
         """Ask for *batch* messages or *bytes_max* bytes at a time; `open` comes first."""
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
@@ -66,9 +67,7 @@ class Pull:
 
     async def open(self) -> None:
         """Subscribe and ask for the first messages."""
-        self._subscription = await self._client.subscribe(
-            self._inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._subscription = await self._client.hear(self._inbox, self._on_message)
         self._heard()
         self._look()
         await self._ask()
@@ -93,16 +92,20 @@ class Pull:
             if self._lost:
                 raise PullLost(self._lost)
             self._news.clear()
+            await self._ask_in_time()
             await self._news.wait()
         messages, self._buffer = self._buffer, []
-        if self._outstanding < self._batch // 2 and not self._lost:
-            await self._ask()
+        await self._ask_in_time()
         return messages
 
     def rest(self) -> list[Msg]:
         """Return what has come and was not taken out."""
         messages, self._buffer = self._buffer, []
         return messages
+
+    async def _ask_in_time(self) -> None:
+        if self._outstanding < self._batch // 2 and not self._lost:
+            await self._ask()
 
     async def _ask(self) -> None:
         self._outstanding += self._batch
@@ -111,16 +114,16 @@ class Pull:
         except NatsError as error:
             raise PullLost(f"cannot ask for messages: {error}") from error
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg) -> None:
         self._heard()
         if message.reply.startswith("$JS.ACK."):
             self._outstanding -= 1
             self._buffer.append(message)
             self._news.set()
         else:
-            await self._on_status(message)
+            self._on_status(message)
 
-    async def _on_status(self, message: Msg) -> None:
+    def _on_status(self, message: Msg) -> None:
         headers = message.headers or {}
         status, description = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":
@@ -128,11 +131,7 @@ class Pull:
         if status == "408" or (status == "409" and description in _REQUEST_OVER):
             # What this request did not deliver will not come.
             self._outstanding = max(0, self._outstanding - int(headers.get("Nats-Pending-Messages", "0")))
-            if self._outstanding < self._batch // 2 and not self._buffer:
-                try:
-                    await self._ask()
-                except PullLost as error:
-                    self.lose(str(error))
+            self._news.set()
             return
         self.lose(f"the server ended the pull: {status} {description}")
 

@@ -16,12 +16,11 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.bus import NoAnswer, NotFound, Stored, StreamState, Taken
-from fleetlog_runtime.shell.nats_client import ends_batch
+from fleetlog_runtime.shell.nats_client import LazyClient, ends_batch
 from fleetlog_runtime.shell.nats_pull import Position, Pull, PullLost
 from fleetlog_runtime.shell.nats_replies import Replies
 
@@ -46,7 +45,7 @@ class Reading:
     """The reading half of one connection."""
 
     def __init__(
-        self, client: Client, replies: Replies, connected: Callable[[], Awaitable[None]], pulls: set[Pull]
+        self, client: LazyClient, replies: Replies, connected: Callable[[], Awaitable[None]], pulls: set[Pull]
     ) -> None:
         """Use a connection; *connected* returns once it is up, *pulls* is who must hear of an interruption."""
         self._client = client

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+from fleetlog_runtime.shell.nats_client import LazyClient
 
 
 class Replies:
     """The inbox of one connection."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: LazyClient) -> None:
         """Belong to a connected client; `open` comes first."""
         self._client = client
         self._prefix = ""
@@ -26,7 +27,7 @@ class Replies:
     async def open(self) -> None:
         """Start to hear answers."""
         self._prefix = self._client.new_inbox()
-        await self._client.subscribe(f"{self._prefix}.*", cb=self._heard, pending_msgs_limit=0, pending_bytes_limit=0)
+        await self._client.hear(f"{self._prefix}.*", self._heard)
 
     def expect(self) -> tuple[str, asyncio.Future[Msg]]:
         """Return a reply subject and what will be the one answer to it; cancel it to stop waiting."""
@@ -51,7 +52,7 @@ class Replies:
         """Stop hearing answers to a reply subject."""
         self._waiting.pop(subject, None)
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Msg) -> None:
         heard = self._waiting.get(message.subject)
         if heard is not None:
             heard(message)

@@ -1,4 +1,6 @@
-"""Append for writers that decide nothing: many at once share one atomic batch, so a hundred share one disk sync.
+"""Append for writers that decide nothing: many at once share one atomic batch, so a hundred share its disk syncs.
+
+A few go one by one, which takes less time than one batch.
 
 While one batch is in flight what arrives waits, and goes into the next. An unsettled batch is sent again byte for
 byte, never cut differently; when the bus then says that it has it already, the log is read forward from where the
@@ -14,6 +16,7 @@ from typing import Any
 import msgspec
 
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, Bus, BusFull, Draft, NoAnswer
+from fleetlog_runtime.pure.split import APART_MAX
 from fleetlog_schemas import subjects
 from fleetlog_schemas.limits import BATCH_MESSAGES_MAX
 
@@ -86,6 +89,10 @@ class Publisher:
 
     async def _send(self, group: list[_Waiting]) -> None:
         drafts = tuple(draft for one in group for draft in one.drafts)
+        if len(group) > 1 and len(drafts) <= APART_MAX:
+            for one in group:
+                await self._send([one])
+            return
         try:
             seq = await self._settle(Batch(drafts=drafts, message_id=uuid.uuid4().hex))
         except (BusFull, AppendRefused) as error:

@@ -13,6 +13,7 @@ from fleetlog_result_recorder.blobs import BlobServer
 from fleetlog_result_recorder.gather import gather
 from fleetlog_result_recorder.verify import Refusals, verify
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, Draft, NoAnswer, Taken
+from fleetlog_runtime.pure.split import separable
 from fleetlog_runtime.shell.service import Context
 from fleetlog_schemas import codec, events, limits, subjects, tokens
 from fleetlog_schemas.ids import new_id
@@ -86,8 +87,9 @@ class Recorder:
 
     async def _append(self, data: list[events.Data]) -> None:
         """Store events, and return when they surely are."""
-        for start in range(0, len(data), limits.BATCH_MESSAGES_MAX):
-            batch = self._batch(data[start : start + limits.BATCH_MESSAGES_MAX])
+        size = 1 if separable(data) else limits.BATCH_MESSAGES_MAX
+        for start in range(0, len(data), size):
+            batch = self._batch(data[start : start + size])
             while True:
                 try:
                     await self._bus.append(batch)

@@ -309,7 +309,7 @@ def test_a_halt_is_explained_while_following_goes_on(cli, recorded):
     assert ended.code == 3, ended.err
     short = next(iter(recorded.history.tasks.by_id))[-8:]
     lines = ended.err.splitlines()
-    at = lines.index("halted: 1 hosts ended badly, 0 may: halted in wave 1")
+    at = lines.index("halted: 1 host ended badly, in wave 1 of 3; at most 0 may")
     assert lines[at + 1 : at + 6] == [
         "  next: wave 2 of 3, 1 host: web02", f"  why:       fleetlog why {short}", f"  go on:     fleetlog resume {short}",
         f"  leave out: fleetlog skip {short} --host NAME", f"  give up:   fleetlog abort {short}",
