@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from bench.figures import Figure
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.sessions import Keys
@@ -70,12 +72,12 @@ class Desk:
                 event = codec.decode(draft.body, seq=self.seq, subject=draft.subject, time_ms=self.now_ms)
                 self.engine.deliver([event], self.now_ms)
 
-    def submit(self, spec: TaskSpec, tasks: int = 1) -> list[str]:
-        """Let *tasks* be asked for in one event, and let everything follow."""
-        ids = [self.make_id() for _ in range(tasks)]
-        self.store(events.TasksSubmitted(tuple(events.Submission(one, spec) for one in ids)), events.REQUEST)
+    def submit(self, *specs: TaskSpec) -> list[str]:
+        """Let tasks be asked for in one event, and let everything follow."""
+        submissions = tuple(events.Submission(self.make_id(), spec) for spec in specs)
+        self.store(events.TasksSubmitted(submissions), events.REQUEST)
         self.settle()
-        return ids
+        return [one.task_id for one in submissions]
 
     def end(self, task_id: str, host_id: str) -> None:
         """Let one command end well, and let everything follow."""
@@ -111,8 +113,10 @@ def decisions(hosts: int, rounds: int) -> list[Figure]:
     rolling = Desk(hosts)
     [rollout] = rolling.submit(TaskSpec(payload=Shell(argv=("true",)), target="all", rollout=Rollout(batch="10")))
     waves = tuple(_ms(lambda host_id=host_id: rolling.end(rollout, host_id)) for host_id in rolling.hosts[: 10 * rounds])  # type: ignore[misc]
+    each = [msgspec.structs.replace(spec, target=host_id) for host_id in rolling.hosts[:1_000]]
+    spread = _ms(lambda: rolling.submit(*each))
     single = Desk(1)
-    many = _ms(lambda: [single.submit(spec, 1_000) for _ in range(10)])
+    many = _ms(lambda: [single.submit(*[spec] * 1_000) for _ in range(10)])
     note = f"{hosts} hosts"
     return [
         Figure("one task planned and dispatched", "ms", filling, note=note),
@@ -120,5 +124,6 @@ def decisions(hosts: int, rounds: int) -> list[Figure]:
         Figure("an end in a rollout, 10 hosts at once", "ms", waves, note=note),
         Figure("what each second costs: idle", "ms", idle, note=note),
         Figure("what each second costs: every slot taken, 2 waiting", "ms", full, note=note),
+        Figure("1,000 tasks, each on a host of its own", "ms", (spread,), note=note),
         Figure("10,000 tasks admitted on one host", "ms", (many,)),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -17,7 +17,7 @@ import msgspec
 from fleetlog_schemas import events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.targets import TargetError, resolve
+from fleetlog_schemas.targets import Directory, TargetError
 
 MINUTES_MAX = 7 * 24 * 60
 """Longest a window lasts: it recurs every week."""
@@ -138,28 +138,27 @@ def opens_ms(window: events.Window, now_ms: int) -> int:
     return next((at_ms for at_ms in _beginnings_ms(window, now_ms) if at_ms > now_ms), 0)
 
 
-def closed_hosts(policies: Policies, hosts: Iterable[Host], now_ms: int) -> dict[str, Closed]:
+def closed_hosts(policies: Policies, hosts: Directory, now_ms: int) -> dict[str, Closed]:
     """Return the hosts to which nothing may be dispatched now, and why: a freeze before a window."""
-    known = list(hosts)
     closed: dict[str, Closed] = {}
     for freeze in policies.freezes.values():
         text = f"frozen by {freeze.by or 'nobody named'}: {freeze.reason or 'no reason given'}"
-        for host in meant(freeze.target, known):
+        for host in meant(freeze.target, hosts):
             closed.setdefault(host.host_id, Closed("freeze", text))
-    for host_id, window_text in _outside_windows(policies, known, now_ms).items():
+    for host_id, window_text in _outside_windows(policies, hosts, now_ms).items():
         closed.setdefault(host_id, Closed("window", window_text))
     return closed
 
 
-def meant(target: str, hosts: list[Host]) -> list[Host]:
+def meant(target: str, hosts: Directory) -> list[Host]:
     """Return the hosts that the target of a policy means now."""
     try:
-        return resolve(target, hosts, lenient=True)
+        return hosts.resolve(target, lenient=True)
     except TargetError:
-        return hosts  # what cannot be read stands for every host: a rule that narrows fails closed
+        return list(hosts.by_id.values())  # what cannot be read stands for every host: a rule that narrows fails closed
 
 
-def _outside_windows(policies: Policies, hosts: list[Host], now_ms: int) -> dict[str, str]:
+def _outside_windows(policies: Policies, hosts: Directory, now_ms: int) -> dict[str, str]:
     """Return the hosts that are outside their maintenance windows, or in a blackout, with a text."""
     inside: set[str] = set()
     outside: dict[str, str] = {}

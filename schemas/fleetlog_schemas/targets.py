@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable
 from fleetlog_schemas import hostset
 from fleetlog_schemas.hosts import Host
 
+TARGETS_KNOWN_MAX = 1_000
+"""Targets whose hosts are remembered; all are forgotten when there are more."""
 DEPTH_MAX = 50
 """Nested parentheses and negations: more than anybody writes, and few enough for any stack."""
 
@@ -45,27 +47,49 @@ def resolve(target: str, hosts: Iterable[Host], *, lenient: bool = False) -> lis
     Raises:
         TargetError: `target-syntax`, `target-unknown` or `target-empty`.
     """
-    living = [host for host in hosts if not host.revoked]
-    chosen = _Parser(target, living, lenient=lenient).parse()
-    if lenient:
-        return [host for host in living if host.host_id in chosen]
-    if not chosen:
-        raise TargetError("target-empty", f"{target!r} means no host: `fleetlog host ls` shows names and labels")
-    return sorted((host for host in living if host.host_id in chosen), key=lambda host: (host.name, host.host_id))
+    return Directory(hosts).resolve(target, lenient=lenient)
+
+
+class Directory:
+    """The unrevoked hosts of one moment, ready for many targets: what one meant is remembered.
+
+    Whoever keeps one makes another when a host is enrolled, revoked or labelled.
+    """
+
+    def __init__(self, hosts: Iterable[Host]) -> None:
+        """Index *hosts*."""
+        self.by_id = {host.host_id: host for host in hosts if not host.revoked}
+        self.everyone = frozenset(self.by_id)
+        self.by_name: dict[str, set[str]] = {}
+        for host in self.by_id.values():
+            self.by_name.setdefault(host.name, set()).add(host.host_id)
+            self.by_name.setdefault(host.host_id, set()).add(host.host_id)
+        self._known: dict[tuple[str, bool], list[Host]] = {}
+
+    def resolve(self, target: str, *, lenient: bool = False) -> list[Host]:
+        """Return what `resolve` returns of these hosts. Raises TargetError."""
+        known = self._known.get((target, lenient))
+        if known is not None:
+            return list(known)
+        chosen = _Parser(target, self, lenient=lenient).parse()
+        if not chosen and not lenient:
+            raise TargetError("target-empty", f"{target!r} means no host: `fleetlog host ls` shows names and labels")
+        found = sorted((self.by_id[host_id] for host_id in chosen), key=lambda host: (host.name, host.host_id))
+        if len(self._known) >= TARGETS_KNOWN_MAX:
+            self._known.clear()
+        self._known[target, lenient] = found
+        return list(found)
 
 
 class _Parser:
     """Recursive descent over the tokens; evaluates while it reads."""
 
-    def __init__(self, text: str, hosts: list[Host], *, lenient: bool) -> None:
+    def __init__(self, text: str, directory: Directory, *, lenient: bool) -> None:
         self._text = text
         self._lenient = lenient
-        self._hosts = hosts
-        self._all = frozenset(host.host_id for host in hosts)
-        self._by_name: dict[str, set[str]] = {}
-        for host in hosts:
-            self._by_name.setdefault(host.name, set()).add(host.host_id)
-            self._by_name.setdefault(host.host_id, set()).add(host.host_id)
+        self._hosts = directory.by_id.values()
+        self._all = directory.everyone
+        self._by_name = directory.by_name
         self._tokens = list(self._split(text))
         self._at = 0
         self._depth = 0

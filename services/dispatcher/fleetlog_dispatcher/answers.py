@@ -12,8 +12,8 @@ from fleetlog_runtime.pure.effects import Answer, Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import admission, policies, questions, subjects
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.records import CommandState
+from fleetlog_schemas.targets import Directory
 
 BUSY_HOSTS_MAX = 100
 """Busy hosts named in one answer."""
@@ -47,7 +47,8 @@ def admission_answer(
     for task in live.open.values():
         queue = task.spec.queue
         waiting[queue] = waiting.get(queue, 0) + task.counts.get(CommandState.WAITING.value, 0)
-    hosts = list(state.hosts.by_id.values())
+    hosts = live.directory
+    assert hosts is not None, "it is made before every decision"
     used = {queue for queue, count in waiting.items() if count}
     queues = sorted(state.policies.queues.keys() | live.shares.by_queue.keys() | used)
     return admission.AdmissionAnswer(
@@ -65,14 +66,14 @@ def admission_answer(
     )
 
 
-def _freeze(freeze: policies.Freeze, hosts: list[Host]) -> admission.FreezeView:
+def _freeze(freeze: policies.Freeze, hosts: Directory) -> admission.FreezeView:
     return admission.FreezeView(
         freeze_id=freeze.freeze_id, target=freeze.target, reason=freeze.reason, by=freeze.by,
         since=rfc3339(freeze.since_ms), hosts=len(policies.meant(freeze.target, hosts)),
     )
 
 
-def _window(named: policies.NamedWindow, hosts: list[Host], now_ms: int) -> admission.WindowView:
+def _window(named: policies.NamedWindow, hosts: Directory, now_ms: int) -> admission.WindowView:
     window = named.window
     until_ms, opens_ms = policies.open_until_ms(window, now_ms), policies.opens_ms(window, now_ms)
     return admission.WindowView(

@@ -18,6 +18,7 @@ from fleetlog_schemas import reports
 from fleetlog_schemas.policies import Closed
 from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
+from fleetlog_schemas.targets import Directory
 
 Key = tuple[str, int]
 """Task id and attempt number; the host is known from where the key stands."""
@@ -87,6 +88,8 @@ class Live(msgspec.Struct):
     shares: Shares = msgspec.field(default_factory=Shares)
     limits: dict[str, Limit] = {}
     """By host id, of hosts that are or were busy; any other takes as many as it has slots."""
+    directory: Directory | None = None
+    """The hosts as targets mean them; None when that has changed, until the next decision."""
     closed: dict[str, Closed] = {}
     """By host id: why policies let nothing be dispatched there now."""
     closed_stale: bool = True

@@ -25,10 +25,12 @@ from fleetlog_dispatcher.state import Folded, State
 from fleetlog_runtime.pure.effects import Answer, Append, Changed, Performed, Request, Send, Tick
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, limits, pushes, reports, subjects, wire
+from fleetlog_schemas.codec import Event
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.policies import closed_hosts
 from fleetlog_schemas.records import Attempt, Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
+from fleetlog_schemas.targets import Directory
 
 
 def observe(settings: DispatcherSettings, state: State, live: Live, observation: object, now_ms: int) -> None:
@@ -39,8 +41,10 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
             if live.sweep:
                 live.next_sweep_ms = now_ms + SWEEP_MS
             _ripen(settings, state, live, now_ms)
-        case Changed(changes=Folded() as folded):
-            live.closed_stale |= folded.policies or bool(folded.hosts)
+        case Changed(event=Event(data=data), changes=Folded() as folded):
+            if isinstance(data, events.HostEnrolled | events.HostLabelled | events.HostRevoked):
+                live.directory = None
+            live.closed_stale |= folded.policies
             for host_id in folded.hosts:
                 _host_changed(state, live, host_id, now_ms)
             for change in folded.tasks:
@@ -69,12 +73,15 @@ def _looked(live: Live, data: tuple[events.Data, ...]) -> None:
 
 
 def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> None:
-    """Take in what time alone brings: retries that are due, windows that open and close."""
+    """Take in what time brings (retries that are due, windows that open and close), and changes of many hosts at once."""
     for host_id in queues.ripen(live.queues, state.tasks.by_id, now_ms, settings.ageing_ms):
         live.touched_next[host_id] = None
+    if live.directory is None:
+        live.directory = Directory(state.hosts.by_id.values())
+        live.closed_stale = True
     if live.closed_stale or (live.sweep and state.policies.windows):
         before = live.closed
-        live.closed = closed_hosts(state.policies, state.hosts.by_id.values(), now_ms)
+        live.closed = closed_hosts(state.policies, live.directory, now_ms)
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}

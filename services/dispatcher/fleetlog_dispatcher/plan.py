@@ -14,13 +14,13 @@ from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.admission import PlanAnswer, PlannedView
-from fleetlog_schemas.hosts import Host, Hosts
+from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.questions import Problem
 from fleetlog_schemas.records import Task
 from fleetlog_schemas.rollout import failures_max, wave_sizes
 from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec, summary
-from fleetlog_schemas.targets import TargetError, resolve
+from fleetlog_schemas.targets import Directory, TargetError
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -61,10 +61,11 @@ def lay_out(
     Raises:
         Refused: the specification or its target is wrong, or the plan is not the one that was expected.
     """
-    hosts = state.hosts
+    hosts = live.directory
+    assert hosts is not None, "it is made before every decision"
     try:
         check_spec(spec)
-        meant = _exact(spec, hosts) if spec.host_ids else resolve(spec.target, hosts.by_id.values())
+        meant = _exact(spec, hosts) if spec.host_ids else hosts.resolve(spec.target)
     except SpecError as error:
         raise Refused("spec", error.message, error.pointer) from None
     except TargetError as error:
@@ -82,7 +83,7 @@ def lay_out(
     return Layout(ordered, waves, len(meant), found)
 
 
-def _in_waves(spec: TaskSpec, hosts: Hosts, chosen: list[Host]) -> tuple[list[Host], tuple[int, ...]]:
+def _in_waves(spec: TaskSpec, hosts: Directory, chosen: list[Host]) -> tuple[list[Host], tuple[int, ...]]:
     """Return the hosts with the canaries first, and the sizes of the waves; none without a rollout."""
     rollout = spec.rollout
     if rollout is None:
@@ -90,7 +91,7 @@ def _in_waves(spec: TaskSpec, hosts: Hosts, chosen: list[Host]) -> tuple[list[Ho
     canaries: set[str] = set()
     if rollout.canary.strip():
         try:
-            canaries = {host.host_id for host in resolve(rollout.canary, hosts.by_id.values())}
+            canaries = {host.host_id for host in hosts.resolve(rollout.canary)}
         except TargetError as error:
             raise Refused(error.code, str(error), "/rollout/canary") from None
         canaries &= {host.host_id for host in chosen}
@@ -108,8 +109,8 @@ def refuse_second_run(spec: TaskSpec, earlier: Task | None) -> None:
         raise Refused("locked", f"{spec.key} is already running: task {short(earlier.task_id)}", "/single_run")
 
 
-def _exact(spec: TaskSpec, hosts: Hosts) -> list[Host]:
-    missing = [i for i in spec.host_ids if i not in hosts.by_id or hosts.by_id[i].revoked]
+def _exact(spec: TaskSpec, hosts: Directory) -> list[Host]:
+    missing = [i for i in spec.host_ids if i not in hosts.by_id]
     if missing:
         raise Refused("target-unknown", f"no such host, or revoked: {', '.join(missing[:5])}", "/host_ids")
     chosen = {host_id: hosts.by_id[host_id] for host_id in spec.host_ids}

@@ -353,3 +353,17 @@ def test_reports_that_were_refused_are_forgotten() -> None:
     key = events.AttemptKey(task_id=task_id, host_id="h-web1", attempt=1)
     stage.happened(events.ReportsRefused(host_id="h-web1", minute=1, counts={"token": 1}, attempts=(key,)))
     assert stage.pushed(pushes.ForgetPush) == [(task_id, 1)]
+
+
+def test_the_same_target_means_other_hosts_once_hosts_are_enrolled_labelled_or_revoked() -> None:
+    stage = Stage()
+    stage.connected("web1", role="web")
+    found = [stage.dispatched_hosts(stage.submitted(shell(target="role=web")))]
+    stage.connected("web2", role="web")
+    found.append(stage.dispatched_hosts(stage.submitted(shell(target="role=web"))))
+    stage.happened(events.HostLabelled(host_id="h-web1", labels={"role": "db"}))
+    found.append(stage.dispatched_hosts(stage.submitted(shell(target="role=web"))))
+    stage.connected("web3", role="web")
+    stage.happened(events.HostRevoked(host_id="h-web2", public_key="key of web2"))
+    found.append(stage.dispatched_hosts(stage.submitted(shell(target="role=web"))))
+    assert found == [["web1"], ["web1", "web2"], ["web2"], ["web3"]]

@@ -21,6 +21,7 @@ from fleetlog_schemas.policies import (
     open_until_ms,
     opens_ms,
 )
+from fleetlog_schemas.targets import Directory
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NIGHT = Window(kind="maintenance", target="role=db", days=(6,), begins="02:00", lasts_minutes=120, zone="Europe/Berlin")
@@ -148,11 +149,11 @@ def test_a_freeze_is_the_reason_where_a_window_is_closed_too() -> None:
         events.WindowSet(name="w1", window=NIGHT), events.FleetFrozen(freeze_id="f1", target="db1", reason="incident")
     )
     now_ms = ms(2026, 11, 23, 12)
-    closed = closed_hosts(found, [host("db1", role="db"), host("db2", role="db"), host("web1")], now_ms)
+    closed = closed_hosts(found, Directory([host("db1", role="db"), host("db2", role="db"), host("web1")]), now_ms)
     assert {host_id: one.reason for host_id, one in closed.items()} == {"h-db1": "freeze", "h-db2": "window"}
     assert closed["h-db1"].message == "frozen by ann: incident"
 
 
 def test_a_name_that_no_host_has_any_more_means_nobody() -> None:
     found = folded(events.FleetFrozen(freeze_id="f1", target="gone,web1", reason="x"))
-    assert list(closed_hosts(found, [host("web1"), host("web2")], 0)) == ["h-web1"]
+    assert list(closed_hosts(found, Directory([host("web1"), host("web2")]), 0)) == ["h-web1"]
