@@ -66,10 +66,9 @@ class Core:
         self.attempts = Attempts(self.state, settings, boot_id, self._put)
         self.writing: Commit | None = None
         """On its way to disk."""
-        self._first_counter = self.state.counter
-        """The counter as this run found it on disk. Until the first session of the run, this is what is shown, and
-        nothing is reported: what we write while we recover must not hide that an older journal was restored."""
         self._had_session = False
+        """Until the first session of this run, nothing is reported, and the counter shown is the one of the last session:
+        what we write while we recover, in this run or in one before it, must not hide that an older journal was restored."""
         self._entropy = entropy
         self._pinned_keys = pinned_keys
         self._refuses = refuses
@@ -305,7 +304,8 @@ class Core:
             if now_ms < self._forget_due_ms:
                 return
         self._forget_due_ms = 0
-        self.writing = Commit(counter=self.state.counter + 1, records=tuple(self._pending))
+        shown_counter = -1 if self._had_session else self.state.shown_counter
+        self.writing = Commit(self.state.counter + 1, tuple(self._pending), shown_counter)
         self._pending.clear()
         effects.append(m.WriteJournal(self.writing))
 
@@ -363,7 +363,7 @@ class Core:
             m.AskSession(
                 OpenSession(
                     nonce=nonce, ticket=ticket, boot_id=self.boot_id, version=self.version,
-                    counter=self.state.counter if self._had_session else self._first_counter,
+                    counter=self.state.counter if self._had_session else self.state.shown_counter,
                     held=self.state.held(), asked_ms=now_ms,
                 )
             )

@@ -105,11 +105,13 @@ class SessionOpened(msgspec.Struct, frozen=True, tag="session", tag_field="recor
 Record = Accepted | Tombstone | Started | Stopping | Ended | Forgotten | SessionOpened
 
 
-class Commit(msgspec.Struct, frozen=True):
+class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
     """The records of one fsync, and the counter that it raised."""
 
     counter: int
     records: tuple[Record, ...]
+    shown_counter: int = -1
+    """Of a commit written before a run's first session: the counter that is shown nevertheless. -1: its own."""
 
 
 class Entry(msgspec.Struct):
@@ -128,6 +130,8 @@ class JournalState(msgspec.Struct):
     """What is on disk."""
 
     counter: int = 0
+    shown_counter: int = 0
+    """What a run shows until its first session: the counter as it stood when an agent last wrote in a session."""
     entries: dict[Key, Entry] = {}
     attempts: dict[str, list[int]] = {}
     """The attempt numbers held of each task: there is one command of a task on a host."""
@@ -146,6 +150,7 @@ def fold(state: JournalState, commit: Commit) -> None:
     for record in commit.records:
         _fold_record(state, record)
     state.counter = commit.counter
+    state.shown_counter = commit.counter if commit.shown_counter < 0 else commit.shown_counter
 
 
 def replay(commits: Iterable[Commit]) -> JournalState:
@@ -169,7 +174,8 @@ def compacted(state: JournalState) -> Commit:
             records.append(entry.started)
         if entry.stop_reason:
             records.append(Stopping(key=key, reason=entry.stop_reason))
-    return Commit(counter=state.counter, records=tuple(records))
+    shown_counter = -1 if state.shown_counter == state.counter else state.shown_counter
+    return Commit(counter=state.counter, records=tuple(records), shown_counter=shown_counter)
 
 
 def _fold_record(state: JournalState, record: Record) -> None:

@@ -324,6 +324,21 @@ def test_the_counter_rises_with_every_commit_and_survives(rig: Rig) -> None:
     assert of(rig.connect(), m.AskSession)[0].request.counter == counter
 
 
+def test_what_runs_without_a_session_write_does_not_raise_the_counter_that_is_shown(rig: Rig) -> None:
+    rig.start(start_of())
+    shown = rig.core.state.counter
+    for boot in ("boot-2", "boot-3"):
+        # Each run finds that its processes are gone, writes that down, and is restarted before anybody answers it.
+        rig.boot, rig.now_ms = boot, 5_000
+        rig.processes.clear()
+        rig.crash()
+        rig.step()
+    assert rig.core.state.counter > shown
+    rig.disk = [compacted(replay(rig.disk))]
+    rig.crash()
+    assert of(rig.connect(), m.AskSession)[0].request.counter == shown
+
+
 def test_heartbeats_come_every_ten_seconds(rig: Rig) -> None:
     assert 9 <= len(of(rig.advance(100_000), m.SendHeartbeat)) <= 12
 
