@@ -9,8 +9,11 @@ from typing import Any
 
 import msgspec
 
+from fleetlog_schemas import policies
+from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.questions import Problem, Typical
 from fleetlog_schemas.spec import TaskSpec
+from fleetlog_schemas.targets import Directory
 
 
 class PlanQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,3 +157,23 @@ class WaitingGroup(msgspec.Struct, frozen=True):
     since: str | None
     typical: Typical | None = None
     """Of running commands: how long the same took before. Filled in by the gateway."""
+
+
+def freeze_view(freeze: policies.Freeze, hosts: Directory) -> FreezeView:
+    """Return the view of a freeze, with how many of *hosts* it means."""
+    return FreezeView(
+        freeze_id=freeze.freeze_id, target=freeze.target, reason=freeze.reason, by=freeze.by,
+        since=rfc3339(freeze.since_ms), hosts=len(policies.meant(freeze.target, hosts)),
+    )
+
+
+def window_view(named: policies.NamedWindow, hosts: Directory, now_ms: int) -> WindowView:
+    """Return the view of a window, with whether it is open and when it opens next."""
+    window = named.window
+    until_ms, opens_ms = policies.open_until_ms(window, now_ms), policies.opens_ms(window, now_ms)
+    return WindowView(
+        name=named.name, kind=window.kind, target=window.target, days=window.days, begins=window.begins,
+        lasts_minutes=window.lasts_minutes, zone=window.zone, reason=named.reason, by=named.by,
+        hosts=len(policies.meant(window.target, hosts)), open=bool(until_ms),
+        open_until=rfc3339(until_ms) if until_ms else None, opens_at=rfc3339(opens_ms) if opens_ms else None,
+    )

@@ -10,10 +10,8 @@ from fleetlog_dispatcher.state import State
 from fleetlog_dispatcher.waiting import waiting_groups
 from fleetlog_runtime.pure.effects import Answer, Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import admission, policies, questions, subjects
-from fleetlog_schemas.codec import rfc3339
+from fleetlog_schemas import admission, questions, subjects
 from fleetlog_schemas.records import CommandState
-from fleetlog_schemas.targets import Directory
 
 BUSY_HOSTS_MAX = 100
 """Busy hosts named in one answer."""
@@ -53,8 +51,8 @@ def admission_answer(
     queues = sorted(state.policies.queues.keys() | live.shares.by_queue.keys() | used)
     return admission.AdmissionAnswer(
         in_flight=live.shares.total, in_flight_max=settings.in_flight_max, waiting=sum(waiting.values()),
-        freezes=[_freeze(one, hosts) for one in state.policies.freezes.values()],
-        windows=[_window(one, hosts, now_ms) for _, one in sorted(state.policies.windows.items())],
+        freezes=[admission.freeze_view(one, hosts) for one in state.policies.freezes.values()],
+        windows=[admission.window_view(one, hosts, now_ms) for _, one in sorted(state.policies.windows.items())],
         queues=[
             admission.QueueView(
                 queue=queue, in_flight_max=state.policies.queues.get(queue, 0),
@@ -63,24 +61,6 @@ def admission_answer(
             for queue in queues
         ],
         busy=_busy(settings, state, live),
-    )
-
-
-def _freeze(freeze: policies.Freeze, hosts: Directory) -> admission.FreezeView:
-    return admission.FreezeView(
-        freeze_id=freeze.freeze_id, target=freeze.target, reason=freeze.reason, by=freeze.by,
-        since=rfc3339(freeze.since_ms), hosts=len(policies.meant(freeze.target, hosts)),
-    )
-
-
-def _window(named: policies.NamedWindow, hosts: Directory, now_ms: int) -> admission.WindowView:
-    window = named.window
-    until_ms, opens_ms = policies.open_until_ms(window, now_ms), policies.opens_ms(window, now_ms)
-    return admission.WindowView(
-        name=named.name, kind=window.kind, target=window.target, days=window.days, begins=window.begins,
-        lasts_minutes=window.lasts_minutes, zone=window.zone, reason=named.reason, by=named.by,
-        hosts=len(policies.meant(window.target, hosts)), open=bool(until_ms),
-        open_until=rfc3339(until_ms) if until_ms else None, opens_at=rfc3339(opens_ms) if opens_ms else None,
     )
 
 

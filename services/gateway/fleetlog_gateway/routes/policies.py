@@ -22,10 +22,9 @@ from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, reply, route
 from fleetlog_schemas import admission, events, policies
-from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.limits import FREEZES_MAX, QUEUES_MAX, WINDOWS_MAX
 from fleetlog_schemas.spec import SpecError, check_queue_name
-from fleetlog_schemas.targets import TargetError, resolve
+from fleetlog_schemas.targets import Directory, TargetError, resolve
 
 Target = Annotated[str, Meta(max_length=limits.RULE_TARGET_CHARS_MAX)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -123,12 +122,12 @@ def _check_target(target: str) -> str:
     return target.strip()
 
 
+def _directory(gateway: Gateway) -> Directory:
+    return Directory(gateway.access.hosts.by_id.values())
+
+
 def _hosts_meant(gateway: Gateway, target: str) -> int:
-    known = gateway.access.hosts.by_id.values()
-    try:
-        return len(resolve(target, known, lenient=True))
-    except TargetError:
-        return sum(not host.revoked for host in known)  # what cannot be read stands for every host
+    return len(policies.meant(target, _directory(gateway)))
 
 
 @route("GET", "/api/v1/admission", auth=Permission.READ, answer=Answered[admission.AdmissionAnswer],
@@ -144,13 +143,8 @@ async def freezes(call: Call[Nothing, Nothing]) -> web.Response:
     """List the freezes in force, oldest first. Needs no other service."""
     gateway = call.gateway
     found = sorted(gateway.access.policies.freezes.values(), key=lambda one: one.since_ms)
-    return _answered(gateway, [
-        admission.FreezeView(
-            freeze_id=one.freeze_id, target=one.target, reason=one.reason, by=one.by, since=rfc3339(one.since_ms),
-            hosts=_hosts_meant(gateway, one.target),
-        )
-        for one in found
-    ])
+    directory = _directory(gateway)
+    return _answered(gateway, [admission.freeze_view(one, directory) for one in found])
 
 
 class _AlreadyFrozen(Exception):
@@ -214,18 +208,8 @@ async def windows(call: Call[Nothing, Nothing]) -> web.Response:
     """List the windows by name, and which are open now. Needs no other service."""
     gateway = call.gateway
     found = sorted(gateway.access.policies.windows.values(), key=lambda one: one.name)
-    return _answered(gateway, [_window_view(gateway, one) for one in found])
-
-
-def _window_view(gateway: Gateway, named: policies.NamedWindow) -> admission.WindowView:
-    window, now_ms = named.window, gateway.now_ms()
-    until_ms, opens_ms = policies.open_until_ms(window, now_ms), policies.opens_ms(window, now_ms)
-    return admission.WindowView(
-        name=named.name, kind=window.kind, target=window.target, days=window.days, begins=window.begins,
-        lasts_minutes=window.lasts_minutes, zone=window.zone, reason=named.reason, by=named.by,
-        hosts=_hosts_meant(gateway, window.target), open=bool(until_ms),
-        open_until=rfc3339(until_ms) if until_ms else None, opens_at=rfc3339(opens_ms) if opens_ms else None,
-    )
+    directory, now_ms = _directory(gateway), gateway.now_ms()
+    return _answered(gateway, [admission.window_view(one, directory, now_ms) for one in found])
 
 
 @route("PUT", "/api/v1/windows/{name}", auth=Permission.RUN, body=SetWindow, answer=AcceptedWindow, status=202,
