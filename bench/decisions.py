@@ -29,6 +29,8 @@ NOW_MS = 1_800_000_000_000
 ENTRIES = 500
 """Hosts in one event of the preparation."""
 SLOTS = DispatcherSettings().slots_per_host
+LIMITED = 5_000
+"""Tasks that wait with a limit or gate of their own."""
 WAITING_TASKS = 2
 """Tasks on all hosts that wait behind those that took every slot."""
 
@@ -97,6 +99,15 @@ def _ms(what: Callable[[], object]) -> float:
     return (time.perf_counter() - begun) * 1_000
 
 
+def _ends_among(tasks: int, spec: TaskSpec, rounds: int) -> tuple[float, ...]:
+    """Return what the ends of the first tasks take, while the others wait."""
+    desk = Desk(1)
+    ids = desk.submit(*[spec] * 1_000)
+    for _ in range(tasks // 1_000 - 1):
+        desk.submit(*[spec] * 1_000)
+    return tuple(_ms(lambda task_id=task_id: desk.end(task_id, desk.hosts[0])) for task_id in ids[: 4 * rounds])  # type: ignore[misc]
+
+
 def decisions(hosts: int, rounds: int) -> list[Figure]:
     """Return what decisions cost on *hosts* hosts."""
     spec = TaskSpec(payload=Shell(argv=("true",)), target="all")
@@ -117,6 +128,8 @@ def decisions(hosts: int, rounds: int) -> list[Figure]:
     spread = _ms(lambda: rolling.submit(*each))
     single = Desk(1)
     many = _ms(lambda: [single.submit(*[spec] * 1_000) for _ in range(10)])
+    alone = _ends_among(LIMITED, msgspec.structs.replace(spec, key="bench", single_run="queue"), rounds)
+    narrow = _ends_among(LIMITED, msgspec.structs.replace(spec, parallel=1), rounds)
     note = f"{hosts} hosts"
     return [
         Figure("one task planned and dispatched", "ms", filling, note=note),
@@ -125,5 +138,7 @@ def decisions(hosts: int, rounds: int) -> list[Figure]:
         Figure("what each second costs: idle", "ms", idle, note=note),
         Figure("what each second costs: every slot taken, 2 waiting", "ms", full, note=note),
         Figure("1,000 tasks, each on a host of its own", "ms", (spread,), note=note),
+        Figure("an end, while 5,000 tasks with a limit of their own wait", "ms", narrow, note="one host"),
+        Figure("an end, while 5,000 single runs of a key wait", "ms", alone, note="one host"),
         Figure("10,000 tasks admitted on one host", "ms", (many,)),
     ]

@@ -32,7 +32,7 @@ class Planned(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The next command of a lane, or a limited task (without a host)."""
+    """The next command of a lane."""
 
     place: Place
     host_id: str
@@ -78,29 +78,34 @@ class Round:
 
     def waiting(self) -> None:
         """Pick from what waits, until nothing more fits."""
-        sources = [*self._lanes(), *(_Source(place, "", "", 0) for place in self._live.queues.limited_order)]
-        heapq.heapify(sources)
-        tasks = self._state.tasks.by_id
-        while sources and self._room > 0:
-            source = heapq.heappop(sources)
-            task = tasks[source.place[2]]
-            if not source.host_id:
-                self._limited(task)
-                continue
-            if self._host_room(source.host_id) <= 0 or self._queue_room.get(source.queue, 1) <= 0:
-                continue
-            command = self._live.queues.by_host[source.host_id][task.task_id]
-            if not (task.stop or command.stop):
-                self._take(task, source.host_id, len(command.attempts) + 1)
-            lane, at = self._live.queues.lanes[source.host_id][source.queue], source.at + 1
-            if at < len(lane):
-                heapq.heappush(sources, _Source(lane[at], source.host_id, source.queue, at))
-
-    def _lanes(self) -> list[_Source]:
-        live, lanes = self._live, self._live.queues.lanes
         # Where a limit is shared, room on one host may be the end of a command on another.
-        shared = self._queue_room or self._room < DISPATCHES_PER_ROUND_MAX
-        hosts = lanes if live.sweep or shared else [host_id for host_id in live.touched if host_id in lanes]
+        shared = bool(self._queue_room) or self._room < DISPATCHES_PER_ROUND_MAX
+        sources = self._lanes(everywhere=self._live.sweep or shared)
+        heapq.heapify(sources)
+        limited = iter(self._live.queues.limited_order if self._live.steered or shared else ())
+        first = next(limited, None)
+        tasks = self._state.tasks.by_id
+        while self._room > 0 and (sources or first is not None):
+            if first is not None and (not sources or first < sources[0].place):
+                self._limited(tasks[first[2]])
+                first = next(limited, None)
+            else:
+                self._next_of_lane(sources, heapq.heappop(sources))
+
+    def _next_of_lane(self, sources: list[_Source], source: _Source) -> None:
+        if self._host_room(source.host_id) <= 0 or self._queue_room.get(source.queue, 1) <= 0:
+            return
+        task = self._state.tasks.by_id[source.place[2]]
+        command = self._live.queues.by_host[source.host_id][task.task_id]
+        if not (task.stop or command.stop):
+            self._take(task, source.host_id, len(command.attempts) + 1)
+        lane, at = self._live.queues.lanes[source.host_id][source.queue], source.at + 1
+        if at < len(lane):
+            heapq.heappush(sources, _Source(lane[at], source.host_id, source.queue, at))
+
+    def _lanes(self, *, everywhere: bool) -> list[_Source]:
+        live, lanes = self._live, self._live.queues.lanes
+        hosts = lanes if everywhere else [host_id for host_id in live.touched if host_id in lanes]
         return [
             _Source(lane[0], host_id, queue, 0)
             for host_id in hosts
@@ -110,12 +115,15 @@ class Round:
         ]
 
     def _limited(self, task: Task) -> None:
+        commands = self._live.queues.limited[task.task_id]
+        if len(commands) == 1 and self._host_room(next(iter(commands))) <= 0:
+            return  # of thousands of small tasks, most wait for their one host: that is told at once
         if task.stop or task.task_id in self._halting:
             return
         left = self._task_room(task)
         if left <= 0 or task_gate(self._live, task, self._now_ms) is not None:
             return
-        for host_id, command in self._live.queues.limited[task.task_id].items():
+        for host_id, command in commands.items():
             if left <= 0:
                 return
             if command.wave > task.wave or command.stop or command.due_ms > self._now_ms:

@@ -25,7 +25,7 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.split import split
 from fleetlog_schemas import events, lifecycle, limits
 from fleetlog_schemas.events import Data
-from fleetlog_schemas.records import Task, TaskState
+from fleetlog_schemas.records import CommandState, Task, TaskState
 from fleetlog_schemas.rollout import failures, failures_max, over_budget, soaks_until_ms
 
 PLANS_PER_ROUND_MAX = 500
@@ -66,8 +66,8 @@ def _next_ms(live: Live, now_ms: int) -> int:
     due_ms = live.next_sweep_ms
     if live.queues.later:
         due_ms = min(due_ms, live.queues.later[0][0])
-    for task_id in live.queues.limited:
-        soak_ms = soaks_until_ms(live.open[task_id])
+    for task in live.budgeted.values():
+        soak_ms = soaks_until_ms(task)
         if now_ms < soak_ms < due_ms:
             due_ms = soak_ms
     return due_ms
@@ -222,9 +222,9 @@ def _replacements(live: Live) -> Iterator[events.Replacement]:
 
 def _halts(live: Live) -> Iterator[events.Halt]:
     """Name the tasks on which too many hosts failed, and where more would be started."""
-    for task_id in live.queues.limited:
-        task = live.open[task_id]
-        if task.stop or task.hold or not over_budget(task):
+    for task_id, task in live.budgeted.items():
+        waits = task.counts.get(CommandState.WAITING.value)
+        if not waits or task.stop or task.hold or not over_budget(task):
             continue
         allowed = failures_max(task.spec, len(task.commands))
         begun = sum(1 for wave in task.waves if wave.begun_ms)

@@ -93,6 +93,12 @@ class Live(msgspec.Struct):
     closed: dict[str, Closed] = {}
     """By host id: why policies let nothing be dispatched there now."""
     closed_stale: bool = True
+    steered: bool = False
+    """Something happened that may let commands of limited tasks go: to a task, to a host where some wait, or by time."""
+    steered_next: bool = False
+    """The same, since this look began."""
+    budgeted: dict[str, Task] = {}
+    """Open tasks with a rollout or a failure budget."""
     keys: dict[str, dict[str, Task]] = {}
     """By key: planned tasks that have not ended."""
     open: dict[str, Task] = {}
@@ -144,6 +150,8 @@ def awaken(settings: DispatcherSettings, state: State, now_ms: int) -> Live:
 def take_up(settings: DispatcherSettings, live: Live, task: Task, now_ms: int) -> None:
     """Enter a planned task into the work lists."""
     live.open[task.task_id] = task
+    if task.spec.rollout or task.spec.failures_max:
+        live.budgeted[task.task_id] = task
     if task.spec.key:
         live.keys.setdefault(task.spec.key, {})[task.task_id] = task
     if task.spec.task_timeout_ms:
@@ -172,7 +180,7 @@ def wait(settings: DispatcherSettings, live: Live, task: Task, command: Command,
 
 def put_away(live: Live, task: Task) -> None:
     """Take a task that has ended out of the work lists."""
-    for work in (live.to_plan, live.to_end, live.stopped, live.timed, live.open):
+    for work in (live.to_plan, live.to_end, live.stopped, live.timed, live.open, live.budgeted):
         work.pop(task.task_id, None)
     of_key = live.keys.get(task.spec.key)
     if of_key is not None:

@@ -30,6 +30,7 @@ from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.policies import closed_hosts
 from fleetlog_schemas.records import Attempt, Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
+from fleetlog_schemas.rollout import soaks_until_ms
 from fleetlog_schemas.targets import Directory
 
 
@@ -70,6 +71,7 @@ def _looked(live: Live, data: tuple[events.Data, ...]) -> None:
     dispatched = sum(len(one.attempts) for one in data if isinstance(one, events.AttemptsDispatched))
     if dispatched >= DISPATCHES_PER_ROUND_MAX or len(data) >= limits.BATCH_MESSAGES_MAX:
         live.touched_next.update(live.touched)
+        live.steered_next = True
 
 
 def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> None:
@@ -85,10 +87,20 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}
+    live.steered = (
+        live.sweep or live.steered_next or any(host_id in live.queues.by_host for host_id in live.touched)
+        or any(0 < soaks_until_ms(task) <= now_ms for task in live.budgeted.values())
+    )
+    live.steered_next = False
+
+
+_NO_STEERING = frozenset({"submitted", "held", "dispatched", "started", "late", "report-refused"})
+"""Changes of a task that let nothing go that was kept back."""
 
 
 def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_ms: int) -> None:
     task, command, attempt = change.task, change.command, change.attempt
+    live.steered_next |= change.what not in _NO_STEERING
     match change.what:
         case "submitted":
             live.to_plan[task.task_id] = task
