@@ -21,7 +21,6 @@ from fleetlog_dispatcher import sessions as dispatcher_sessions
 from fleetlog_dispatcher.admit import Round
 from fleetlog_dispatcher.queues import Shares
 from fleetlog_runtime.pure.bus import Batch
-from fleetlog_runtime.pure.engine import Engine
 from fleetlog_schemas import lifecycle, rollout, tokens
 from fleetlog_schemas.records import Task, Tasks, Wave
 from fleetlog_simulation import directed, histories
@@ -30,6 +29,7 @@ from fleetlog_simulation.hosts import SimHost
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.scenario import simulate
 from fleetlog_simulation.services import SimDispatcher, decode
+from fleetlog_simulation.world import World
 
 SEEDS_MAX = 400
 """Seeds tried before a planted bug counts as unnoticed."""
@@ -91,12 +91,12 @@ def drop_the_spool_when_the_report_is_stored(patch: pytest.MonkeyPatch) -> None:
 
 def ignore_the_expected_sequence(patch: pytest.MonkeyPatch) -> None:
     """Append without the fence, so that two dispatchers can both decide."""
-    original = Engine._batch
+    original = World.append
 
-    def batch(self: Engine[Any, Any], data: Any, now_ms: int) -> Batch:
-        return msgspec.structs.replace(original(self, data, now_ms), expected_subject="", expected_seq=None)
+    def append(self: World, batch: Batch, settled: Any) -> None:
+        original(self, msgspec.structs.replace(batch, expected_subject="", expected_seq=None), settled)
 
-    patch.setattr(Engine, "_batch", batch)
+    patch.setattr(World, "append", append)
 
 
 def ignore_the_ticket(patch: pytest.MonkeyPatch) -> None:
