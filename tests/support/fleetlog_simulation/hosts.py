@@ -275,7 +275,9 @@ class SimHost:
         elif processes[-1].exited is not None:
             self._observe(processes[-1].exited)
         else:
-            self._observe(m.Spawned(key, processes[-1].pid, processes[-1].execution.started_ms))
+            # As the holder does, which noted the start by the boot clock: its deadline does not begin anew.
+            started_ms = processes[-1].execution.started_ms - self.machine.boot_ms
+            self._observe(m.Spawned(key, processes[-1].pid, process_start=processes[-1].pid, started_ms=started_ms))
 
     def _signal(self, key: Key, *, kill: bool) -> None:
         for process in self.machine.processes.get(key, ()):
