@@ -11,7 +11,7 @@ from typing import TextIO
 
 from fleetlog.render.rollout import gate_lines, hold_lines, in_waves, progress_text, standing_text
 from fleetlog.render.task import counts_text
-from fleetlog.render.text import Style, count_of, seconds, shorten, width
+from fleetlog.render.text import Style, count_of, shorten, whole_seconds, width
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.rollout import wave_gate
@@ -24,11 +24,16 @@ _QUIET = (Outcome.SUCCESS, Outcome.SKIPPED)
 
 
 def eta_seconds(task: Task, now_ms: int) -> float | None:
-    """Return how long the rest will take by the pace so far, or None before the first command has ended."""
-    ended = len(task.commands) - task.open
-    if not ended or not task.open or not task.planned_ms:
+    """Return how long the rest will take by the pace so far, or None before the first command, or wave, has ended.
+
+    Waves differ in size and take about as long: there the pace is waves, not hosts.
+    """
+    ended, left = len(task.commands) - task.open, task.open
+    if in_waves(task):
+        ended, left = task.wave, len(task.waves) - task.wave
+    if not ended or not left or not task.planned_ms:
         return None
-    return max(now_ms - task.planned_ms, 0) / 1000 / ended * task.open
+    return max(now_ms - task.planned_ms, 0) / 1000 / ended * left
 
 
 def status_line(task: Task | None, now_ms: int, style: Style) -> str:
@@ -36,11 +41,11 @@ def status_line(task: Task | None, now_ms: int, style: Style) -> str:
     if task is None or task.state is TaskState.SUBMITTED:
         return "waiting for the plan"
     parts = [progress_text(task), counts_text(task.counts, style)]
-    parts.append(seconds(max(now_ms - task.submitted_ms, 0) // 1000))
+    parts.append(whole_seconds(max(now_ms - task.submitted_ms, 0) // 1000))
     standing = standing_text(task, now_ms, style)
     eta = eta_seconds(task, now_ms)
     if eta is not None and not standing:
-        parts.append(f"about {seconds(round(eta))} left")
+        parts.append(f"about {whole_seconds(round(eta))} left")
     if standing:
         parts.append(style.paint(standing, "yellow"))
     return "  ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleetlog.render.text import Style, count_of, seconds, shorten
+from fleetlog.render.text import Style, count_of, shorten, whole_seconds
 from fleetlog_schemas import hostset
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.records import CommandState, Task
@@ -31,12 +31,12 @@ def standing_text(task: Task, now_ms: int, style: Style) -> str:
         return f"{task.hold.kind}: {shorten(style.line(task.hold.reason) or 'no reason given', 60)}"
     gate = wave_gate(task, now_ms)
     if gate == "soak":
-        return f"wave {task.wave + 1} begins in {seconds(_left_s(task, now_ms))}"
+        return f"wave {task.wave + 1} begins in {_left(task, now_ms)}"
     return f"wave {task.wave + 1} waits for approval" if gate == "approval" else ""
 
 
-def _left_s(task: Task, now_ms: int) -> float:
-    return max(soaks_until_ms(task) - now_ms, 0) // 1000
+def _left(task: Task, now_ms: int) -> str:
+    return whole_seconds(max(-(-(soaks_until_ms(task) - now_ms) // 1000), 0))
 
 
 def next_hosts(task: Task) -> tuple[int, list[str]]:
@@ -69,7 +69,7 @@ def gate_lines(task: Task, now_ms: int, style: Style) -> list[str]:
     """Return what the next wave waits for, and what to type; nothing when it may begin."""
     gate = wave_gate(task, now_ms)
     if gate == "soak":
-        return [f"wave {task.wave} has ended; wave {task.wave + 1} begins after the soak time, in {seconds(_left_s(task, now_ms))}"]
+        return [f"wave {task.wave} has ended; wave {task.wave + 1} begins after the soak time, in {_left(task, now_ms)}"]
     if gate == "approval":
         return [
             f"wave {task.wave + 1} of {len(task.waves)} waits for approval; {_next_text(task, style)}",

@@ -128,6 +128,11 @@ def seconds(value: float | None) -> str:
     return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
 
 
+def whole_seconds(value: int) -> str:
+    """Return a duration that is only known to the second."""
+    return f"{value}s" if value < 10 else seconds(value)
+
+
 def count_of(number: int, noun: str) -> str:
     """Return `1 host`, `3 hosts`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

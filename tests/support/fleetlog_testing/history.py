@@ -10,7 +10,8 @@ import itertools
 from fleetlog_schemas import events, hosts, ids, lifecycle, records
 from fleetlog_schemas.codec import Event, decode, encode
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.spec import Retry, Shell, TaskSpec
+from fleetlog_schemas.rollout import wave_sizes
+from fleetlog_schemas.spec import Retry, Rollout, Shell, TaskSpec
 
 START_MS = 1_790_000_000_000
 _entropy = itertools.count(1)
@@ -45,18 +46,23 @@ class History:
 
     # --- the events that most stories need --------------------------------------------------------------
 
-    def submitted(self, *, target: str = "web*", retry: Retry | None = None) -> records.Task:
+    def submitted(
+        self, *, target: str = "web*", retry: Retry | None = None, rollout: Rollout | None = None
+    ) -> records.Task:
         """Submit one task."""
         task_id = make_id(self.now_ms)
-        spec = TaskSpec(payload=Shell(argv=("true",)), target=target, retry=retry or Retry())
+        spec = TaskSpec(payload=Shell(argv=("true",)), target=target, retry=retry or Retry(), rollout=rollout)
         self.add(events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),)), authid="ada")
         return self.tasks.by_id[task_id]
 
-    def planned(self, *host_ids: str, retry: Retry | None = None) -> records.Task:
+    def planned(
+        self, *host_ids: str, retry: Retry | None = None, rollout: Rollout | None = None
+    ) -> records.Task:
         """Submit one task and plan it on *host_ids*."""
-        task = self.submitted(retry=retry)
+        task = self.submitted(retry=retry, rollout=rollout)
         hosts_of_plan = tuple(events.PlannedHost(host_id=host_id, name=host_id) for host_id in host_ids)
-        self.add(events.TasksPlanned(plans=(events.Plan(task.task_id, hosts_of_plan, "hash"),)))
+        waves = wave_sizes(rollout, len(host_ids)) if rollout else ()
+        self.add(events.TasksPlanned(plans=(events.Plan(task.task_id, hosts_of_plan, "hash", waves=waves),)))
         return task
 
     def dispatched(self, task: records.Task, host_id: str, attempt: int = 1) -> list[records.Change]:

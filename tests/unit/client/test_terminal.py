@@ -125,6 +125,20 @@ def test_time_left_follows_from_the_pace_so_far():
     assert eta_seconds(_task(4, 4)[1], history.now_ms) is None
 
 
+def test_time_left_of_a_rollout_follows_from_its_waves_and_a_soak_counts_down_to_its_last_second():
+    history = History()
+    names = [f"web{number:02d}" for number in range(8)]
+    task = history.planned(*names, rollout=Rollout(waves=("1", "50%"), soak_ms=2_000))
+    history.dispatched(task, "web00")
+    history.wait(10_000)
+    history.ended(task, "web00", Outcome.SUCCESS)
+    assert eta_seconds(task, history.now_ms) == pytest.approx(20.0), "two waves like the first"
+    line = status_line(task, history.now_ms + 1_500, PLAIN)
+    assert "wave 2/3, 1 of 8 hosts" in line
+    assert "wave 2 begins in 1s" in line
+    assert "left" not in line
+
+
 def test_without_a_terminal_a_line_comes_now_and_then_and_none_at_once():
     history, task = _task(4, 1)
     stream = io.StringIO()
