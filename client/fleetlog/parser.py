@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetlog.options import following, task_options
-from fleetlog.values import count, duration_ms, label, port, positive, week_days
+from fleetlog.values import count, duration_ms, label, port, positive, separated, week_days
 
 _SUPPRESS = argparse.SUPPRESS
 DEFAULTS: dict[str, Any] = {
@@ -108,6 +108,8 @@ def _running(add: _AddVerb) -> None:
     _task_argument(verb)
     verb.add_argument("--failed", action="store_true", help="only hosts with failure, timeout, error or unreached")
     verb.add_argument("--include-lost", action="store_true", help="with --failed: also where it may have run")
+    verb.add_argument("--outcome", dest="outcomes", type=separated, default=(), metavar="OUTCOME,...",
+                      help="only hosts that ended exactly so, as unreached or lost")
     following(verb)
     verb = add("batch", "batch:batch", "submit a task for each line of a file")
     verb.add_argument("file", metavar="FILE", help='JSON, one task per line: {"argv": [...], "target": "web*"}, or a whole'

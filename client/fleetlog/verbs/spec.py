@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,12 +163,22 @@ def _codes(text: str | None) -> tuple[int, ...]:
         raise CliError(Exit.TYPED_WRONG, f"--ok-codes: cannot read {text!r}: write 0,1,2") from None
 
 
-def _retry(options: argparse.Namespace) -> Retry:
+def outcomes_of(flag: str, words: Sequence[str]) -> tuple[Outcome, ...]:
+    """Return outcomes from their names.
+
+    Raises:
+        CliError: one is no outcome.
+    """
     known = {outcome.value: outcome for outcome in Outcome}
-    for word in options.retry_on:
+    for word in words:
         if word not in known:
-            raise CliError(Exit.TYPED_WRONG, f"--retry-on: {word!r} is not an outcome: {', '.join(known)}")
-    chosen = {"on": tuple(known[word] for word in options.retry_on)} if options.retry_on else {}
+            raise CliError(Exit.TYPED_WRONG, f"{flag}: {word!r} is not an outcome: {', '.join(known)}")
+    return tuple(known[word] for word in words)
+
+
+def _retry(options: argparse.Namespace) -> Retry:
+    retry_on = outcomes_of("--retry-on", options.retry_on)
+    chosen = {"on": retry_on} if retry_on else {}
     default_max = Retry().backoff_ms_max
     return Retry(
         attempts_max=options.retries + 1, backoff_ms=options.backoff_ms,

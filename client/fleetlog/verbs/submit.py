@@ -117,11 +117,16 @@ def rerun(console: Console) -> int:
     options = console.options
     if options.include_lost and not options.failed:
         raise CliError(Exit.TYPED_WRONG, "--include-lost goes with --failed")
+    if options.failed and options.outcomes:
+        raise CliError(Exit.TYPED_WRONG, "give either --failed or --outcome")
+    outcomes = [outcome.value for outcome in specs.outcomes_of("--outcome", options.outcomes)]
     answer = console.gateway.get(f"/tasks/{segment(options.task)}/progress")["data"]
     task_id, counts = str(answer["task_id"]), answer["counts"]
-    chosen = [outcome.value for outcome in RERUN_OUTCOMES] + (["lost"] if options.include_lost else [])
-    console.confirm_hosts(sum(counts.get(name, 0) for name in chosen) if options.failed else answer["hosts"])
-    body = {"failed": True, "include_lost": options.include_lost} if options.failed else None
+    body: dict[str, Any] | None = {"outcomes": outcomes} if outcomes else None
+    if options.failed:
+        outcomes = [outcome.value for outcome in RERUN_OUTCOMES] + (["lost"] if options.include_lost else [])
+        body = {"failed": True, "include_lost": options.include_lost}
+    console.confirm_hosts(sum(counts.get(name, 0) for name in outcomes) if outcomes else answer["hosts"])
     started = console.gateway.post(f"/tasks/{task_id}/rerun", body, Idempotency_Key=new_task_id())
     again = str(started["task_id"])
     console.say(f"task {short(again)} runs {short(task_id)} again on {count_of(int(started['hosts']), 'host')}")

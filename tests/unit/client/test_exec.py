@@ -241,6 +241,8 @@ def test_every_option_reaches_the_specification(cli, recorded):
         (["run", "/no/such/file", "-t", "web*"], "cannot read /no/such/file"),
         (["nonsense"], "invalid choice"),
         (["rerun", "last", "--include-lost"], "goes with --failed"),
+        (["rerun", "last", "--failed", "--outcome", "lost"], "either --failed or --outcome"),
+        (["rerun", "last", "--outcome", "unlucky"], "--outcome: 'unlucky' is not an outcome"),
     ],
 )
 def test_what_is_typed_wrong_is_said_before_anything_is_sent(cli, recorded, arguments, says):
@@ -429,3 +431,13 @@ def test_a_dispatcher_that_stays_away_is_unreachable(cli, recorded, monkeypatch)
     monkeypatch.setattr("fleetlog.verbs.submit.PLAN_WAIT_S", 0.0)
     recorded.problems["/api/v1/plan"] = (503, {"detail": "the dispatcher does not answer", "code": "service-unavailable"})
     assert cli("exec", "-t", "web*", "--", "true").code == 8
+
+
+def test_rerun_takes_exactly_the_outcomes_that_are_named(cli, recorded):
+    recorded.story = lambda r, task_id: r.run(task_id, {"web01": Outcome.SUCCESS, "web02": Outcome.UNREACHED})
+    cli("exec", "-t", "web*", "--", "true")
+    recorded.story = lambda r, task_id: r.run(task_id, {"web02": Outcome.SUCCESS})
+    ended = cli("rerun", "last", "--outcome", "unreached,lost")
+    assert ended.code == 0, ended.err
+    rerun = next(request for request in recorded.requests if request[1].endswith("/rerun"))
+    assert rerun[2] == {"outcomes": ["unreached", "lost"]}
