@@ -304,7 +304,10 @@ class Core:
             if now_ms < self._forget_due_ms:
                 return
         self._forget_due_ms = 0
-        shown_counter = -1 if self._had_session else self.state.shown_counter
+        # With the record of a session the counter is sure: whoever gets one is not an older copy of himself, and reports
+        # from then on.
+        in_session = self._had_session or any(isinstance(record, SessionOpened) for record in self._pending)
+        shown_counter = -1 if in_session else self.state.shown_counter
         self.writing = Commit(self.state.counter + 1, tuple(self._pending), shown_counter)
         self._pending.clear()
         effects.append(m.WriteJournal(self.writing))

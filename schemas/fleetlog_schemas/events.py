@@ -373,6 +373,8 @@ class Session(Data, frozen=True):
     """The journal counter that the host showed."""
     asked_ms: int = 0
     """By the host's boot clock."""
+    shown_epoch: int = 0
+    """The session whose ticket was shown; 0: none was asked for, or it is not known."""
 
 
 @_event("fleetlog.host.session-opened.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")

@@ -152,7 +152,8 @@ def _opened(hosts: Hosts, event: Event, session: events.Session) -> list[str]:
     if host is None or session.epoch != host.epoch + 1:
         return []
     # While the current ticket is unused its predecessor stays good, or a lost answer would lock the host out.
-    if host.ticket_used or host.fresh:
+    # Who shows the current ticket has it, so it becomes the predecessor, also when no heartbeat of its session was heard.
+    if host.ticket_used or host.fresh or session.shown_epoch == host.epoch:
         host.previous_epoch, host.previous_seq = host.epoch, host.session_seq
     host.epoch, host.session_seq, host.ticket_used = session.epoch, event.seq, False
     host.fresh = False

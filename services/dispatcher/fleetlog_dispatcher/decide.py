@@ -25,6 +25,7 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.split import split
 from fleetlog_schemas import events, lifecycle, limits
 from fleetlog_schemas.events import Data
+from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.records import CommandState, Task, TaskState
 from fleetlog_schemas.rollout import failures, failures_max, over_budget, soaks_until_ms
 
@@ -84,7 +85,7 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
         if host is None or host.revoked or host.blocked or host.nonce == request.nonce:
             continue
         code = sessions.wrong_ticket(host, request, keys)
-        if _overtaken(code, pending):
+        if _overtaken(host, code, pending):
             continue
         if code:
             refused.append(events.SessionRefusal(host_id=host_id, code=code, message=sessions.REASONS[code]))
@@ -93,15 +94,21 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
                 events.Session(
                     host_id=host_id, epoch=host.epoch + 1, nonce=request.nonce[:64], boot_id=request.boot_id[:64],
                     version=request.version[:64], counter=request.counter, asked_ms=request.asked_ms,
+                    shown_epoch=sessions.shown_epoch(host, request, keys),
                 )
             )
     yield from split(lambda entries: events.SessionsRefused(hosts=entries), refused)
     yield from split(lambda entries: events.SessionsOpened(sessions=entries), opened)
 
 
-def _overtaken(code: str, pending: PendingOpen) -> bool:
-    """Whether a low counter shows only that the host went on reporting while its request waited for us."""
-    return code == "counter" and pending.request.counter >= pending.counter
+def _overtaken(host: Host, code: str, pending: PendingOpen) -> bool:
+    """Whether a request proves nothing: a later one of the same boot was granted while it waited for us, or its counter is
+    low only because the host went on reporting meanwhile.
+    """
+    request = pending.request
+    if host.boot_id == request.boot_id and request.asked_ms < host.asked_ms:
+        return True
+    return code == "counter" and request.counter >= pending.counter
 
 
 def _session_answers(keys: Keys, state: State, live: Live, now_ms: int) -> Iterator[Effect]:
@@ -116,8 +123,8 @@ def _session_answers(keys: Keys, state: State, live: Live, now_ms: int) -> Itera
             body = sessions.denied(host_id, request, host.blocked.code, message)
         elif host.nonce == request.nonce:
             body = sessions.granted(host, request, keys, now_ms)
-        elif _overtaken(sessions.wrong_ticket(host, request, keys), pending):
-            body = sessions.denied(host_id, request, "busy", "a report overtook this request: ask again")
+        elif _overtaken(host, sessions.wrong_ticket(host, request, keys), pending):
+            body = sessions.denied(host_id, request, "busy", "a later message overtook this request: ask again")
         else:
             continue  # its event is not read back yet
         yield Answer(pending.reply, body, sign=True)

@@ -41,6 +41,14 @@ def wrong_ticket(host: Host, request: OpenSession, keys: Keys) -> str:
     return "counter" if request.counter < host.counter else ""
 
 
+def shown_epoch(host: Host, request: OpenSession, keys: Keys) -> int:
+    """Return the session whose ticket a request shows that is to be granted; 0 when none was asked for."""
+    if host.fresh:
+        return 0
+    current = _ticket(keys, host.host_id, host.epoch, host.session_seq)
+    return host.epoch if tokens.matches(current, request.ticket) else host.previous_epoch
+
+
 def _ticket(keys: Keys, host_id: str, epoch: int, seq: int) -> str:
     return tokens.ticket(keys.ticket, host_id, epoch, seq) if epoch else ""
 

@@ -14,6 +14,7 @@ from fleetlog_simulation.invariants import Invariant
 from fleetlog_simulation.invariants.choices import Choices
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
 from fleetlog_simulation.invariants.holds import Holds
+from fleetlog_simulation.invariants.honest_hosts import HonestHosts
 from fleetlog_simulation.invariants.limits import Limits
 from fleetlog_simulation.invariants.patience import Patience
 from fleetlog_simulation.invariants.projection_agrees import ProjectionAgrees
@@ -67,7 +68,7 @@ class Scenario(Fleet):
             Holds(world, flights), Waves(world, flights), SingleRuns(flights), Choices(books),
             Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
-            CopiesRunNothing(world, self.machines), ProjectionAgrees(world, self.reporter),
+            CopiesRunNothing(world, self.machines), HonestHosts(books, self.machines), ProjectionAgrees(world, self.reporter),
         ]
 
     @property

@@ -339,6 +339,21 @@ def test_what_runs_without_a_session_write_does_not_raise_the_counter_that_is_sh
     assert of(rig.connect(), m.AskSession)[0].request.counter == shown
 
 
+def test_the_counter_that_is_shown_is_never_below_one_that_was_reported(rig: Rig) -> None:
+    rig.start(start_of())
+    for boot in ("boot-2", "boot-3"):
+        # The run finds its process gone, writes that down, gets a session, reports, and is killed before anything else.
+        rig.boot, rig.now_ms = boot, 5_000
+        rig.processes.clear()
+        rig.crash()
+        rig.step()
+        effects = rig.connect()
+        said = [effect.report.counter for effect in of(effects, m.SendReport)]
+        assert said, "it has something to report"
+        rig.crash()
+        assert of(rig.connect(), m.AskSession)[0].request.counter >= max(said)
+
+
 def test_heartbeats_come_every_ten_seconds(rig: Rig) -> None:
     assert 9 <= len(of(rig.advance(100_000), m.SendHeartbeat)) <= 12
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, pushes
 from fleetlog_schemas.pushes import SessionDenied, SessionGranted
@@ -261,3 +262,31 @@ def test_an_overtaken_heartbeat_of_the_same_session_is_not_heard() -> None:
     stage.beats("web1", counter=3)
     stage.later(1_000)
     assert stage.outcomes(task_id) == {}
+
+
+def test_a_host_whose_heartbeat_and_next_answer_were_lost_is_let_in_with_the_ticket_that_it_has() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    stage.opens("web1")
+    ticket = stage.ticket("web1")  # of a session in which no heartbeat was heard
+    stage.opens("web1", ticket=ticket)  # granted, and the answer is lost
+    stage.opens("web1", ticket=ticket)
+    assert isinstance(answered(stage), SessionGranted)
+    assert stage.decided(events.SessionsRefused) == []
+
+
+def test_a_request_that_a_later_one_overtook_while_it_waited_refuses_nobody() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    old = stage.ticket("web1")
+    stage.opens("web1", asked_ms=1_000)
+    stage.beats("web1")
+    settle, stage.settle = stage.settle, lambda: None  # type: ignore[method-assign]
+    stage.opens("web1", asked_ms=3_000, nonce="later")
+    [batch] = [one for one in stage.engine.step(stage.now_ms) if isinstance(one, Batch)]
+    stage.opens("web1", asked_ms=2_000, nonce="earlier", ticket=old)  # it arrives while the later one is under way
+    stage.settle = settle  # type: ignore[method-assign]
+    stage._perform(batch)
+    stage.settle()
+    assert stage.decided(events.SessionsRefused) == []
+    assert stage.state.hosts.by_id["h-web1"].nonce == "later"
