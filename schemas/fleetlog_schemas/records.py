@@ -180,7 +180,11 @@ class Task(msgspec.Struct):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What one entry of an event did: `what` is the event's short name, or `late`, `void`, `refused`."""
+    """What one entry of an event did.
+
+    `what` is `submitted`, `planned`, `refused`, `dispatched`, `started`, `ended`, `late`, `report-refused`, `stop`, `held`,
+    `resumed`, `approved` or `task-ended`.
+    """
 
     what: str
     task: Task

@@ -102,8 +102,9 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
 
 
 def _overtaken(host: Host, code: str, pending: PendingOpen) -> bool:
-    """Whether a request proves nothing: a later one of the same boot was granted while it waited for us, or its counter is
-    low only because the host went on reporting meanwhile.
+    """Whether a request proves nothing, for something overtook it while it waited for us.
+
+    A later request of the same boot was granted; or its counter is low only because the host went on reporting.
     """
     request = pending.request
     if host.boot_id == request.boot_id and request.asked_ms < host.asked_ms:
