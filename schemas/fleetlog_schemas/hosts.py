@@ -47,6 +47,8 @@ class Host(msgspec.Struct):
     ticket_used: bool = False
     """The current session's ticket was used, so the previous one no longer opens anything."""
     nonce: str = ""
+    previous_nonce: str = ""
+    """Of the request behind the session before: one that comes late, also from an earlier boot, is known by it."""
     boot_id: str = ""
     asked_ms: int = 0
     """When the current session was asked for, by the host's boot clock."""
@@ -157,6 +159,7 @@ def _opened(hosts: Hosts, event: Event, session: events.Session) -> list[str]:
         host.previous_epoch, host.previous_seq = host.epoch, host.session_seq
     host.epoch, host.session_seq, host.ticket_used = session.epoch, event.seq, False
     host.fresh = False
+    host.previous_nonce = host.nonce
     host.nonce, host.boot_id, host.version = session.nonce, session.boot_id, session.version
     host.asked_ms = session.asked_ms
     host.counter = max(host.counter, session.counter)

@@ -104,10 +104,10 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
 def _overtaken(host: Host, code: str, pending: PendingOpen) -> bool:
     """Whether a request proves nothing, for something overtook it while it waited for us.
 
-    A later request of the same boot was granted; or its counter is low only because the host went on reporting.
+    A later request was granted; or its counter is low only because the host went on reporting.
     """
     request = pending.request
-    if host.boot_id == request.boot_id and request.asked_ms < host.asked_ms:
+    if request.nonce == host.previous_nonce or (host.boot_id == request.boot_id and request.asked_ms < host.asked_ms):
         return True
     return code == "counter" and request.counter >= pending.counter
 

@@ -290,3 +290,15 @@ def test_a_request_that_a_later_one_overtook_while_it_waited_refuses_nobody() ->
     stage.settle()
     assert stage.decided(events.SessionsRefused) == []
     assert stage.state.hosts.by_id["h-web1"].nonce == "later"
+
+
+def test_a_granted_request_that_comes_again_after_the_next_session_refuses_nobody() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    shown = stage.ticket("web1")
+    for nonce in ("first", "second"):
+        stage.opens("web1", nonce=nonce)
+        stage.beats("web1")
+    stage.opens("web1", nonce="first", ticket=shown)
+    assert answered(stage).code == "busy"
+    assert stage.decided(events.SessionsRefused) == []
