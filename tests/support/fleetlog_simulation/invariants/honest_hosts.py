@@ -1,4 +1,8 @@
-"""A host that was never copied nor set back is never refused, however often its agent is killed."""
+"""A host that was never copied nor set back is never refused, however often its agent is killed.
+
+Hosts that were rebooted are excused: a request of an earlier boot, never granted and seconds late, cannot be told from a
+copy's, for boot clocks do not compare.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,14 @@ class HonestHosts:
         self._books, self._machines = books, machines
         self._seen = 0
         self._doubted: set[str] = set()
-        """Host ids for which an older state of a machine ever spoke."""
+        """Host ids for which an older state of a machine, or an earlier boot, may ever have spoken."""
+        self._boots: dict[str, str] = {}
 
     def check(self) -> None:
         """Look at the sessions refused since the last step."""
-        self._doubted.update(machine.host_id for machine in self._machines if machine.stale)
+        for machine in self._machines:
+            if machine.stale or self._boots.setdefault(machine.host_id, machine.boot_id) != machine.boot_id:
+                self._doubted.add(machine.host_id)
         for line in self._books.since(self._seen):
             self._seen += 1
             if line.kind != "fleetlog.host.session-refused.v1":
