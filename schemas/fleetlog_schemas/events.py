@@ -23,6 +23,8 @@ RESULT = "evt.result"
 HOST = "evt.host"
 ACCESS = "evt.access"
 CATALOG = "evt.catalog"
+SCHEDULE = "evt.schedule"
+TICK = "evt.tick"
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
@@ -45,7 +47,9 @@ NAMES: dict[type[Data], str] = {}
 _D = TypeVar("_D", bound=type[Data])
 
 
-def _event(name: str, subject: str, written_by: str, *read_by: str) -> Callable[[_D], _D]:
+def event(name: str, subject: str, written_by: str, *read_by: str) -> Callable[[_D], _D]:
+    """Enter a type into the registry; `schedule_events.py` does so too."""
+
     def register(data: _D) -> _D:
         REGISTRY[name] = EventType(name=name, data=data, subject=subject, written_by=written_by, read_by=read_by)
         NAMES[data] = name
@@ -62,16 +66,20 @@ class Submission(Data, frozen=True):
 
     task_id: str
     spec: TaskSpec
+    schedule: str = ""
+    """The schedule that asked for it."""
+    nominal_ms: int = 0
+    """The time for which the schedule asked."""
 
 
-@_event("fleetlog.task.submitted.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.submitted.v1", REQUEST, "gateway scheduler", "dispatcher", "reporter")
 class TasksSubmitted(Data, frozen=True):
     """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
 
     tasks: tuple[Submission, ...]
 
 
-@_event("fleetlog.task.cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.cancel-requested.v1", REQUEST, "gateway scheduler", "dispatcher", "reporter")
 class CancelRequested(Data, frozen=True):
     """A person wants a task, or some of its commands, to end."""
 
@@ -81,14 +89,14 @@ class CancelRequested(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
 class AllCancelRequested(Data, frozen=True):
     """A person wants every task that is open at this moment to end."""
 
     reason: str = ""
 
 
-@_event("fleetlog.task.pause-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.pause-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
 class PauseRequested(Data, frozen=True):
     """A person wants a task to start nothing more; what runs goes on."""
 
@@ -96,7 +104,7 @@ class PauseRequested(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.task.resume-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.resume-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
 class ResumeRequested(Data, frozen=True):
     """A person lets a paused or halted task go on; the failures so far no longer count against its budget."""
 
@@ -104,7 +112,7 @@ class ResumeRequested(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.task.approved.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.approved.v1", REQUEST, "gateway", "dispatcher", "reporter")
 class TaskApproved(Data, frozen=True):
     """A person lets the waves of a task up to this one begin."""
 
@@ -114,7 +122,7 @@ class TaskApproved(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.task.abort-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.abort-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
 class AbortRequested(Data, frozen=True):
     """A person wants a task to start nothing more for good: what waits is skipped, what runs goes on to its end."""
 
@@ -122,7 +130,7 @@ class AbortRequested(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.task.skip-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.task.skip-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
 class SkipRequested(Data, frozen=True):
     """A person wants a task to pass over some hosts; only commands that still wait are skipped."""
 
@@ -150,7 +158,7 @@ class Plan(Data, frozen=True):
     """Sizes of the waves, in the order of the hosts of all parts; empty: one wave. In the first part only."""
 
 
-@_event("fleetlog.task.planned.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.planned.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class TasksPlanned(Data, frozen=True):
     """Targets were resolved; from here on the hosts of these tasks do not change."""
 
@@ -166,14 +174,14 @@ class Refusal(Data, frozen=True):
     pointer: str = ""
 
 
-@_event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class TasksRefused(Data, frozen=True):
     """Tasks that could not be planned. Nothing of them ran."""
 
     refusals: tuple[Refusal, ...]
 
 
-@_event("fleetlog.task.timed-out.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.timed-out.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class TasksTimedOut(Data, frozen=True):
     """Tasks that outlived their task timeout: what waits is skipped, what runs is stopped."""
 
@@ -192,7 +200,7 @@ class Halt(Data, frozen=True):
     """The last wave that had begun, from 1."""
 
 
-@_event("fleetlog.task.halted.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.halted.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class TasksHalted(Data, frozen=True):
     """Tasks on which too many hosts failed: nothing more is started until a person resumes or aborts them."""
 
@@ -206,7 +214,7 @@ class Replacement(Data, frozen=True):
     by_task_id: str
 
 
-@_event("fleetlog.task.replaced.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.replaced.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class TasksReplaced(Data, frozen=True):
     """Tasks that are stopped because a newer single run of the same key takes their place."""
 
@@ -221,7 +229,7 @@ class TaskEnd(Data, frozen=True):
     counts: dict[Outcome, int]
 
 
-@_event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class TasksEnded(Data, frozen=True):
     """Every command of these tasks has ended."""
 
@@ -246,7 +254,7 @@ class Dispatch(AttemptKey, frozen=True):
     """The host's session when it was decided."""
 
 
-@_event("fleetlog.attempt.dispatched.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.attempt.dispatched.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class AttemptsDispatched(Data, frozen=True):
     """Attempts that may now be sent. Nothing is sent before this is read back."""
 
@@ -272,7 +280,7 @@ class WaitingFor(Data, frozen=True):
     commands: tuple[WaitingCommands, ...]
 
 
-@_event("fleetlog.command.waiting.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.command.waiting.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class CommandsWaiting(Data, frozen=True):
     """Commands wait, and why. Written when they have waited for a while, and when the reason is another."""
 
@@ -289,7 +297,7 @@ class Start(AttemptKey, frozen=True):
     """A sequence of OUTPUT at or before the first frame; 0: not known, read the slot from its start."""
 
 
-@_event("fleetlog.attempt.started.v1", RESULT, "result-recorder", "dispatcher", "reporter")
+@event("fleetlog.attempt.started.v1", RESULT, "result-recorder", "dispatcher", "reporter")
 class AttemptsStarted(Data, frozen=True):
     """Attempts that agents started; sent for those that last."""
 
@@ -345,7 +353,7 @@ class End(AttemptKey, frozen=True):
     """JSON text."""
 
 
-@_event(
+@event(
     "fleetlog.attempt.ended.v1", "evt.result evt.dispatch", "result-recorder dispatcher", "dispatcher", "reporter"
 )
 class AttemptsEnded(Data, frozen=True):
@@ -377,7 +385,7 @@ class Session(Data, frozen=True):
     """The session whose ticket was shown; 0: none was asked for, or it is not known."""
 
 
-@_event("fleetlog.host.session-opened.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.host.session-opened.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class SessionsOpened(Data, frozen=True):
     """Hosts whose ticket fits; the ticket of each is a keyed hash over this event's sequence."""
 
@@ -392,7 +400,7 @@ class SessionRefusal(Data, frozen=True):
     message: str
 
 
-@_event("fleetlog.host.session-refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.host.session-refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class SessionsRefused(Data, frozen=True):
     """An alert: these hosts get nothing until a person accepts them again."""
 
@@ -406,14 +414,14 @@ class HostEpoch(Data, frozen=True):
     epoch: int
 
 
-@_event("fleetlog.host.online.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.host.online.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class HostsOnline(Data, frozen=True):
     """The first heartbeat of these sessions came, or one after silence: the ticket is used."""
 
     hosts: tuple[HostEpoch, ...]
 
 
-@_event("fleetlog.host.offline.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.host.offline.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class HostsOffline(Data, frozen=True):
     """These hosts said goodbye or were silent for too long."""
 
@@ -422,7 +430,7 @@ class HostsOffline(Data, frozen=True):
     """`goodbye` or `silent`."""
 
 
-@_event("fleetlog.host.facts-changed.v1", RESULT, "result-recorder", "dispatcher", "reporter")
+@event("fleetlog.host.facts-changed.v1", RESULT, "result-recorder", "dispatcher", "reporter")
 class FactsChanged(Data, frozen=True):
     """What a host is made of, as its agent found it."""
 
@@ -430,7 +438,7 @@ class FactsChanged(Data, frozen=True):
     facts: dict[str, str | int | float | bool]
 
 
-@_event("fleetlog.host.labelled.v1", HOST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.host.labelled.v1", HOST, "gateway", "dispatcher", "reporter")
 class HostLabelled(Data, frozen=True):
     """Labels of a host were set (a value) or removed (null)."""
 
@@ -438,7 +446,7 @@ class HostLabelled(Data, frozen=True):
     labels: dict[str, str | None]
 
 
-@_event("fleetlog.host.maintenance-set.v1", HOST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.host.maintenance-set.v1", HOST, "gateway", "dispatcher", "reporter")
 class MaintenanceSet(Data, frozen=True):
     """A host was taken out of work, or given back. What runs goes on; nothing new is dispatched."""
 
@@ -447,7 +455,7 @@ class MaintenanceSet(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.host.accepted.v1", HOST, "gateway", "dispatcher", "reporter")
+@event("fleetlog.host.accepted.v1", HOST, "gateway", "dispatcher", "reporter")
 class HostAccepted(Data, frozen=True):
     """A person looked at a refused host and lets it in again: its next session starts from nothing."""
 
@@ -455,7 +463,7 @@ class HostAccepted(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.report.refused.v1", RESULT, "result-recorder", "dispatcher", "reporter")
+@event("fleetlog.report.refused.v1", RESULT, "result-recorder", "dispatcher", "reporter")
 class ReportsRefused(Data, frozen=True):
     """An alert: one host's reports that failed verification within one minute."""
 
@@ -471,7 +479,7 @@ class ReportsRefused(Data, frozen=True):
 # --- access ----------------------------------------------------------------------------------------------
 
 
-@_event("fleetlog.access.host-invited.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.access.host-invited.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
 class HostInvited(Data, frozen=True):
     """A one-time join token was made. Only its hash is kept."""
 
@@ -481,7 +489,7 @@ class HostInvited(Data, frozen=True):
     expires_ms: int
 
 
-@_event("fleetlog.access.host-enrolled.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.access.host-enrolled.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
 class HostEnrolled(Data, frozen=True):
     """A host made its key and spent its token. The host id is derived from the key: identity is the key."""
 
@@ -492,7 +500,7 @@ class HostEnrolled(Data, frozen=True):
     token_sha256: str = ""
 
 
-@_event("fleetlog.access.host-revoked.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.access.host-revoked.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
 class HostRevoked(Data, frozen=True):
     """A host's key is refused from here on."""
 
@@ -501,7 +509,7 @@ class HostRevoked(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.access.refused.v1", ACCESS, "gateway", "reporter")
+@event("fleetlog.access.refused.v1", ACCESS, "gateway", "reporter")
 class AccessRefused(Data, frozen=True):
     """Requests that were refused for who asked, within one minute."""
 
@@ -513,7 +521,7 @@ class AccessRefused(Data, frozen=True):
 # --- policies: what narrows admission --------------------------------------------------------------------
 
 
-@_event("fleetlog.fleet.frozen.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.fleet.frozen.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
 class FleetFrozen(Data, frozen=True):
     """Nothing more is dispatched to the hosts that the target means, until it is thawed. What runs goes on."""
 
@@ -523,7 +531,7 @@ class FleetFrozen(Data, frozen=True):
     reason: str
 
 
-@_event("fleetlog.fleet.thawed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.fleet.thawed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
 class FleetThawed(Data, frozen=True):
     """A freeze is over."""
 
@@ -547,7 +555,7 @@ class Window(Data, frozen=True):
     """An IANA name."""
 
 
-@_event("fleetlog.window.set.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.window.set.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
 class WindowSet(Data, frozen=True):
     """A window was made, or changed."""
 
@@ -556,7 +564,7 @@ class WindowSet(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.window.removed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.window.removed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
 class WindowRemoved(Data, frozen=True):
     """A window is no more."""
 
@@ -564,7 +572,7 @@ class WindowRemoved(Data, frozen=True):
     reason: str = ""
 
 
-@_event("fleetlog.queue.limited.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+@event("fleetlog.queue.limited.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
 class QueueLimited(Data, frozen=True):
     """How many commands of a queue may be in flight at once, over all tasks and hosts."""
 
@@ -574,5 +582,5 @@ class QueueLimited(Data, frozen=True):
     reason: str = ""
 
 
-SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG)
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK)
 """The subjects of EVENTS that have writers today."""

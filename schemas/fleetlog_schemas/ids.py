@@ -1,18 +1,20 @@
 """Identifiers: what they look like, what they carry, and how they are checked.
 
 Task and event ids are UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits, so an id sorts by
-time and a reader can refuse one that is too old. Nothing here reads a clock or a random source.
+time and a reader can refuse one that is too old. The id of a scheduled run is a UUIDv8 of the tick's time and a hash of
+what it is a run of: whoever decides the same tick makes the same id. Nothing here reads a clock or a random source.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 
 HOST_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 """A host id is one NATS subject token: no dot, no wildcard, no space."""
 
-_UUID7 = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_UUID = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-([78])[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _MASK_74_BITS = (1 << 74) - 1
 
 
@@ -22,9 +24,24 @@ class InvalidId(ValueError):
 
 def new_id(now_ms: int, entropy: bytes) -> str:
     """Return the UUIDv7 of *now_ms* (Unix milliseconds) and at least 10 bytes of *entropy*."""
+    return _uuid(7, now_ms, entropy)
+
+
+def scheduled_id(tick_ms: int, *run_of: str | int) -> str:
+    """Return the UUIDv8 of a tick's time and of what tells this run from every other of the same time."""
+    return _uuid(8, tick_ms, hashlib.sha256("\0".join(map(str, run_of)).encode()).digest())
+
+
+def is_scheduled(identifier: str) -> bool:
+    """Tell whether an id is that of a scheduled run."""
+    matched = _UUID.fullmatch(identifier)
+    return matched is not None and matched[3] == "8"
+
+
+def _uuid(version: int, at_ms: int, entropy: bytes) -> str:
     random_bits = int.from_bytes(entropy[:10], "big") & _MASK_74_BITS
-    value = (now_ms & 0xFFFF_FFFF_FFFF) << 80
-    value |= 0x7 << 76
+    value = (at_ms & 0xFFFF_FFFF_FFFF) << 80
+    value |= version << 76
     value |= (random_bits >> 62) << 64
     value |= 0b10 << 62
     value |= random_bits & ((1 << 62) - 1)
@@ -32,12 +49,12 @@ def new_id(now_ms: int, entropy: bytes) -> str:
 
 
 def id_ms(identifier: str) -> int:
-    """Return the Unix milliseconds that a UUIDv7 carries.
+    """Return the Unix milliseconds that a UUIDv7, or the UUIDv8 of a scheduled run, carries.
 
     Raises:
-        InvalidId: the text is not a UUIDv7 in canonical form.
+        InvalidId: the text is neither in canonical form.
     """
-    matched = _UUID7.fullmatch(identifier)
+    matched = _UUID.fullmatch(identifier)
     if matched is not None:
         return int(matched[1] + matched[2], 16)
     try:

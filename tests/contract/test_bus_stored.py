@@ -376,3 +376,23 @@ def test_blobs_are_kept_by_their_digest_and_kept_once(connect):
             await bus.put_blob(bytes(limits.BLOB_BYTES_MAX + 1))
 
     run(connect, scenario, user="gateway")
+
+
+def test_a_batch_may_expect_the_last_sequence_of_another_subject_too(connect):
+    async def scenario(bus):
+        def batch(seq: int, schedule_seq: int) -> Batch:
+            drafts = (Draft("evt.tick", b"fired"), Draft("evt.request", b"submitted"))
+            return Batch(
+                drafts=drafts, message_id=uuid.uuid4().hex, expected_subject="evt.tick", expected_seq=seq,
+                also_expected=(("evt.schedule", schedule_seq),),
+            )
+
+        seq = await bus.append(one(b"t", subject="evt.tick"))
+        schedule_seq = await last(bus, "evt.schedule")
+        for stale in (batch(seq, schedule_seq + 1), batch(seq + 1, schedule_seq)):
+            with pytest.raises(AppendRefused):
+                await bus.append(stale)
+        assert (await bus.state("EVENTS")).last_seq == seq
+        assert await bus.append(batch(seq, schedule_seq)) == seq + 2
+
+    run(connect, scenario, "scheduler")

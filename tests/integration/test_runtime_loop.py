@@ -52,6 +52,7 @@ class Refuser:
 
     name = "dispatcher"
     subject = events.DISPATCH
+    fences = ()
     state_type = State
     state_version = 1
 

@@ -160,7 +160,7 @@ def snapshot_inside_a_batch(patch: pytest.MonkeyPatch) -> None:
     """Keep a state between two events that belong together."""
 
     def maybe_snapshot(self: SimDispatcher) -> None:
-        self.snapshot = (msgspec.msgpack.encode(self.engine.state), self.engine.position, self.engine.fence_seq)
+        self.snapshot = (msgspec.msgpack.encode(self.engine.state), self.engine.position, self.engine.fence_seqs)
 
     patch.setattr(SimDispatcher, "_maybe_snapshot", maybe_snapshot)
 

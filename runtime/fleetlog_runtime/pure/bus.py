@@ -41,6 +41,8 @@ class Batch(msgspec.Struct, frozen=True):
     expected_subject: str = ""
     expected_seq: int | None = None
     """When set, nothing is stored unless this is the last sequence of `expected_subject`."""
+    also_expected: tuple[tuple[str, int], ...] = ()
+    """Further subjects and their last sequences, by the same rule; a batch of n messages carries at most n in all."""
 
 
 class AppendRefused(Exception):

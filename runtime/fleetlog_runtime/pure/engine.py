@@ -24,7 +24,7 @@ from fleetlog_runtime.pure.effects import Append, Changed, Effect, Performed, Ti
 from fleetlog_runtime.pure.split import separable
 from fleetlog_schemas import limits
 from fleetlog_schemas.codec import Event, encode
-from fleetlog_schemas.events import Data
+from fleetlog_schemas.events import NAMES, REGISTRY, Data
 
 S = TypeVar("S")
 L = TypeVar("L")
@@ -36,6 +36,8 @@ class Unit(Protocol[S, L]):
     name: str
     subject: str
     """The fenced subject that it writes."""
+    fences: tuple[str, ...]
+    """Subjects of others: what they say after a decision was made voids it, where it is stored in one batch."""
 
     def initial(self) -> S:
         """Return the state of an empty log."""
@@ -63,7 +65,7 @@ class Engine(Generic[S, L]):
 
     def __init__(
         self, unit: Unit[S, L], source: str, make_id: Callable[[], str], state: S | None = None, position: int = 0,
-        fence_seq: int = 0,
+        fence_seqs: dict[str, int] | None = None,
     ) -> None:
         """Start from nothing, or from a snapshot: *state* folded up to *position*."""
         self.unit = unit
@@ -72,8 +74,8 @@ class Engine(Generic[S, L]):
         self.position = position
         """The last sequence folded."""
         self.at_batch_end = True
-        self.fence_seq = fence_seq
-        """The last sequence folded of the unit's own subject."""
+        self.fence_seqs = dict.fromkeys((unit.subject, *unit.fences), 0) | (fence_seqs or {})
+        """The last sequence folded of each fenced subject, the unit's own first."""
         self.live: L | None = None
         """None while this instance is a standby: it folds and does nothing else."""
         self.pending: Batch | None = None
@@ -108,8 +110,8 @@ class Engine(Generic[S, L]):
             changes = self.unit.fold(self.state, event)
             self.position = event.seq
             self.at_batch_end = event.batch_end
-            if event.subject == self.unit.subject:
-                self.fence_seq = event.seq
+            if event.subject in self.fence_seqs:
+                self.fence_seqs[event.subject] = event.seq
             if self.pending is not None and event.id == self.pending.message_id:
                 self._settle()
                 if self._rest:
@@ -122,8 +124,8 @@ class Engine(Generic[S, L]):
         """Pass over a stored message that is not an event of ours: parked, with an alarm by the caller."""
         self.position = seq
         self.at_batch_end = batch_end
-        if subject == self.unit.subject:
-            self.fence_seq = seq
+        if subject in self.fence_seqs:
+            self.fence_seqs[subject] = seq
         self._void_if_read_past()
 
     def observe(self, observation: object, now_ms: int) -> None:
@@ -171,15 +173,21 @@ class Engine(Generic[S, L]):
         for one in data[: limits.BATCH_MESSAGES_MAX]:
             ids.append(self._make_id())
             body = encode(Event(id=ids[-1], source=self.source, data=one, time_ms=now_ms))
-            drafts.append(Draft(subject=self.unit.subject, body=body))
-        size = 1 if separable(data) else len(drafts)
+            drafts.append(Draft(subject=self._subject_of(one), body=body))
+        apart = separable(data) and all(draft.subject == self.unit.subject for draft in drafts)
+        size = 1 if apart else len(drafts)
+        _, *others = self.fence_seqs.items()
         return [
             Batch(
-                drafts=tuple(drafts[start : start + size]), message_id=ids[start],
-                expected_subject=self.unit.subject, expected_seq=self.fence_seq,
+                drafts=tuple(drafts[start : start + size]), message_id=ids[start], expected_subject=self.unit.subject,
+                expected_seq=self.fence_seqs[self.unit.subject], also_expected=tuple(others[: size - 1]),
             )
             for start in range(0, len(drafts), size)
         ]
+
+    def _subject_of(self, data: Data) -> str:
+        subjects = REGISTRY[NAMES[type(data)]].subject.split()
+        return self.unit.subject if self.unit.subject in subjects else subjects[0]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -188,5 +196,5 @@ class Snapshot(msgspec.Struct, frozen=True):
     unit: str
     version: int
     position: int
-    fence_seq: int
+    fence_seqs: dict[str, int]
     state: bytes

@@ -94,6 +94,17 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Events between two snapshots of the folded state."""
 
 
+class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the scheduler fires."""
+
+    late_ms: Milliseconds = 60_000
+    """A tick that is looked at this long after its time was misfired: the schedule's policy says what becomes of it."""
+    ticks_per_decision_max: Count = 2_000
+    """Schedules looked at in one decision: keeps its batch within the bus's limit, and the rest follows at once."""
+    snapshot_events: Count = 5_000
+    """Events between two snapshots of the folded state."""
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an agent runs commands and speaks of them."""
 
@@ -141,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     runtime: RuntimeSettings = RuntimeSettings()
     dispatcher: DispatcherSettings = DispatcherSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
     agent: AgentSettings = AgentSettings()
     reporter: ReporterSettings = ReporterSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -150,6 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 GROUPS: dict[str, type[msgspec.Struct]] = {
     "runtime": RuntimeSettings,
     "dispatcher": DispatcherSettings,
+    "scheduler": SchedulerSettings,
     "agent": AgentSettings,
     "reporter": ReporterSettings,
     "gateway": GatewaySettings,

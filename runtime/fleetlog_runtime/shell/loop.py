@@ -83,7 +83,7 @@ class EngineRunner(Generic[S, L]):
         if snapshot is None:
             return Engine(self._unit, source, make_id)
         state = msgspec.msgpack.decode(snapshot.state, type=self._unit.state_type)
-        return Engine(self._unit, source, make_id, state, snapshot.position, snapshot.fence_seq)
+        return Engine(self._unit, source, make_id, state, snapshot.position, snapshot.fence_seqs)
 
     async def run(self) -> None:
         """Run until `context.stop` is set.
@@ -185,7 +185,7 @@ class EngineRunner(Generic[S, L]):
             return
         snapshot = Snapshot(
             unit=self._unit.name, version=self._unit.state_version, position=engine.position,
-            fence_seq=engine.fence_seq, state=msgspec.msgpack.encode(engine.state),
+            fence_seqs=engine.fence_seqs, state=msgspec.msgpack.encode(engine.state),
         )
         try:
             snapshots.write(self._snapshot_path, snapshot, self._last_digest)

@@ -85,6 +85,10 @@ class MemoryStore:
             actual = stream.last_by_subject.get(batch.expected_subject, 0)
             if actual != batch.expected_seq:
                 raise AppendRefused(f"wrong last sequence: {actual}", actual)
+        for subject, expected_seq in batch.also_expected:
+            actual = stream.last_by_subject.get(subject, 0)
+            if actual != expected_seq:
+                raise AppendRefused(f"wrong last sequence: {actual}", actual)
         known = self._known_id(stream, batch.message_id)
         if known is not None:
             if len(batch.drafts) > 1:

@@ -44,6 +44,10 @@ def headers_of(batch: Batch, index: int) -> dict[str, str]:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(batch.expected_seq)
             if batch.expected_subject != draft.subject:
                 headers["Nats-Expected-Last-Subject-Sequence-Subject"] = batch.expected_subject
+    elif index <= len(batch.also_expected):
+        subject, seq = batch.also_expected[index - 1]
+        headers["Nats-Expected-Last-Subject-Sequence"] = str(seq)
+        headers["Nats-Expected-Last-Subject-Sequence-Subject"] = subject
     return headers
 
 

@@ -20,7 +20,7 @@ import nkeys
 
 from fleetlog_schemas import ids, limits, subjects
 
-SERVICE_USERS = ("dispatcher", "result-recorder", "reporter", "gateway", "operator")
+SERVICE_USERS = ("dispatcher", "scheduler", "result-recorder", "reporter", "gateway", "operator")
 """Users of CORE; `operator` is for people and tools that only look."""
 
 ANSWER_TTL_SECONDS = 120
@@ -202,6 +202,10 @@ _PUBLISH: dict[str, list[str]] = {
         "evt.dispatch", *subjects.AGENT_STREAM_EXPORTS, subjects.leader("dispatcher"),
         *_look_at(subjects.EVENTS, subjects.LEADERS, _BLOBS_STREAM), *_follow(subjects.EVENTS),
     ],
+    "scheduler": [
+        "evt.tick", "evt.request", subjects.leader("scheduler"), *_look_at(subjects.EVENTS, subjects.LEADERS),
+        *_follow(subjects.EVENTS),
+    ],
     "result-recorder": [
         "evt.result", *_look_at(subjects.EVENTS, subjects.REPORTS, _BLOBS_STREAM),
         f"$JS.API.CONSUMER.MSG.NEXT.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}",
@@ -211,7 +215,7 @@ _PUBLISH: dict[str, list[str]] = {
         *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, _BLOBS_STREAM), *_follow(subjects.EVENTS),
     ],
     "gateway": [
-        "evt.request", "evt.host", "evt.access", "evt.catalog", "ask.*.*", f"$O.{subjects.BLOBS}.>",
+        "evt.request", "evt.host", "evt.access", "evt.catalog", "evt.schedule", "ask.*.*", f"$O.{subjects.BLOBS}.>",
         *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, subjects.LEADERS, _BLOBS_STREAM),
         *_follow(subjects.EVENTS),
     ],
@@ -223,6 +227,7 @@ _PUBLISH: dict[str, list[str]] = {
 }
 _SUBSCRIBE: dict[str, list[str]] = {
     "dispatcher": [subjects.HEARTBEATS, subjects.SESSIONS],
+    "scheduler": [],
     "result-recorder": [subjects.BLOB_REQUESTS],
     "reporter": [],
     "gateway": [],

@@ -150,7 +150,7 @@ class SimDispatcher:
     def _maybe_snapshot(self) -> None:
         if self.engine.at_batch_end and self.world.chance(0.1):
             state = msgspec.msgpack.encode(self.engine.state)
-            self.snapshot = (state, self.engine.position, self.engine.fence_seq)
+            self.snapshot = (state, self.engine.position, self.engine.fence_seqs)
 
     def _step(self) -> None:
         if not self.alive or self.paused:

@@ -15,6 +15,7 @@ class Wanting:
 
     name = "wanting"
     subject = events.DISPATCH
+    fences = ()
 
     def __init__(self, wanted: list[events.Data]) -> None:
         self.wanted = wanted

@@ -1,0 +1,243 @@
+"""Which schedules there are, in what state, and which of their ticks have met their fate: one fold for every reader.
+
+The past of a schedule is cut into *periods*, each with one rule and either active or paused. A tick belongs to the
+period that its time falls into, however late somebody looks, so a pause and a tick never cross: where the pause
+stands in the log decides. A period stays until every tick in it is settled.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from fleetlog_schemas import events
+from fleetlog_schemas.codec import Event
+from fleetlog_schemas.occurrences import next_tick
+from fleetlog_schemas.schedule_events import (
+    BackfillRequested,
+    Rule,
+    SchedulePaused,
+    ScheduleRegistered,
+    ScheduleResumed,
+    ScheduleStarted,
+    ScheduleStopped,
+    ScheduleUnregistered,
+    TickDecision,
+    TicksDecided,
+)
+
+State = Literal["active", "inactive", "paused"]
+Change = (
+    ScheduleRegistered | ScheduleUnregistered | ScheduleStarted | ScheduleStopped | SchedulePaused | ScheduleResumed
+    | BackfillRequested
+)
+
+
+class Period(msgspec.Struct, frozen=True):
+    """A time in which a schedule expects ticks by one rule."""
+
+    from_ms: int
+    """Ticks later than this ..."""
+    until_ms: int
+    """... and not later than this belong to it; 0: it goes on."""
+    rule: Rule
+    paused: str | None = None
+    """Why its ticks are skipped; None: they are fired."""
+    closed_by: str = ""
+    """What ended it: `paused`, `stopped`, `changed`, `unregistered`, `resumed`."""
+
+
+class Backfill(msgspec.Struct):
+    """Ticks of the past that a person wants to be run, and that still have to meet their fate."""
+
+    requested_seq: int
+    by: str
+    ticks: list[int]
+
+
+class Schedule(msgspec.Struct):
+    """One schedule that is registered."""
+
+    name: str
+    rule: Rule
+    registered_seq: int
+    """With the name it tells one registration from a later one: ids of tasks are made of it."""
+    registered_ms: int
+    registered_by: str
+    changed_seq: int
+    """Its version: the place in the log of the last change by a person."""
+    active: bool
+    paused_ms: int = 0
+    paused_until_ms: int = 0
+    paused_reason: str = ""
+
+    def state(self, now_ms: int) -> State:
+        """Return its state."""
+        if not self.active:
+            return "inactive"
+        paused = self.paused_ms and not 0 < self.paused_until_ms <= now_ms
+        return "paused" if paused else "active"
+
+
+class Track(msgspec.Struct):
+    """What a name has on its way: it outlives an unregistered schedule until every expected tick is settled."""
+
+    settled_ms: int
+    """Every tick up to this time has met its fate."""
+    periods: list[Period] = []
+    """In order, without gaps in what is expected; only the last one may go on."""
+    queued_ms: int = 0
+    """The tick that waits for the end of an earlier run; 0: none does."""
+    running: dict[str, int] = {}
+    """Open tasks of it, and the tick that each was fired for."""
+    backfills: list[Backfill] = []
+
+
+class Schedules(msgspec.Struct):
+    """Every schedule, and what is on its way."""
+
+    by_name: dict[str, Schedule] = {}
+    tracks: dict[str, Track] = {}
+    names: dict[str, str] = {}
+    """Open tasks, and the schedule of each."""
+
+    def is_settled(self, name: str) -> bool:
+        """Tell whether a name has nothing on its way."""
+        track = self.tracks.get(name)
+        return track is None or not (track.periods or track.queued_ms or track.backfills or track.running)
+
+
+def apply(schedules: Schedules, event: Event) -> tuple[str, ...]:
+    """Fold one event and return the names of the schedules that it touched."""
+    match event.data:
+        case TicksDecided(ticks=ticks):
+            for tick in ticks:
+                _decided(schedules, tick)
+            touched = tuple(dict.fromkeys(tick.name for tick in ticks))
+        case events.TasksEnded(tasks=ended):
+            touched = _ended(schedules, [one.task_id for one in ended])
+        case events.TasksRefused(refusals=refusals):
+            touched = _ended(schedules, [one.task_id for one in refusals])
+        case ScheduleRegistered():
+            _registered(schedules, event, event.data)
+            touched = (event.data.name,)
+        case (
+            ScheduleUnregistered(name=name) | ScheduleStarted(name=name) | ScheduleStopped(name=name)
+            | SchedulePaused(name=name) | ScheduleResumed(name=name) | BackfillRequested(name=name)
+        ):
+            schedule = schedules.by_name.get(name)
+            if schedule is None:
+                return ()
+            schedule.changed_seq = event.seq
+            _changed(schedules, schedule, event)
+            touched = (name,)
+        case _:
+            return ()
+    for name in touched:
+        _tidy(schedules, name)
+    return touched
+
+
+def _registered(schedules: Schedules, event: Event, data: ScheduleRegistered) -> None:
+    now_ms = event.time_ms
+    track = schedules.tracks.setdefault(data.name, Track(settled_ms=now_ms))
+    schedule = schedules.by_name.get(data.name)
+    if schedule is None:
+        schedules.by_name[data.name] = Schedule(
+            name=data.name, rule=data.rule, registered_seq=event.seq, registered_ms=now_ms,
+            registered_by=event.authid or "", changed_seq=event.seq, active=data.active,
+        )
+        if data.active:
+            track.periods.append(Period(from_ms=now_ms, until_ms=0, rule=data.rule))
+        return
+    following = [period for period in track.periods if not period.until_ms or period.until_ms > now_ms]
+    _cut(track, now_ms, "changed")
+    for period in following:
+        begins_ms = max(period.from_ms, now_ms)
+        track.periods.append(msgspec.structs.replace(period, from_ms=begins_ms, rule=data.rule))
+    schedule.rule, schedule.registered_by, schedule.changed_seq = data.rule, event.authid or "", event.seq
+
+
+def _changed(schedules: Schedules, schedule: Schedule, event: Event) -> None:
+    now_ms = event.time_ms
+    track = schedules.tracks.setdefault(schedule.name, Track(settled_ms=now_ms))
+    match event.data:
+        case ScheduleUnregistered():
+            _cut(track, now_ms, "unregistered")
+            track.backfills.clear()
+            del schedules.by_name[schedule.name]
+        case ScheduleStopped() if schedule.active:
+            _cut(track, now_ms, "stopped")
+            track.backfills.clear()
+            schedule.active = False
+            schedule.paused_ms = schedule.paused_until_ms = 0
+        case ScheduleStarted() if not schedule.active:
+            schedule.active = True
+            track.periods.append(Period(from_ms=now_ms, until_ms=0, rule=schedule.rule))
+        case SchedulePaused(reason=reason, until_ms=until_ms) if schedule.active:
+            _cut(track, now_ms, "paused")
+            track.periods.append(Period(now_ms, max(until_ms, now_ms) if until_ms else 0, schedule.rule, reason, "resumed"))
+            if until_ms:
+                track.periods.append(Period(max(until_ms, now_ms), 0, schedule.rule))
+            schedule.paused_ms, schedule.paused_until_ms, schedule.paused_reason = now_ms, until_ms, reason
+        case ScheduleResumed() if schedule.state(now_ms) == "paused":
+            _cut(track, now_ms, "resumed")
+            track.periods.append(Period(from_ms=now_ms, until_ms=0, rule=schedule.rule))
+            schedule.paused_ms = schedule.paused_until_ms = 0
+        case BackfillRequested(ticks=ticks) if schedule.active:
+            track.backfills.append(Backfill(event.seq, event.authid or "", list(ticks)))
+
+
+def _cut(track: Track, now_ms: int, closed_by: str) -> None:
+    """End what goes on; what would begin later does not."""
+    track.periods = [
+        period if period.until_ms and period.until_ms <= now_ms
+        else msgspec.structs.replace(period, until_ms=now_ms, closed_by=closed_by)
+        for period in track.periods if period.from_ms < now_ms or (period.until_ms and period.until_ms <= now_ms)
+    ]
+
+
+def _decided(schedules: Schedules, tick: TickDecision) -> None:
+    track = schedules.tracks.get(tick.name)
+    if track is None:
+        return
+    if tick.outcome == "fired" and tick.task_id:
+        track.running[tick.task_id] = tick.nominal_ms
+        schedules.names[tick.task_id] = tick.name
+    if tick.backfill_seq:
+        for backfill in track.backfills:
+            if backfill.requested_seq == tick.backfill_seq and tick.nominal_ms in backfill.ticks:
+                backfill.ticks.remove(tick.nominal_ms)
+        track.backfills = [backfill for backfill in track.backfills if backfill.ticks]
+        return
+    if tick.outcome == "queued":
+        track.queued_ms = tick.nominal_ms
+    elif track.queued_ms == tick.nominal_ms:
+        track.queued_ms = 0
+    track.settled_ms = max(track.settled_ms, tick.nominal_ms, tick.until_ms)
+
+
+def _ended(schedules: Schedules, task_ids: list[str]) -> tuple[str, ...]:
+    touched = []
+    for task_id in task_ids:
+        name = schedules.names.pop(task_id, None)
+        if name is not None:
+            schedules.tracks[name].running.pop(task_id, None)
+            touched.append(name)
+    return tuple(dict.fromkeys(touched))
+
+
+def _tidy(schedules: Schedules, name: str) -> None:
+    """Forget periods without a tick that still has to meet its fate, and names with nothing on their way."""
+    track = schedules.tracks.get(name)
+    if track is None:
+        return
+    while track.periods and track.periods[0].until_ms:
+        period = track.periods[0]
+        tick = next_tick(period.rule, max(track.settled_ms, period.from_ms))
+        if tick is not None and tick.at_ms <= period.until_ms:
+            break
+        del track.periods[0]
+    if name not in schedules.by_name and schedules.is_settled(name):
+        del schedules.tracks[name]

@@ -1,0 +1,1 @@
+"""Decide which ticks of which schedules are fired; see README.md beside this package."""

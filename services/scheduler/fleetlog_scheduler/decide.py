@@ -1,0 +1,125 @@
+"""Decide what is due: ticks fired, missed, skipped or waiting, and the tasks of those fired. Pure and level-triggered.
+
+The fates of ticks and the tasks that follow from them go out as one batch, which is stored only if neither another
+scheduler nor a change by a person came before it. Deciding twice on the same state gives the same again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleetlog_runtime.pure.effects import Append, Effect, WakeAt
+from fleetlog_runtime.pure.settings import SchedulerSettings
+from fleetlog_runtime.pure.split import split
+from fleetlog_scheduler.fates import Due, fates
+from fleetlog_scheduler.live import Live
+from fleetlog_scheduler.state import State
+from fleetlog_schemas import definitions, events, ids
+from fleetlog_schemas.events import Data, Submission
+from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
+from fleetlog_schemas.schedules import Schedule
+from fleetlog_schemas.spec import SpecError, TaskSpec
+
+
+class Round(msgspec.Struct):
+    """What one decision collects."""
+
+    ticks: list[TickDecision] = []
+    submissions: list[Submission] = []
+    cancels: list[events.CancelRequested] = []
+
+
+class Unfit(Exception):
+    """A definition cannot be run as the schedule says; `code` is stable, the text is for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -> list[Effect]:
+    """Return what is due now."""
+    collected = Round()
+    for due_ms, name in live.due:
+        if due_ms > now_ms or len(collected.ticks) >= settings.ticks_per_decision_max:
+            break
+        _look(settings, state, collected, name, now_ms)
+    data: list[Data] = [
+        *split(lambda entries: TicksDecided(ticks=entries), collected.ticks),
+        *split(lambda entries: events.TasksSubmitted(tasks=entries), collected.submissions),
+        *collected.cancels,
+    ]
+    effects: list[Effect] = [Append(tuple(data))] if data else []
+    if live.due:
+        # What is due and was left alone waits for something else than time: it is looked at again, but not at once.
+        effects.append(WakeAt(max(live.due[0][0], now_ms if data else now_ms + settings.late_ms)))
+    return effects
+
+
+def _look(settings: SchedulerSettings, state: State, collected: Round, name: str, now_ms: int) -> None:
+    """Settle what can be settled of one schedule."""
+    track = state.schedules.tracks[name]
+    schedule = state.schedules.by_name.get(name)
+    running = list(track.running)
+    queued = bool(track.queued_ms)
+    for fate in fates(name, schedule, track, settings.late_ms, now_ms):
+        queued = queued and fate.nominal_ms != track.queued_ms
+        if isinstance(fate, TickDecision):
+            collected.ticks.append(fate)
+            continue
+        assert schedule is not None
+        overlap = schedule.rule.policy.overlap
+        if running and fate.backfill_seq and overlap != "allow":
+            break  # one after the other, as the runs end
+        if running and not fate.backfill_seq and overlap in ("skip", "queue-one"):
+            waits = overlap == "queue-one" and not queued
+            collected.ticks.append(
+                TickDecision(name=name, outcome="queued" if waits else "skipped", nominal_ms=fate.nominal_ms, reason="overlap")
+            )
+            queued = queued or waits
+            continue
+        decision, submission = _fired(state, schedule, fate)
+        collected.ticks.append(decision)
+        if submission is not None:
+            if overlap == "cancel-running":
+                collected.cancels += _cancels(running, name)
+                running.clear()
+            collected.submissions.append(submission)
+            running.append(submission.task_id)
+
+
+def _fired(state: State, schedule: Schedule, due: Due) -> tuple[TickDecision, Submission | None]:
+    """Return the fate of a tick that is to be fired, and its task; none when the definition cannot be run."""
+    name = schedule.name
+    decision = TickDecision(
+        name=name, outcome="fired", nominal_ms=due.nominal_ms, reason=due.reason, backfill_seq=due.backfill_seq
+    )
+    try:
+        spec = _spec(state, schedule)
+    except Unfit as error:
+        return msgspec.structs.replace(decision, outcome="skipped", reason=error.code, message=str(error)), None
+    task_id = ids.scheduled_id(due.nominal_ms, name, schedule.registered_seq, due.backfill_seq)
+    submission = Submission(task_id=task_id, spec=spec, schedule=name, nominal_ms=due.nominal_ms)
+    version = spec.definition.version if spec.definition else 0
+    return msgspec.structs.replace(decision, task_id=task_id, version=version), submission
+
+
+def _spec(state: State, schedule: Schedule) -> TaskSpec:
+    """Return the task that a run of a schedule's definition is. Raises Unfit."""
+    rule = schedule.rule
+    known = state.catalog.named(rule.definition)
+    if known is None:
+        raise Unfit("definition-removed", f"there is no definition {rule.definition}")
+    try:
+        arguments = definitions.check_arguments(known.definition.parameters, rule.parameters)
+        return definitions.task_of(
+            known.definition, known.definition_id, known.version, arguments, known.definition.spec.options.env,
+            definitions.Chosen(target=rule.target),
+        )
+    except (definitions.WrongParameters, SpecError) as error:
+        raise Unfit("definition-unfit", f"version {known.version} of {rule.definition}: {error}") from None
+
+
+def _cancels(task_ids: list[str], name: str) -> list[events.CancelRequested]:
+    reason = f"the schedule {name} runs again"
+    return [events.CancelRequested(task_id=task_id, reason=reason) for task_id in task_ids]

@@ -1,0 +1,134 @@
+"""The fate of ticks: which are fired, which are missed, skipped or have to wait, and why. Pure; by the schedule's policy.
+
+Ticks are settled in order. Several in a row with the same fate are one entry of the ledger, so that a year's absence
+costs a line and not a million.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from fleetlog_scheduler.live import jitter_ms
+from fleetlog_schemas import policies
+from fleetlog_schemas.occurrences import last_tick, ticks
+from fleetlog_schemas.schedule_events import Rule, TickDecision
+from fleetlog_schemas.schedules import Period, Schedule, Track
+
+TICKS_COUNTED_MAX = 10_000
+"""Ticks that are counted one by one; of a longer absence the ledger says `more`. A cron of seconds has as many in three hours."""
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A tick that is to be fired, if nothing else stands against it."""
+
+    nominal_ms: int
+    reason: str = ""
+    """Why it is fired later than its time."""
+    backfill_seq: int = 0
+
+
+Fate = TickDecision | Due
+
+
+def fates(name: str, schedule: Schedule | None, track: Track, grace_ms: int, now_ms: int) -> Iterator[Fate]:
+    """Yield what is to become of every tick of a schedule that can be settled now, in order.
+
+    A tick is late when it is looked at *grace_ms* after it should have been fired.
+    """
+    if track.queued_ms:
+        yield from _queued(name, schedule, track, now_ms)
+    for period in track.periods:
+        after_ms = max(track.settled_ms, period.from_ms)
+        if period.until_ms and period.until_ms <= now_ms:
+            outcome, reason, message = _closed(period)
+            yield from _run(name, period.rule, after_ms, period.until_ms, outcome, reason, message)
+        elif period.paused is None and after_ms < now_ms:
+            yield from _open(name, period.rule, after_ms, grace_ms, now_ms)
+    if schedule is not None and schedule.state(now_ms) == "active":
+        for backfill in track.backfills:
+            yield from (Due(tick, "backfill", backfill.requested_seq) for tick in backfill.ticks)
+
+
+def _queued(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:
+    if schedule is None or not schedule.active:
+        reason = "unregistered" if schedule is None else "stopped"
+        yield TickDecision(name=name, outcome="skipped", nominal_ms=track.queued_ms, reason=reason)
+    elif schedule.state(now_ms) == "active" and not track.running:
+        if now_ms - track.queued_ms > schedule.rule.policy.misfire_window_ms:
+            yield TickDecision(
+                name=name, outcome="missed", nominal_ms=track.queued_ms, reason="late",
+                message="the earlier run did not end in time",
+            )
+        else:
+            yield Due(track.queued_ms, "overlap")
+
+
+def _closed(period: Period) -> tuple[str, str, str]:
+    if period.paused is not None:
+        return "skipped", "paused", period.paused
+    return "missed", period.closed_by, f"the schedule was {period.closed_by} before it was fired"
+
+
+def _open(name: str, rule: Rule, after_ms: int, grace_ms: int, now_ms: int) -> Iterator[Fate]:
+    """Yield the fates of the ticks of a period that goes on."""
+    policy = rule.policy
+    due = []
+    for tick in itertools.islice(ticks(rule, after_ms, now_ms), TICKS_COUNTED_MAX + 1):
+        if tick.at_ms + jitter_ms(rule, name, tick.at_ms) > now_ms:
+            break
+        due.append(tick.at_ms)
+    if len(due) > TICKS_COUNTED_MAX:
+        # Too many to look at: all but those of the last while are beyond what any policy would fire.
+        recent_ms = _begin_of_recent(rule, now_ms)
+        yield from _run(name, rule, after_ms, recent_ms, "missed", "late", "")
+        due = [tick.at_ms for tick in ticks(rule, recent_ms, now_ms)]
+    late = [at_ms for at_ms in due if at_ms + jitter_ms(rule, name, at_ms) + grace_ms < now_ms]
+    on_time = due[len(late) :]
+    caught_up: list[int] = []
+    if policy.misfire == "latest" and not on_time:
+        caught_up = late[-1:]
+    elif policy.misfire == "all":
+        caught_up = late[-policy.misfire_runs_max :]
+    caught_up = [at_ms for at_ms in caught_up if now_ms - at_ms <= policy.misfire_window_ms]
+    yield from _as_one(name, "missed", "late", late[: len(late) - len(caught_up)])
+    for at_ms in (*caught_up, *on_time):
+        reason = "late" if at_ms in caught_up else ""
+        if policy.windows and not any(policies.open_until_ms(window, at_ms) for window in policy.windows):
+            yield TickDecision(name=name, outcome="skipped", nominal_ms=at_ms, reason="window")
+        else:
+            yield Due(at_ms, reason)
+
+
+def _begin_of_recent(rule: Rule, now_ms: int) -> int:
+    """Return a time from which on there are at most as many ticks as may be looked at, and at least one."""
+    newest = last_tick(rule, 0, now_ms)
+    assert newest is not None
+    # No rule has more than one tick in a second.
+    return newest.at_ms - TICKS_COUNTED_MAX * 1000
+
+
+def _run(name: str, rule: Rule, after_ms: int, until_ms: int, outcome: str, reason: str, message: str) -> Iterator[TickDecision]:
+    """Yield one entry for all ticks of a time; none when there is none."""
+    counted = [tick.at_ms for tick in itertools.islice(ticks(rule, after_ms, until_ms), TICKS_COUNTED_MAX + 1)]
+    more = len(counted) > TICKS_COUNTED_MAX
+    if more:
+        newest = last_tick(rule, after_ms, until_ms)
+        assert newest is not None
+        counted[-1] = newest.at_ms
+    yield from _as_one(name, outcome, reason, counted, message=message, more=more)
+
+
+def _as_one(
+    name: str, outcome: str, reason: str, at_ms: Sequence[int], *, message: str = "", more: bool = False
+) -> Iterator[TickDecision]:
+    if at_ms:
+        yield msgspec.convert(
+            {
+                "name": name, "outcome": outcome, "nominal_ms": at_ms[0], "until_ms": at_ms[-1] if len(at_ms) > 1 else 0,
+                "count": len(at_ms), "reason": reason, "message": message, "more": more,
+            },
+            TickDecision,
+        )
