@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import TaskSpec
 
@@ -72,14 +73,18 @@ class Submission(Data, frozen=True):
     """The time for which the schedule asked."""
 
 
-@event("fleetlog.task.submitted.v1", REQUEST, "gateway scheduler", "dispatcher", "reporter")
+@event(
+    "fleetlog.task.submitted.v1", "evt.request evt.request", "gateway scheduler", "dispatcher", "reporter"
+)
 class TasksSubmitted(Data, frozen=True):
     """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
 
     tasks: tuple[Submission, ...]
 
 
-@event("fleetlog.task.cancel-requested.v1", REQUEST, "gateway scheduler", "dispatcher", "reporter")
+@event(
+    "fleetlog.task.cancel-requested.v1", "evt.request evt.request", "gateway scheduler", "dispatcher", "reporter"
+)
 class CancelRequested(Data, frozen=True):
     """A person wants a task, or some of its commands, to end."""
 
@@ -174,7 +179,7 @@ class Refusal(Data, frozen=True):
     pointer: str = ""
 
 
-@event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")
 class TasksRefused(Data, frozen=True):
     """Tasks that could not be planned. Nothing of them ran."""
 
@@ -229,7 +234,7 @@ class TaskEnd(Data, frozen=True):
     counts: dict[Outcome, int]
 
 
-@event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
+@event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")
 class TasksEnded(Data, frozen=True):
     """Every command of these tasks has ended."""
 
@@ -580,6 +585,29 @@ class QueueLimited(Data, frozen=True):
     in_flight_max: int
     """0: no limit."""
     reason: str = ""
+
+
+# --- definitions: what can be run again ------------------------------------------------------------------
+
+
+@event("fleetlog.definition.set.v1", CATALOG, "gateway", "scheduler", "reporter", "gateway")
+class DefinitionSet(Data, frozen=True):
+    """A definition was made, or changed: this is all of its new version. Who did it stands in `authid`."""
+
+    definition_id: str
+    version: int
+    """One more than the last of this name; void otherwise."""
+    definition: Definition
+    message: str = ""
+
+
+@event("fleetlog.definition.removed.v1", CATALOG, "gateway", "scheduler", "reporter", "gateway")
+class DefinitionRemoved(Data, frozen=True):
+    """A definition is no more. Its versions stay in the log, and so does what was run from it."""
+
+    definition_id: str
+    name: str
+    message: str = ""
 
 
 SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK)

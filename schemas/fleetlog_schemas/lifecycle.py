@@ -162,7 +162,7 @@ def _submitted(tasks: Tasks, event: Event, one: events.Submission) -> Change | N
     except InvalidId:
         return None
     # A scheduled run's id carries its tick's time, which may be long over; the scheduler's fence keeps it unique.
-    in_window = -limits.TASK_ID_AHEAD_MS_MAX <= age_ms and (age_ms <= limits.TASK_ID_AGE_MS_MAX or is_scheduled(one.task_id))
+    in_window = age_ms >= -limits.TASK_ID_AHEAD_MS_MAX and (age_ms <= limits.TASK_ID_AGE_MS_MAX or is_scheduled(one.task_id))
     if not in_window or one.task_id in tasks.by_id or one.task_id in tasks.closed:
         return None
     task = Task(

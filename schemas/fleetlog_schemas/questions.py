@@ -99,6 +99,8 @@ class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     submitted_by: str = ""
     name: str = ""
     tag: str = ""
+    definition: str = ""
+    """Name (as it was when the task was submitted) or id of its definition."""
     since_ms: int = 0
     until_ms: int = 0
     limit: int = 50
@@ -164,11 +166,29 @@ class StatsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     """`stats`: counts, success rate and durations of ended commands. Answer: Page of StatsRow."""
 
     by: str = "kind"
-    """kind, host or day."""
+    """kind, host, day or definition; by definition, only commands of tasks that came from one."""
     since_ms: int = 0
     until_ms: int = 0
     kind: str = ""
     host: str = ""
+    definition: str = ""
+    """Name or id."""
+
+
+class ExecutionsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`executions`: the records of ended tasks, newest end first. Answer: Page of Execution."""
+
+    task_id: str = ""
+    """A full id: only this one."""
+    kind: str = ""
+    definition: str = ""
+    """Name or id."""
+    outcome: str = ""
+    since_ms: int = 0
+    """Of the end."""
+    until_ms: int = 0
+    limit: int = 50
+    cursor: str = ""
 
 
 class SqlQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
@@ -189,9 +209,13 @@ class TypicalQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PreviousQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
-    """`previous`, to the reporter: the last task that ran the same payload. Answer: Previous, or null."""
+    """`previous`, to the reporter: the last task that ran a payload, or was one of a definition. Answer: Previous, or null."""
 
-    payload: Payload
+    payload: Payload | None = None
+    definition_id: str = ""
+    outcome: str = ""
+    before_id: str = ""
+    """Only tasks that were submitted before this one; ids carry their time."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -221,6 +245,45 @@ class TaskSummary(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
     hold: str | None = None
     """`paused` or `halted` while it starts nothing more for the time being."""
+    definition: str | None = None
+    """Name of the definition that it came from, as it was."""
+    version: int | None = None
+
+
+class ExecutionOrigin(msgspec.Struct, frozen=True):
+    """The version of a definition that an ended task ran."""
+
+    definition_id: str
+    name: str | None
+    """Null: it was removed."""
+    version: int
+    parameters: dict[str, Any]
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """The record of an ended task."""
+
+    task_id: str
+    kind: str
+    name: str
+    definition: ExecutionOrigin | None
+    success: bool
+    outcome: str | None
+    """Null: it was refused."""
+    submitted_by: str
+    submitted_at: str
+    started_at: str | None
+    """When the first of its processes began; null when none did."""
+    completed_at: str
+    duration_seconds: float | None
+    """From start to completion."""
+    hosts: int
+    counts: dict[str, int]
+    return_value: Any
+    """What it returned, of a task with one command; null otherwise: each command has its own."""
+    error: str | None
+    """Of the first command, by host name, that ended as the task did; or why the task was refused."""
+    traceback: str | None
 
 
 class Progress(msgspec.Struct, frozen=True):

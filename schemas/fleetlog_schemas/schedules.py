@@ -91,6 +91,8 @@ class Track(msgspec.Struct):
     """The tick that waits for the end of an earlier run; 0: none does."""
     running: dict[str, int] = {}
     """Open tasks of it, and the tick that each was fired for."""
+    cancelled: list[str] = []
+    """Those of them that were asked to end."""
     backfills: list[Backfill] = []
 
 
@@ -119,6 +121,11 @@ def apply(schedules: Schedules, event: Event) -> tuple[str, ...]:
             touched = _ended(schedules, [one.task_id for one in ended])
         case events.TasksRefused(refusals=refusals):
             touched = _ended(schedules, [one.task_id for one in refusals])
+        case events.CancelRequested(task_id=task_id, host_ids=()) if task_id in schedules.names:
+            track = schedules.tracks[schedules.names[task_id]]
+            if task_id not in track.cancelled:
+                track.cancelled.append(task_id)
+            return ()
         case ScheduleRegistered():
             _registered(schedules, event, event.data)
             touched = (event.data.name,)
@@ -223,7 +230,9 @@ def _ended(schedules: Schedules, task_ids: list[str]) -> tuple[str, ...]:
     for task_id in task_ids:
         name = schedules.names.pop(task_id, None)
         if name is not None:
-            schedules.tracks[name].running.pop(task_id, None)
+            track = schedules.tracks[name]
+            track.running.pop(task_id, None)
+            track.cancelled = [one for one in track.cancelled if one != task_id]
             touched.append(name)
     return tuple(dict.fromkeys(touched))
 

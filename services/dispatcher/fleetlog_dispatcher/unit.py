@@ -20,7 +20,7 @@ class Dispatcher:
 
     name = "dispatcher"
     subject = events.DISPATCH
-    fences = ()
+    fences: tuple[str, ...] = ()
     state_type = State
     state_version = 2
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""

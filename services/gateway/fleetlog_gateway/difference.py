@@ -1,8 +1,9 @@
-"""How a plan differs from the last task that ran the same. Pure."""
+"""How a task differs from an earlier one: the last that ran the same, or the last of its definition that succeeded. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -11,8 +12,15 @@ from fleetlog_schemas.admission import Difference
 from fleetlog_schemas.questions import Previous
 from fleetlog_schemas.spec import TaskSpec
 
-_NOT_COMPARED = frozenset({"host_ids", "plan_hash", "rerun_of"})
+_NOT_COMPARED = frozenset({"host_ids", "plan_hash", "rerun_of", "key"})
 """What says how a task came about, not what it does; exact hosts are compared by their names."""
+
+
+def previous_question(spec: TaskSpec) -> dict[str, Any]:
+    """Return what to ask for the last task that ran the same: of the same definition, or the same payload."""
+    if spec.definition is not None:
+        return {"definition_id": spec.definition.definition_id}
+    return {"payload": msgspec.to_builtins(spec.payload)}
 
 
 def difference(previous: Previous, spec: TaskSpec, names: Iterable[str]) -> Difference:

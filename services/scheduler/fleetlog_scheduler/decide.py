@@ -82,7 +82,7 @@ def _look(settings: SchedulerSettings, state: State, collected: Round, name: str
         collected.ticks.append(decision)
         if submission is not None:
             if overlap == "cancel-running":
-                collected.cancels += _cancels(running, name)
+                collected.cancels += _cancels([one for one in running if one not in track.cancelled], name)
                 running.clear()
             collected.submissions.append(submission)
             running.append(submission.task_id)

@@ -36,7 +36,7 @@ Fate = TickDecision | Due
 def fates(name: str, schedule: Schedule | None, track: Track, grace_ms: int, now_ms: int) -> Iterator[Fate]:
     """Yield what is to become of every tick of a schedule that can be settled now, in order.
 
-    A tick is late when it is looked at *grace_ms* after it should have been fired.
+    A tick is late when the next one has come, or when it is looked at *grace_ms* after it should have been fired.
     """
     if track.queued_ms:
         yield from _queued(name, schedule, track, now_ms)
@@ -85,8 +85,9 @@ def _open(name: str, rule: Rule, after_ms: int, grace_ms: int, now_ms: int) -> I
         recent_ms = _begin_of_recent(rule, now_ms)
         yield from _run(name, rule, after_ms, recent_ms, "missed", "late", "")
         due = [tick.at_ms for tick in ticks(rule, recent_ms, now_ms)]
-    late = [at_ms for at_ms in due if at_ms + jitter_ms(rule, name, at_ms) + grace_ms < now_ms]
-    on_time = due[len(late) :]
+    # Whatever another tick has followed is late, however soon: a cron of seconds does not fire in bursts.
+    in_time = bool(due) and due[-1] + jitter_ms(rule, name, due[-1]) + grace_ms >= now_ms
+    late, on_time = (due[:-1], due[-1:]) if in_time else (due, [])
     caught_up: list[int] = []
     if policy.misfire == "latest" and not on_time:
         caught_up = late[-1:]

@@ -18,7 +18,7 @@ class Scheduler:
 
     name = "scheduler"
     subject = events.TICK
-    fences = (events.SCHEDULE,)
+    fences: tuple[str, ...] = (events.SCHEDULE,)
     """A change by a person that came first voids what was decided without it."""
     state_type = State
     state_version = 1
@@ -36,11 +36,11 @@ class Scheduler:
         """Fold one event."""
         return folding.fold(state, event)
 
-    def awaken(self, state: State, now_ms: int) -> Live:
+    def awaken(self, state: State, now_ms: int) -> Live:  # noqa: ARG002 - the engine gives it
         """Return the live state of a scheduler that takes over."""
         return living.awaken(state.schedules)
 
-    def observe(self, state: State, live: Live, observation: object, now_ms: int) -> None:
+    def observe(self, state: State, live: Live, observation: object, now_ms: int) -> None:  # noqa: ARG002 - the engine gives it
         """Take in one observation: only what was read from the log matters here."""
         if isinstance(observation, Changed):
             for name in observation.changes:
