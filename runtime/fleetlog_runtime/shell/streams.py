@@ -35,21 +35,24 @@ _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
 
-_IMPOSSIBLE = 503
-"""Of a cluster that has no leader, or not enough nodes at the moment."""
+_NOT_NOW = 503
+"""What a cluster says that has no leader at the moment."""
+_NO_NODES = 10005
+"""What it says when too few nodes are there to hold the copies."""
 
 
 class StreamError(Exception):
     """A stream cannot be made as defined; the message carries the server's reason."""
 
-    def __init__(self, message: str, code: int = 0) -> None:
+    def __init__(self, message: str, code: int = 0, number: int = 0) -> None:
         super().__init__(message)
         self.code = code
+        self.number = number
 
     @property
     def refused(self) -> bool:
         """Whether asking again later changes nothing."""
-        return self.code != _IMPOSSIBLE
+        return self.code != _NOT_NOW and self.number != _NO_NODES
 
 
 def reservations(home: Home) -> dict[str, int]:
@@ -187,5 +190,6 @@ async def _api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:
         error = answer["error"]
-        raise StreamError(f"nats-server refused {call}: {error.get('description')}", int(error.get("code", 0)))
+        numbers = int(error.get("code", 0)), int(error.get("err_code", 0))
+        raise StreamError(f"nats-server refused {call}: {error.get('description')}", *numbers)
     return answer
