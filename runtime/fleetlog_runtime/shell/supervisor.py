@@ -26,7 +26,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.cluster import Cluster
-from fleetlog_runtime.shell import meeting, monitor, nats_auth
+from fleetlog_runtime.shell import cut_off, meeting, monitor, nats_auth
 from fleetlog_runtime.shell.files import write_atomic
 from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
 from fleetlog_runtime.shell.nats_config import server_config
@@ -132,6 +132,18 @@ class NatsServer:
 
     async def watch(self) -> None:
         """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
+        if self.cluster is None:
+            await self._restart_for_ever()
+            return
+        looking = asyncio.create_task(
+            cut_off.send_away(lambda: self.monitor_port, self.cluster, lambda: self._connect_admin("account-sys"))
+        )
+        try:
+            await self._restart_for_ever()
+        finally:
+            looking.cancel()
+
+    async def _restart_for_ever(self) -> None:
         pause_seconds = RESTART_SECONDS_MIN
         while (process := self._process) is not None:
             await asyncio.sleep(WATCH_SECONDS)
@@ -249,8 +261,8 @@ class NatsServer:
             code = self._process.returncode if self._process else "none"
             raise ServerError(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
 
-    async def _connect_admin(self) -> Client:
-        jwt, seed = admin_credentials(self.home)
+    async def _connect_admin(self, account: str = "account-core") -> Client:
+        jwt, seed = admin_credentials(self.home, account)
 
         async def on_error(error: Exception) -> None:
             self._log.warning("bus error", error=str(error))
