@@ -214,7 +214,7 @@ def test_a_bit_that_flips_in_one_copy_of_the_log_is_named_never_served_and_heale
 
 def flip_a_bit(store: Path, mark: bytes) -> None:
     """Flip one bit in the first stored message that has *mark* in its bytes."""
-    for block in sorted(store.glob("*/streams/EVENTS/msgs/*.blk")):
+    for block in sorted(store.rglob("streams/EVENTS/msgs/*.blk")):
         content = bytearray(block.read_bytes())
         at = content.find(mark)
         if at >= 0:
