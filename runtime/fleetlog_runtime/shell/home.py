@@ -167,7 +167,7 @@ def agents_account_jwt(home: Home, revocations: dict[str, int], issued_s: int | 
 
 ADMIN_RIGHTS = {
     "account-core": ["$JS.API.>", "$JS.SNAPSHOT.>"],
-    "account-sys": ["$JS.API.SERVER.REMOVE", "$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.JSZ"],
+    "account-sys": ["$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.JSZ"],
 }
 """Of the one who makes streams, and of the one who manages nodes and their connections."""
 
