@@ -37,8 +37,8 @@ from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas import subjects, wire
 from fleetlog_schemas.reports import Frame
+from fleetlog_schemas.versions import VERSION
 
-VERSION = "0.1.0"
 SESSION_ANSWER_MS_MAX = 5_000
 CONNECT_SECONDS_MIN, CONNECT_SECONDS_MAX = 0.5, 30.0
 """Full jitter between tries to reach the bus."""

@@ -20,7 +20,7 @@ from typing import Any
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
-from fleetlog.verbs.about import own_version
+from fleetlog_schemas.versions import VERSION
 
 OK, NOTE, BAD = "ok", "note", "bad"
 FILL_NOTE, FILL_BAD = 0.70, 0.85
@@ -107,7 +107,7 @@ def _gateway(console: Console) -> Iterator[Finding]:
 
 def _versions(console: Console) -> Iterator[Finding]:
     answer = console.gateway.get("/version")
-    theirs, mine = str(answer.get("version", "unknown")), own_version()
+    theirs, mine = str(answer.get("version", "unknown")), VERSION
     if theirs == mine:
         yield Finding("version", OK, mine)
     else:
