@@ -27,7 +27,9 @@ from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
 from fleetlog_agent.join import join
+from fleetlog_runtime.pure.bus import NotFound
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.leadership import Holder
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import codec, pushes, subjects, wire
 from fleetlog_schemas.spec import Shell, TaskSpec
@@ -149,16 +151,19 @@ class Fleet:
         host = self.hosts[name] = Host(identity.host_id, self.folder / name)
         return host
 
-    def start_service(self, package: str) -> subprocess.Popen[bytes]:
-        """Start one more instance of a service, which nobody starts again."""
-        process = self._spawn([sys.executable, "-m", package, "--data", str(self.home.path)], f"{package}.log")
+    def start_service(self, package: str, code: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start one more instance of a service, of this version or of the release in *code*; nobody starts it again."""
+        environment = {"PYTHONPATH": str(code)} if code else {}
+        argv = [sys.executable, "-m", package, "--data", str(self.home.path)]
+        process = self._spawn(argv, f"{package}.log", **environment)
         self._others.append(process)
         return process
 
-    def _spawn(self, argv: list[str], log_name: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, argv: list[str], log_name: str, **environment: str) -> subprocess.Popen[bytes]:
         with (self.folder / log_name).open("ab") as log:
             return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**self._environment, **environment},
+                start_new_session=True,
             )
 
     def close(self) -> None:
@@ -325,6 +330,16 @@ class Fleet:
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""
         await until(lambda: self.pid(part) != former_pid, END_S_MAX, f"{part} is started again")
+
+
+async def active(bus: NatsBus) -> int:
+    """Return the process id of the dispatcher that holds leadership, or 0."""
+    try:
+        found = await bus.get_last(subjects.LEADERS, subjects.leader("dispatcher"))
+        holder = msgspec.json.decode(found.body, type=Holder)
+    except (NotFound, msgspec.DecodeError):
+        return 0  # nobody does: the message has expired
+    return int(holder.instance.split("-")[-2]) if holder.instance else 0
 
 
 @asynccontextmanager
