@@ -40,6 +40,9 @@ from fleetlog_schemas.reports import Frame
 from fleetlog_schemas.versions import VERSION
 
 SESSION_ANSWER_MS_MAX = 5_000
+APPEND_SECONDS_MAX = 60.0
+"""Until a message counts as not stored while the connection lasts: on a narrow line it takes that long to get through,
+and what is sent again too early only narrows it further."""
 CONNECT_SECONDS_MIN, CONNECT_SECONDS_MAX = 0.5, 30.0
 """Full jitter between tries to reach the bus."""
 REFUSED_SECONDS = 60.0
@@ -89,6 +92,8 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._failure: BaseException | None = None
+        self._patience: set[asyncio.Timeout] = set()
+        """Of every message whose answer is waited for; it ends with the connection."""
         self._log = structlog.get_logger("agent").bind(host=identity.name)
 
     # --- the loop ------------------------------------------------------------------------------------------
@@ -231,10 +236,15 @@ class Agent:
         bus = self._bus_if_up()
         if bus is None:
             raise NotStored("the bus is away")
+        patience = asyncio.timeout(APPEND_SECONDS_MAX)
         try:
-            return await bus.append(Batch(drafts=(draft,), message_id=message_id))
-        except (AppendUnsettled, AppendRefused, BusFull, NoAnswer) as error:
-            raise NotStored(str(error)) from error
+            async with patience:
+                self._patience.add(patience)
+                return await bus.append(Batch(drafts=(draft,), message_id=message_id))
+        except (AppendUnsettled, AppendRefused, BusFull, NoAnswer, TimeoutError) as error:
+            raise NotStored(str(error) or "the connection went before an answer came") from error
+        finally:
+            self._patience.discard(patience)
 
     async def _publish(self, subject: str, body: bytes) -> None:
         if self._bus is not None:
@@ -289,7 +299,7 @@ class Agent:
         bus = await NatsBus.connect(
             list(identity.nats_urls), self.folder / "creds", f"agent {identity.name}",
             inbox_prefix=f"_INBOX_{identity.host_id}", tls_ca=self._authority,
-            on_connected=self._connection_changed,
+            on_connected=self._connection_changed, append_seconds=APPEND_SECONDS_MAX,
         )
         self._bus = bus
         # Who opens a session is sent pushes at once: listen first.
@@ -302,6 +312,10 @@ class Agent:
         self._connection_changed(bus.is_connected)
 
     def _connection_changed(self, connected: bool) -> None:
+        if not connected:
+            waiting, self._patience = self._patience, set()
+            for patience in waiting:
+                patience.reschedule(0)
         if self._listening and not self.core.stopped:
             self._log.info("connected" if connected else "disconnected; commands go on")
             self.tell(m.Connected(connected=connected))

@@ -26,6 +26,7 @@ import msgspec
 from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog_agent.identity import read_identity, write_identity
 from fleetlog_agent.join import join
 from fleetlog_runtime.pure.bus import NotFound
 from fleetlog_runtime.shell.home import Home
@@ -59,6 +60,11 @@ class Host(AgentProcess):
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def reach_by(self, port: int) -> None:
+        """Let the next start of its agent reach the bus by this port of the machine."""
+        identity = read_identity(self.folder)
+        write_identity(self.folder, msgspec.structs.replace(identity, nats_urls=(f"nats://127.0.0.1:{port}",)))
 
 
 class Judge:
