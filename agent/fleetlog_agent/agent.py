@@ -48,6 +48,8 @@ CONNECT_SECONDS_MIN, CONNECT_SECONDS_MAX = 0.5, 30.0
 REFUSED_SECONDS = 60.0
 """After the bus ended the connection for good (a revoked key): a person must act."""
 MEASURE_SECONDS = 10.0
+ROOM_SECONDS = 2.0
+"""Between looks at the disk space that is left."""
 FACTS_SECONDS = 600.0
 JOURNAL_RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
@@ -107,7 +109,7 @@ class Agent:
         if self._journal.torn_bytes:
             self._log.warning("removed an interrupted write at the journal's end", bytes=self._journal.torn_bytes)
         await self._runner.holder.find()
-        for work in (self._connect_for_ever(), self._measure_for_ever(), self._stop_when(stop)):
+        for work in (self._connect_for_ever(), self._measure_for_ever(), self._watch_room_for_ever(), self._stop_when(stop)):
             self._go(work)
         self._kick()
         await self._stopped.wait()
@@ -330,9 +332,15 @@ class Agent:
             if time.monotonic() >= facts_due:
                 facts_due = time.monotonic() + FACTS_SECONDS
                 self.tell(m.FactsMeasured(collectors.facts(self.folder)))
-            spool = self._journal.bytes + self._runner.out_bytes()
-            self.tell(m.SpoolFull(full=spool > self._spool_bytes_max))
             await asyncio.sleep(MEASURE_SECONDS)
+
+    async def _watch_room_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.run_in_executor(self._disk, self._journal.restore_reserve)
+            spool = self._journal.bytes + self._runner.out_bytes()
+            self.tell(m.SpoolFull(full=spool > self._spool_bytes_max or not self._journal.has_reserve))
+            await asyncio.sleep(ROOM_SECONDS)
 
     async def _stop_when(self, stop: asyncio.Event) -> None:
         await stop.wait()

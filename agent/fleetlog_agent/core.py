@@ -240,7 +240,7 @@ class Core:
         if self._stopping_ms is not None:
             return "the agent is stopping"
         if self._spool_full:
-            return "the agent's disk space for journal and output is used up: reports must leave first"
+            return "the agent's disk is full, or its space for journal and output is used up"
         if len(self.state.entries) + len(self._new_keys) >= self.settings.held_max:
             return f"the agent holds {self.settings.held_max} attempts already"
         if any(number > key.attempt for number in self.state.attempts.get(key.task_id, ())):
