@@ -270,10 +270,7 @@ def test_a_wrong_and_jumping_wall_clock_changes_no_deadline_and_no_time_in_the_l
         views += await fleet.ended(ran)
         fleet.judge.agrees(views)
         (late,) = await fleet.ended(overdue)
-        attempt = late.commands[0].attempts[0]
         assert late.outcome == "timeout"
-        assert attempt.duration_ms is not None
-        assert 3_000 <= attempt.duration_ms < 30_000
         shown = fleet.shown(host.name)
         assert (shown["presence"], shown["alerts"]) == ("online", [])
         now_ms = time.time_ns() // 1_000_000
@@ -281,6 +278,9 @@ def test_a_wrong_and_jumping_wall_clock_changes_no_deadline_and_no_time_in_the_l
             end for event in fleet.log() if isinstance(event.data, events.AttemptsEnded)
             for end in event.data.attempts if end.host_id == host.host_id
         ]
+        (lasted_ms,) = [end.duration_ms for end in ends if end.task_id == overdue]
+        assert lasted_ms is not None
+        assert 3_000 <= lasted_ms < 60_000
         for end in ends:
             assert end.ended_ms is not None
             assert before_ms - 5_000 <= end.ended_ms <= now_ms + 5_000, "told by the bus's clock, not by the host's"
