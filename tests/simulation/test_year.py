@@ -15,6 +15,7 @@ from fleetlog_simulation.year import simulate_year
 WEEK = 7
 DAYS_OF_A_LEAK = 12
 """After so many days, one entry for each task is more than the difference between days."""
+SEEDS_MAX = 5
 
 
 def test_every_promise_holds_for_a_week_and_memory_stays_as_it_is() -> None:
@@ -43,5 +44,7 @@ def keep_what_the_tables_hold(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("leak", [remember_every_id, keep_what_the_tables_hold])
 def test_a_planted_leak_is_noticed(leak: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     leak(monkeypatch)
+    # A part that is killed in time starts with little in memory, and hides it: not in every history.
     with pytest.raises(Violation, match="entries in memory"):
-        simulate_year(1, DAYS_OF_A_LEAK)
+        for seed in range(1, SEEDS_MAX + 1):
+            simulate_year(seed, DAYS_OF_A_LEAK)

@@ -174,8 +174,11 @@ class SimDispatcher:
     def _wake_at_ms(self) -> int | None:
         """Return when time alone makes something due; with nothing under way that may be a while later."""
         wake_at_ms, live, idle_ms = self.engine.wake_at_ms, self.engine.live, self.world.pace.idle_ms
-        is_idle = isinstance(live, Live) and not (live.open or live.to_plan or live.opens or self.engine.pending)
-        return max(wake_at_ms, self.world.now_ms + idle_ms) if wake_at_ms is not None and idle_ms and is_idle else wake_at_ms
+        if wake_at_ms is None or not idle_ms or not isinstance(live, Live):
+            return wake_at_ms
+        if live.flights or live.to_plan or live.opens or self.engine.pending:
+            return wake_at_ms
+        return max(wake_at_ms, self.world.now_ms + (idle_ms // 10 if live.open else idle_ms))
 
     def _wake(self, life: int) -> None:
         if life == self.life:
