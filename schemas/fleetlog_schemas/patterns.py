@@ -17,6 +17,7 @@ WAYS_MAX = 10_000_000
 """Ways to match that a pattern may have: two or three open repetitions; at worst a tenth of a second."""
 
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?:|[()|^$.]|[*+?]|\{(\d{1,4})(?:(,)(\d{0,4}))?\}|.", re.DOTALL)
+_SET_MARKS = re.compile(r"(?<!\\)\[|--|&&|~~|\|\|")
 _ESCAPES = frozenset("dDwWsS")
 
 
@@ -43,6 +44,10 @@ def check_pattern(pattern: str) -> None:
             raise PatternError("of what begins with `(?` only the group `(?:...)` is taken")
         if part[0] == "\\" and part[1:].isalnum() and part[1:] not in _ESCAPES:
             raise PatternError(f"the escape {part} is not taken: \\d, \\w, \\s and escaped marks are")
+        if part == "[":
+            raise PatternError("a set is not closed: [")
+        if part[0] == "[" and _SET_MARKS.search(part, 1):
+            raise PatternError("in a set, write [ and doubled marks with a backslash: they may come to mean something else")
         if part == "|":
             ways *= 2
         depth += part in ("(", "(?:")

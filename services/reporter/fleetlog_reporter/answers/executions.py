@@ -21,9 +21,10 @@ from fleetlog_reporter.answers.tasks import OUTCOMES
 from fleetlog_reporter.readers import ATTEMPTS, TASKS
 from fleetlog_schemas import questions
 from fleetlog_schemas.codec import rfc3339
+from fleetlog_schemas.executions import Execution, ExecutionOrigin, ExecutionsQuestion
 
 
-async def executions(desk: Desk, question: questions.ExecutionsQuestion) -> tuple[int, questions.Page]:
+async def executions(desk: Desk, question: ExecutionsQuestion) -> tuple[int, questions.Page]:
     """Answer the records of ended tasks, the newest end first."""
     limit = check_limit(question.limit)
     check_one_of("outcome", question.outcome, OUTCOMES)
@@ -40,19 +41,19 @@ async def executions(desk: Desk, question: questions.ExecutionsQuestion) -> tupl
     return moment.seq, questions.Page(items=[_record(row) for row in found[:limit]], next_cursor=cursor)
 
 
-async def execution(desk: Desk, question: questions.TaskQuestion) -> tuple[int, questions.Execution]:
+async def execution(desk: Desk, question: questions.TaskQuestion) -> tuple[int, Execution]:
     """Answer the record of one task. Raises NoAnswer when it has not ended."""
     at = await find.find(desk, question.task_id, question)
     await find.with_task(desk, at, lambda task: task.task_id)  # says that there is none
     seq, page = await executions(
-        desk, questions.ExecutionsQuestion(task_id=at.task_id, as_of_seq=at.seq, at_least_seq=question.at_least_seq)
+        desk, ExecutionsQuestion(task_id=at.task_id, as_of_seq=at.seq, at_least_seq=question.at_least_seq)
     )
     if not page.items:
         raise NoAnswer(409, "not-ended", "the task has not ended yet: its record is written when it has", "/task_id")
     return seq, page.items[0]
 
 
-def _record(row: tuple[Any, ...]) -> questions.Execution:
+def _record(row: tuple[Any, ...]) -> Execution:
     (
         task_id, kind, name, definition_id, version, outcome, by, submitted_ms, ended_ms, _, hosts, counts, _, parameters,
         definition, started_ms, return_value, error, traceback,
@@ -60,8 +61,8 @@ def _record(row: tuple[Any, ...]) -> questions.Execution:
     origin = None
     if definition_id is not None:
         values = msgspec.json.decode(parameters) if parameters else {}
-        origin = questions.ExecutionOrigin(definition_id, definition, version, values)
-    return questions.Execution(
+        origin = ExecutionOrigin(definition_id, definition, version, values)
+    return Execution(
         task_id=task_id, kind=kind, name=name, definition=origin, success=outcome == "success", outcome=outcome,
         submitted_by=by, submitted_at=rfc3339(submitted_ms), started_at=rfc3339(started_ms) if started_ms else None,
         completed_at=rfc3339(ended_ms), duration_seconds=(ended_ms - started_ms) / 1000 if started_ms else None, hosts=hosts,
