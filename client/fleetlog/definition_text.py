@@ -177,7 +177,7 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
 
 def _plain(message: str) -> str:
     """Return a message of the decoder with the field as the file has it."""
-    return re.sub(r"\$\.(spec\.)?", "", message)
+    return re.sub(r"_ms(_max)?\b", r"_seconds\1", re.sub(r"\$\.(spec\.)?", "", message))
 
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
