@@ -89,7 +89,10 @@ def _file(path: Path) -> File:
 def _beside(path: Path, name: str) -> bytes:
     """Return a file that a definition's file names: in its own folder or below. Raises TextError."""
     place = path.parent.resolve()
-    beside = (place / name).resolve()
+    try:
+        beside = (place / name).resolve()
+    except (OSError, ValueError) as error:
+        raise TextError(f"cannot read {name[:200]!r}: {error}") from None
     if not beside.is_relative_to(place):
         raise TextError(f"{name[:200]} is not below the folder of this file")
     return _bounded(beside, BLOB_BYTES_MAX)
@@ -125,7 +128,7 @@ def push(console: Console) -> int:
             continue
         done.append(answer)
         if not console.json:
-            word = "is unchanged at" if not answer["changed"] else "is new: " if answer["version"] == 1 else "is now"
+            word = "is unchanged at" if not answer["changed"] else "is new:" if answer["version"] == 1 else "is now"
             console.put(f"{answer['name']} {word} version {answer['version']}")
     if options.prune and refused is None:
         done += _prune(console, gateway, {file.name for file in files})
