@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from fleetlog_schemas.spec import Blob, Script, TaskSpec, kind
 NOW_MS = 1_790_000_000_000
 
 
-class DefinitionsServed:
+class DefinitionsServed(ABC):
     """The part of a recorded gateway that knows definitions."""
 
     headers: list[dict[str, str]]
@@ -27,9 +28,9 @@ class DefinitionsServed:
         self.versions: dict[tuple[str, int], catalog.Known] = {}
         self.author = "ada"
 
+    @abstractmethod
     def submit(self, task_id: str, spec: TaskSpec) -> None:
         """Store a submission."""
-        raise NotImplementedError
 
     def tell(self, data: events.Data) -> None:
         """Store an event of the catalog."""
