@@ -10,11 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from fleetlog_runtime.shell.home import Home
 from fleetlog_schemas import events
 from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.questions import Previous
+from fleetlog_schemas.spec import Origin, TaskSpec
 from fleetlog_testing.gateway_rig import (
     Rig,
     dispatched,
@@ -312,3 +315,30 @@ def test_content_is_read_part_by_part_and_only_what_a_definition_refers_to(home:
         assert is_problem(await rig.get(f"{PATH}/{name}/content?part=secrets"), 400, "bad-query")
 
     on_gateway(home, scenario)
+
+
+def test_why_says_what_is_not_as_it_was_in_the_last_run_that_succeeded(home: Home) -> None:
+    async def scenario() -> None:
+        async with gateway_on(home) as rig, reporter_on(home) as reporter:
+            name = next(_names)
+            made = await make(rig, name, parameters=PARAMETERS)
+            assert (await change(rig, name, '"1"', parameters=PARAMETERS, retry={"attempts_max": 2}))[0] == 200
+            task_id = await ran(rig, name, depth=2)
+            before = msgspec.convert(spec_json(), TaskSpec)
+            origin = Origin(made["definition_id"], 1, name, {"path": "/", "depth": 1})
+            reporter.previous = Previous(
+                task_id="t-before", submitted_at="2026-09-21T14:13:20.000Z", outcome="success", hosts=["web1", "web2"],
+                spec=msgspec.structs.replace(before, name=name, definition=origin),
+            )
+            _, why = await rig.get(f"/api/v1/tasks/{task_id}/why")
+            found = why["data"]["difference"]
+            assert (found["task_id"], found["hosts_removed"], found["hosts_added"]) == ("t-before", "web2", "")
+            assert found["fields"] == {
+                "definition.version": [1, 2], "definition.parameters.depth": [1, 2], "retry.attempts_max": [1, 2],
+            }
+            (question,) = [question for asked, question in reporter.asked if asked == "previous"]
+            assert (question["definition_id"], question["outcome"], question["before_id"]) == (made["definition_id"], "success", task_id)
+            _, plain = await rig.post("/api/v1/tasks", spec_json())
+            assert (await rig.get(f"/api/v1/tasks/{plain['task_id']}/why"))[1]["data"]["difference"] is None
+
+    asyncio.run(scenario())

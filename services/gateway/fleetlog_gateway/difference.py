@@ -28,9 +28,7 @@ def difference(previous: Previous, spec: TaskSpec, names: Iterable[str]) -> Diff
     now, before = set(names), set(previous.hosts)
     fields = {
         name: pair for field in spec.__struct_fields__ if field not in _NOT_COMPARED
-        for name, pair in _differing(
-            field, msgspec.to_builtins(getattr(previous.spec, field)), msgspec.to_builtins(getattr(spec, field))
-        )
+        for name, pair in _differing(field, getattr(previous.spec, field), getattr(spec, field))
     }
     if spec.definition is not None:
         # What the environment of a run is follows from the version and the parameters, which are named.
@@ -44,8 +42,11 @@ def difference(previous: Previous, spec: TaskSpec, names: Iterable[str]) -> Diff
 
 def _differing(name: str, before: Any, now: Any) -> Iterator[tuple[str, list[Any]]]:
     """Yield what differs below a field, by its path: `retry.attempts_max`."""
-    if isinstance(before, dict) and isinstance(now, dict):
+    if isinstance(before, msgspec.Struct) and type(before) is type(now):
+        for field in before.__struct_fields__:
+            yield from _differing(f"{name}.{field}", getattr(before, field), getattr(now, field))
+    elif isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from _differing(f"{name}.{key}", before.get(key), now.get(key))
     elif before != now:
-        yield name, [before, now]
+        yield name, msgspec.to_builtins([before, now])
