@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from fleetlog_gateway.routes import definitions as definition_routes
 from fleetlog_runtime.shell.home import Home
 from fleetlog_schemas import events
 from fleetlog_schemas.outcomes import Outcome
@@ -342,3 +343,22 @@ def test_why_says_what_is_not_as_it_was_in_the_last_run_that_succeeded(home: Hom
             assert (await rig.get(f"/api/v1/tasks/{plain['task_id']}/why"))[1]["data"]["difference"] is None
 
     asyncio.run(scenario())
+
+
+def test_there_is_room_for_so_many_and_no_more(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        name, room = next(_names), rig.gateway.access.definitions
+        await make(rig, name)
+        monkeypatch.setattr(definition_routes, "DEFINITIONS_MAX", len(room.by_name))
+        assert is_problem(await rig.post(PATH, body(next(_names))), 409, "too-many-definitions")
+        assert (await change(rig, name, '"1"', priority=2))[0] == 200, "those that are there can still be changed"
+        monkeypatch.setattr(definition_routes, "DEFINITIONS_BYTES_MAX", room.bytes)
+        assert is_problem(await change(rig, name, '"2"', priority=2, tags=["longer"]), 409, "too-many-definitions")
+        assert (await change(rig, name, '"2"'))[0] == 200, "a shorter one always fits"
+        monkeypatch.undo()
+        monkeypatch.setattr(definition_routes, "DEFINITION_NAMES_MAX", len(room.by_name) + len(room.removed))
+        assert is_problem(await rig.post(PATH, body(next(_names))), 409, "too-many-definitions")
+        assert (await rig.call("DELETE", f"{PATH}/{name}", headers={"If-Match": "*"}))[0] == 200
+        assert (await rig.post(PATH, body(name)))[0] == 201, "a name that was used is no new one"
+
+    on_gateway(home, scenario)

@@ -316,3 +316,22 @@ def test_only_the_newest_versions_are_listed() -> None:
 
 def test_values_are_written_as_processes_find_them() -> None:
     assert [as_text(value) for value in (True, False, 3, 0.5, "a b", ("a", "b"), [])] == ["true", "false", "3", "0.5", "a b", "a\nb", ""]
+
+
+@given(st.lists(
+    st.builds(made, st.sampled_from(["d1", "d2", "d3"]), st.integers(1, 4), st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]))
+    | st.builds(events.DefinitionRemoved, st.sampled_from(["d1", "d2", "d3"]), st.just("a")),
+    max_size=20,
+))
+def test_whatever_comes_in_whatever_order_a_version_of_a_name_comes_once_and_the_books_agree(data: list[events.Data]) -> None:
+    found = catalog.Catalog()
+    seen: dict[tuple[str, int], int] = {}
+    for seq, one in enumerate(data, 1):
+        event = Event(id=str(seq), source="/t", data=one, time_ms=seq, seq=seq)
+        if catalog.apply(found, event) and isinstance(one, events.DefinitionSet):
+            assert seen.setdefault((one.definition.name, one.version), seq) == seq
+        assert {known.definition_id: name for name, known in found.by_name.items()} == found.names
+        assert found.bytes == sum(known.bytes for known in found.by_name.values())
+        assert not set(found.by_name) & set(found.removed)
+        for name, known in found.by_name.items():
+            assert known.seq_of(known.version) == seen[name, known.version]
