@@ -9,6 +9,7 @@ from fleetlog.client import new_task_id
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, flag_of, segment
+from fleetlog.verbs.about import verbs_of
 from fleetlog.verbs.spec import secret_of
 from fleetlog.verbs.submit import go_on, plan_of, print_plan, run_file
 from fleetlog_schemas.definitions import Parameter, WrongParameters, check_arguments, from_texts, is_name
@@ -53,13 +54,15 @@ def _refuse_others(options: argparse.Namespace) -> None:
     """Refuse what would change the definition. Raises CliError."""
     from fleetlog import parser
 
-    usual = parser.build().parse_args(["run", options.file])
+    grammar = parser.build()
+    usual = grammar.parse_args(["run", options.file])
     changed = [
         name for name, value in vars(options).items()
         if name not in _TAKEN and hasattr(usual, name) and value != getattr(usual, name)
     ]
     if changed or options.rest:
-        what = "--" + changed[0].removesuffix("_ms").replace("_", "-") if changed else "-- ARGS"
+        actions = verbs_of(grammar)["run"]._actions  # noqa: SLF001  # argparse has no other way
+        what = next((one.option_strings[-1] for one in actions if one.dest in changed[:1]), "-- ARGS")
         raise CliError(
             Exit.TYPED_WRONG, f"{what}: the definition {options.file} says that itself",
             f"change it by fleetlog definition push; for the file write ./{options.file}",

@@ -189,7 +189,7 @@ def test_what_is_typed_is_sent_with_the_types_that_were_declared(cli: Any, recor
         (("-p", "path=/", "-p", "path=/var"), "-p path: is given more than once"), (("-p", "path"), "write NAME=VALUE"),
         (("-p", "path=/", "-p", "token=hunter2"), "does not belong on the command line"),
         (("-p", "path=/", "--secret", "path"), "no secret of that name"), (("-p", "path=/", "--timeout", "5s"), "--timeout: the definition"),
-        (("-p", "path=/", "--retries", "2"), "--retries: the definition"), (("-p", "path=/", "--", "x"), "-- ARGS: the definition"),
+        (("-p", "path=/", "--retries", "2"), "--retries: the definition"), (("-p", "path=/", "--any", "2"), "--any: the definition"), (("-p", "path=/", "--", "x"), "-- ARGS: the definition"),
     ],
 )
 def test_what_a_definition_does_not_take_is_refused_before_anything_is_sent(
