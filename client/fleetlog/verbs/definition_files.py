@@ -275,7 +275,13 @@ def _versions(console: Console, name: str, rest: list[str]) -> list[tuple[_Side,
     gateway = console.gateway
     told, newest, contents = fetched(gateway, name, int(rest[1]) if len(rest) > 1 else 0)
     before = int(rest[0]) if rest else max(1, told["version"] - 1)
-    _, old, old_contents = fetched(gateway, name, before)
+    try:
+        _, old, old_contents = fetched(gateway, name, before)
+    except GatewayError as error:
+        if error.status != NOT_FOUND or rest:
+            raise
+        console.say(f"version {told['version']} is the first of this {name}: there was another definition of the name before it")
+        return []
     return [((f"{name} version {before}", write(old, 0, old_contents)),
              (f"{name} version {told['version']}", write(newest, 0, contents)))]
 

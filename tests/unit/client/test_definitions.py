@@ -141,6 +141,11 @@ def test_versions_and_files_are_compared_line_by_line(cli: Any, recorded: Any, f
     assert "databases" in cli("definition", "history", "report").out.splitlines()[1]
     assert cli("definition", "diff", "report", "x").code == Exit.TYPED_WRONG
     assert cli("definition", "diff", "report", "9").code == Exit.NOT_FOUND
+    cli("definition", "rm", "report")
+    cli("definition", "push", "report.toml", "--force")
+    recorded.versions = {key: known for key, known in recorded.versions.items() if key == ("report", 3)}
+    done = cli("definition", "diff", "report")
+    assert (done.code, "version 3 is the first of this report" in done.err) == (0, True)
 
 
 def test_prune_removes_what_no_file_has_and_only_when_that_was_confirmed(cli: Any, recorded: Any, file: Path) -> None:
