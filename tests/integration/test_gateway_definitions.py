@@ -362,3 +362,40 @@ def test_there_is_room_for_so_many_and_no_more(home: Home, monkeypatch: pytest.M
         assert (await rig.post(PATH, body(name)))[0] == 201, "a name that was used is no new one"
 
     on_gateway(home, scenario)
+
+
+ODD = (None, True, -1, 2**70, 1e308, "", "\x00", "../..", "x" * 70_000, [], [None], {}, {"kind": "shell"}, [[[]]], {"a": {"b": []}})
+
+
+def paths_of(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield where every value below a JSON object stands."""
+    for key, inner in value.items():
+        yield (*at, key)
+        if isinstance(inner, dict):
+            yield from paths_of(inner, (*at, key))
+
+
+def test_whatever_stands_in_a_field_is_taken_or_refused_with_a_pointer_and_never_a_fault(home: Home) -> None:
+    async def scenario(rig: Rig) -> None:
+        name = next(_names)
+        whole = body(name, "m", {"p": {"type": "list", "default": ["a"], "min": 1, "max": 3, "pattern": "[a-z]+", "values": []}})
+        whole["definition"]["description"] = "d"
+        whole["definition"]["spec"] |= {"retry": {"attempts_max": 2}, "rollout": {"batch": "1"}, "options": {"cwd": "/"}, "tags": ["a"]}
+        async with aiohttp.ClientSession(headers=rig.authorization) as session:
+            for path in paths_of(whole):
+                for odd in ODD:
+                    made = json.loads(json.dumps(whole))
+                    inner = made
+                    for key in path[:-1]:
+                        inner = inner[key]
+                    inner[path[-1]] = odd
+                    async with session.post(rig.url + PATH, json=made) as response:
+                        answer = await response.json(content_type=None)
+                    assert response.status in (200, 201, 400, 409, 413, 422), (path, odd, answer)
+                    if response.status == 422:
+                        assert answer["errors"][0]["pointer"].startswith("/"), (path, odd, answer)
+            for given in (*ODD, *({"parameters": {"p": odd}} for odd in ODD), {"version": 2**80}):
+                async with session.post(f"{rig.url}{PATH}/{name}/tasks", json=given) as response:
+                    assert response.status in (202, 400, 404, 422), (given, await response.text())
+
+    on_gateway(home, scenario)
