@@ -211,7 +211,7 @@ def _fault_of(parameter: Parameter, value: Any) -> str:
         case "list":
             if not isinstance(value, list | tuple) or len(value) > limits.PARAMETER_VALUES_MAX:
                 return f"must be a list of at most {limits.PARAMETER_VALUES_MAX} texts"
-            faults = (_line_fault(item) or _pattern_fault(parameter, item) for item in value)
+            faults = (_line_fault(item) or _pattern_fault(parameter, item, len(value)) for item in value)
             return next(filter(None, faults), "") or _size_fault(parameter, len(value), "items")
         case "enum":
             return "" if value in parameter.values else f"must be one of {', '.join(parameter.values)}"[:300]
@@ -260,10 +260,8 @@ def _line_fault(value: Any) -> str:
     return fault
 
 
-def _pattern_fault(parameter: Parameter, value: str) -> str:
-    if not parameter.pattern or patterns.fits(parameter.pattern, value):
-        return ""
-    return f"must match {parameter.pattern} and have at most {patterns.VALUE_CHARACTERS_MAX} characters"
+def _pattern_fault(parameter: Parameter, value: str, among: int = 1) -> str:
+    return patterns.fault(parameter.pattern, value, among) if parameter.pattern else ""
 
 
 def as_text(value: ParameterValue | list[str]) -> str:

@@ -32,6 +32,7 @@ from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
+from fleetlog_schemas.executions import ExecutionsQuestion
 
 SERVICE = "reporter"
 REBUILDS_MAX = 3
@@ -52,7 +53,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "host": (questions.HostsQuestion, hosts.host),
     "typical": (questions.TypicalQuestion, earlier.typical),
     "previous": (questions.PreviousQuestion, earlier.previous),
-    "executions": (questions.ExecutionsQuestion, executions.executions),
+    "executions": (ExecutionsQuestion, executions.executions),
     "execution": (questions.TaskQuestion, executions.execution),
     "stats": (questions.StatsQuestion, stats.stats),
     "sql": (questions.SqlQuestion, table.sql),

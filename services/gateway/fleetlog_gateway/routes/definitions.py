@@ -7,6 +7,7 @@ version one gets 412 and loses nothing. Older versions are read from the log whe
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX,
 from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, kind
 from fleetlog_schemas.targets import TargetError, resolve
 
+_TAG = re.compile(r'"([0-9]{1,17})"|([0-9]{1,17})|\*')
 VERSIONS_PAGE_MAX = 50
 """Versions in one page: each is read from the log."""
 _CHANGES = ("invalid", "conflict", "bus-unavailable", "unsettled", "log-full")
@@ -316,11 +318,11 @@ def _check_match(request: web_request.BaseRequest, known: Known | None) -> None:
         raise HttpProblem(
             "version-missing", 'say which version you changed: send If-Match with the ETag that it had ("3"), or * for any'
         )
-    tag = given[0].strip()
-    version = tag.strip('"')
-    if len(given) > 1 or (tag != "*" and not (version.isascii() and version.isdigit() and len(version) < 18)):
+    match = _TAG.fullmatch(given[0].strip())
+    if len(given) > 1 or match is None:
         raise HttpProblem("bad-header", 'If-Match is one ETag of a definition, as "3", or *')
-    if known is not None and tag != "*" and int(version) != known.version:
+    version = match[1] or match[2]
+    if known is not None and version and int(version) != known.version:
         raise HttpProblem(
             "version-changed", f"version {version} was meant, and by now it is {known.version}, changed by"
             f" {known.changed_by or 'nobody named'} at {rfc3339(known.changed_ms)}: look at what changed, then send it again",

@@ -17,6 +17,7 @@ from fleetlog_gateway.problems import FieldError, HttpProblem
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_gateway.routes import live
 from fleetlog_schemas import admission, questions, view
+from fleetlog_schemas.executions import Execution, ExecutionsQuestion
 from fleetlog_schemas.spec import TaskSpec
 
 Text = Annotated[str, Meta(max_length=300)]
@@ -336,13 +337,13 @@ async def stats(call: Call[Nothing, StatsQuery]) -> web.Response:
 
 
 @route("GET", "/api/v1/executions", auth=Permission.READ, query=ExecutionsQuery,
-       answer=Answered[Paged[questions.Execution]], problems=("bad-query", "service-unavailable", "behind"))
+       answer=Answered[Paged[Execution]], problems=("bad-query", "service-unavailable", "behind"))
 async def executions(call: Call[Nothing, ExecutionsQuery]) -> web.Response:
     """List the records of ended tasks, the newest end first."""
-    return await _ask(call, "executions", questions.ExecutionsQuestion)
+    return await _ask(call, "executions", ExecutionsQuestion)
 
 
-@route("GET", "/api/v1/tasks/{id}/execution", auth=Permission.READ, query=Past, answer=Answered[questions.Execution],
+@route("GET", "/api/v1/tasks/{id}/execution", auth=Permission.READ, query=Past, answer=Answered[Execution],
        problems=("task-not-found", "service-unavailable", "behind"))
 async def execution(call: Call[Nothing, Past]) -> web.Response:
     """Show the record of one task that has ended; one that is open has none yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import duckdb
 import msgspec
 
 from fleetlog_reporter.answers import find
@@ -21,9 +22,10 @@ from fleetlog_reporter.answers.tasks import OUTCOMES
 from fleetlog_reporter.readers import ATTEMPTS, TASKS
 from fleetlog_schemas import questions
 from fleetlog_schemas.codec import rfc3339
+from fleetlog_schemas.executions import Execution, ExecutionOrigin, ExecutionsQuestion
 
 
-async def executions(desk: Desk, question: questions.ExecutionsQuestion) -> tuple[int, questions.Page]:
+async def executions(desk: Desk, question: ExecutionsQuestion) -> tuple[int, questions.Page]:
     """Answer the records of ended tasks, the newest end first."""
     limit = check_limit(question.limit)
     check_one_of("outcome", question.outcome, OUTCOMES)
@@ -35,38 +37,51 @@ async def executions(desk: Desk, question: questions.ExecutionsQuestion) -> tupl
     moment = await desk.moment(question, TASKS, ATTEMPTS)
     if not question.as_of_seq and not question.as_of_ms:
         await desk.wait_for_tables(moment.seq)  # which definitions there are is read from the events there
-    found = await desk.run(lambda db: db.execute(question_sql("executions.sql"), parameters).fetchall(), moment)
+    found, ran = await desk.run(lambda db: _rows(db, parameters), moment)
     cursor = encode_cursor(found[limit - 1][9], found[limit - 1][0]) if len(found) > limit else None
-    return moment.seq, questions.Page(items=[_record(row) for row in found[:limit]], next_cursor=cursor)
+    items = [_record(row, ran.get(row[0], _DID_NOT_RUN)) for row in found[:limit]]
+    return moment.seq, questions.Page(items=items, next_cursor=cursor)
 
 
-async def execution(desk: Desk, question: questions.TaskQuestion) -> tuple[int, questions.Execution]:
+_Row = tuple[Any, ...]
+_DID_NOT_RUN: _Row = (None, None, None, None)
+
+
+def _rows(db: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -> tuple[list[_Row], dict[str, _Row]]:
+    """Return the rows of tasks, and by task what its attempts say."""
+    found = db.execute(question_sql("executions.sql"), parameters).fetchall()
+    ran = db.execute(question_sql("executions_ran.sql"), [[row[0] for row in found]]).fetchall()
+    return found, {task_id: tuple(rest) for task_id, *rest in ran}
+
+
+async def execution(desk: Desk, question: questions.TaskQuestion) -> tuple[int, Execution]:
     """Answer the record of one task. Raises NoAnswer when it has not ended."""
     at = await find.find(desk, question.task_id, question)
     await find.with_task(desk, at, lambda task: task.task_id)  # says that there is none
     seq, page = await executions(
-        desk, questions.ExecutionsQuestion(task_id=at.task_id, as_of_seq=at.seq, at_least_seq=question.at_least_seq)
+        desk, ExecutionsQuestion(task_id=at.task_id, as_of_seq=at.seq, at_least_seq=question.at_least_seq)
     )
     if not page.items:
         raise NoAnswer(409, "not-ended", "the task has not ended yet: its record is written when it has", "/task_id")
     return seq, page.items[0]
 
 
-def _record(row: tuple[Any, ...]) -> questions.Execution:
+def _record(row: _Row, ran: _Row) -> Execution:
     (
-        task_id, kind, name, definition_id, version, outcome, by, submitted_ms, ended_ms, _, hosts, counts, _, parameters,
-        definition, started_ms, return_value, error, traceback,
+        task_id, kind, name, definition_id, version, outcome, by, submitted_ms, ended_ms, _, hosts, counts, refusal,
+        parameters, definition,
     ) = row  # fmt: skip
+    started_ms, return_value, error, traceback = ran
     origin = None
     if definition_id is not None:
         values = msgspec.json.decode(parameters) if parameters else {}
-        origin = questions.ExecutionOrigin(definition_id, definition, version, values)
-    return questions.Execution(
+        origin = ExecutionOrigin(definition_id, definition, version, values)
+    return Execution(
         task_id=task_id, kind=kind, name=name, definition=origin, success=outcome == "success", outcome=outcome,
         submitted_by=by, submitted_at=rfc3339(submitted_ms), started_at=rfc3339(started_ms) if started_ms else None,
         completed_at=rfc3339(ended_ms), duration_seconds=(ended_ms - started_ms) / 1000 if started_ms else None, hosts=hosts,
-        counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())), return_value=_value(return_value),
-        error=error, traceback=traceback,
+        counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())),
+        return_value=_value(return_value) if hosts == 1 else None, error=refusal or error, traceback=traceback,
     )
 
 
