@@ -40,11 +40,14 @@ from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 
 SERVICES = {
     "dispatcher": "fleetlog_dispatcher",
+    "scheduler": "fleetlog_scheduler",
     "result-recorder": "fleetlog_result_recorder",
     "reporter": "fleetlog_reporter",
     "gateway": "fleetlog_gateway",
 }
 """In the order of starting: the gateway last, so that whoever reaches it is served."""
+LED = ("dispatcher", "scheduler")
+"""Services of which one is active."""
 READY_S_MAX = 60.0
 """A reporter without its file first reads the whole log; a log larger than this allows says so and goes on."""
 STOP_S_MAX = 30.0
@@ -58,8 +61,8 @@ DIAGNOSTICS_BYTES_MAX = 16 * 1024 * 1024
 
 
 def serves(health: HealthAnswer, *, standby_serves: bool) -> bool:
-    """Tell whether a service does its work: a dispatcher that only follows another does so only beside other nodes."""
-    return health.ready and (standby_serves or health.leading or health.service != "dispatcher")
+    """Tell whether a service does its work: one that only follows another does so only beside other nodes."""
+    return health.ready and (standby_serves or health.leading or health.service not in LED)
 
 
 class Hosted:

@@ -62,6 +62,18 @@ WINDOWS_MAX = 200
 """Windows in force at once: each is looked at for every host."""
 QUEUES_MAX = 1_000
 """Queues that have a limit."""
+SCHEDULES_MAX = 100_000
+"""Schedules at once: each gateway and scheduler keeps all of them in memory."""
+SCHEDULE_WINDOWS_MAX = 20
+"""Windows of one schedule: each tick is looked up in all of them."""
+MISFIRE_WINDOW_MS_MAX = 366 * 86_400_000
+"""How late a tick may be and still be fired, at most: beyond a year nobody means it any more."""
+MISFIRE_RUNS_MAX = 100
+"""Missed ticks that are caught up at once."""
+JITTER_MS_MAX = 86_400_000
+"""A day: more is another time."""
+BACKFILL_TICKS_MAX = 1_000
+"""Ticks of one backfill: they stand in one event."""
 DEFINITIONS_MAX = 5_000
 """Definitions at once: each gateway keeps all of them in memory."""
 DEFINITION_NAMES_MAX = 100_000

@@ -1,6 +1,6 @@
 """What this gateway decides on, as the log has it: hosts, invitations, revoked keys, definitions, what narrows admission.
 
-Pure. Folds `evt.access`, `evt.host` and `evt.catalog` only, so it is quick to rebuild at start. Every append that this
+Pure. Folds `evt.access`, `evt.host`, `evt.catalog` and `evt.schedule` only, so it is quick to rebuild at start. Every append that this
 state decides carries the last sequence of its subject that was folded, so a decision on an older state is refused by
 the bus.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import catalog, events, hosts, policies
+from fleetlog_schemas import catalog, events, hosts, policies, schedules
 from fleetlog_schemas.codec import Event
 
-SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG)
+SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG, events.SCHEDULE)
 """What is folded."""
 
 
@@ -38,6 +38,8 @@ class Access(msgspec.Struct):
     """Freezes, windows and limits of queues that are in force."""
     definitions: catalog.Catalog = msgspec.field(default_factory=catalog.Catalog)
     """What can be run again."""
+    schedules: schedules.Schedules = msgspec.field(default_factory=schedules.Schedules)
+    """When what is run; of ticks only the scheduler and the reporter know."""
     last_seq: dict[str, int] = {}
     """Last sequence folded of each subject: the fence of the next append."""
 
@@ -48,6 +50,11 @@ def fold(access: Access, event: Event) -> None:
     if event.subject == events.CATALOG:
         policies.apply(access.policies, event)
         catalog.apply(access.definitions, event)
+        return
+    if event.subject == events.SCHEDULE:
+        schedules.apply(access.schedules, event)
+        # Ticks are settled in a part of the log that is not read here, so nothing would ever leave the tracks.
+        access.schedules.tracks.clear()
         return
     match event.data:
         case events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from fleetlog_schemas.limits import REASON_BYTES_MAX, TASK_ID_AGE_MS_MAX, TASK_I
 from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
 
 T = TypeVar("T")
+_TAG = re.compile(r'"([0-9]{1,17})"|([0-9]{1,17})|\*')
 Reason = Annotated[str, Meta(max_length=REASON_BYTES_MAX)]
 """Why somebody does something; `check_reason` counts its bytes."""
 
@@ -131,6 +133,18 @@ def idempotency_key(request: web_request.BaseRequest) -> str | None:
     if ids.is_scheduled(text):
         raise HttpProblem("idempotency-key", "the Idempotency-Key must be a UUIDv7: ids of version 8 belong to scheduled runs")
     return text
+
+
+def if_match(request: web_request.BaseRequest) -> str | None:
+    """Return the one ETag of the If-Match header without its quotes, or `*`; None when there is none. Raises HttpProblem."""
+    given = request.headers.getall("If-Match", [])
+    if not given:
+        return None
+    match = _TAG.fullmatch(given[0].strip())
+    if len(given) > 1 or match is None:
+        raise HttpProblem("bad-header", 'If-Match is one ETag, as "3", or *')
+    tag = match[1] or match[2]
+    return str(int(tag)) if tag else "*"
 
 
 def check_task_id_time(task_id: str, now_ms: int, pointer: str) -> None:

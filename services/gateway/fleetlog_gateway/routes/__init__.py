@@ -11,8 +11,9 @@ from fleetlog_gateway.routes import (
     reads,
     reruns,
     runs,
+    schedules,
     system,
     tasks,
 )
 
-__all__ = ["control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "system", "tasks"]
+__all__ = ["control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks"]

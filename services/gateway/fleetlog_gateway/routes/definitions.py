@@ -7,7 +7,6 @@ version one gets 412 and loses nothing. Older versions are read from the log whe
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from aiohttp import web, web_request
 from msgspec import Meta
 
 from fleetlog_gateway.auth import Permission
-from fleetlog_gateway.decode import Reason, bad_query, check_reason
+from fleetlog_gateway.decode import Reason, bad_query, check_reason, if_match
 from fleetlog_gateway.definition_views import DefinitionSummary, DefinitionView, VersionSummary, summary
 from fleetlog_gateway.definitions import version_of
 from fleetlog_gateway.gateway import Gateway
@@ -31,7 +30,6 @@ from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX,
 from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, kind
 from fleetlog_schemas.targets import TargetError, resolve
 
-_TAG = re.compile(r'"([0-9]{1,17})"|([0-9]{1,17})|\*')
 VERSIONS_PAGE_MAX = 50
 """Versions in one page: each is read from the log."""
 _CHANGES = ("invalid", "conflict", "bus-unavailable", "unsettled", "log-full")
@@ -313,16 +311,12 @@ def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> events.De
 
 def _check_match(request: web_request.BaseRequest, known: Known | None) -> None:
     """Refuse a request that rests on another version than this one; None: only that it says which. Raises HttpProblem."""
-    given = request.headers.getall("If-Match", [])
-    if not given:
+    version = if_match(request)
+    if version is None:
         raise HttpProblem(
             "version-missing", 'say which version you changed: send If-Match with the ETag that it had ("3"), or * for any'
         )
-    match = _TAG.fullmatch(given[0].strip())
-    if len(given) > 1 or match is None:
-        raise HttpProblem("bad-header", 'If-Match is one ETag of a definition, as "3", or *')
-    version = match[1] or match[2]
-    if known is not None and version and int(version) != known.version:
+    if known is not None and version not in ("*", str(known.version)):
         raise HttpProblem(
             "version-changed", f"version {version} was meant, and by now it is {known.version}, changed by"
             f" {known.changed_by or 'nobody named'} at {rfc3339(known.changed_ms)}: look at what changed, then send it again",
