@@ -44,7 +44,7 @@ class Appender:
         self._publisher = publisher
         self._source = source
         self._now_ms = now_ms
-        self._fences = {subject: asyncio.Lock() for subject in (events.HOST, events.ACCESS, events.CATALOG)}
+        self._fences = {subject: asyncio.Lock() for subject in (events.HOST, events.ACCESS, events.CATALOG, events.SCHEDULE)}
         self._full_checked_s = float("-inf")
         self._full = False
         self.appended_seq = 0
