@@ -27,6 +27,7 @@ from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
+from fleetlog_schemas.definitions import variables
 from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.pushes import StartAttempt
 from fleetlog_schemas.reports import Frame
@@ -221,8 +222,9 @@ class Runner:
                 given = {str(name): str(value) for name, value in json.loads(body).items()}
             except (ValueError, AttributeError):
                 raise Unrunnable("the environment is not a JSON object of names and values") from None
-            if any("\0" in name + value or "=" in name or not name for name, value in given.items()):
-                raise Unrunnable("the environment has a name or value that no process can have")
+        given |= variables(run.start.parameters)
+        if any("\0" in name + value or "=" in name or not name for name, value in given.items()):
+            raise Unrunnable("the environment has a name or value that no process can have")
         run.masker = Masker(given[name] for name in options.secret_names if name in given)
         return given
 

@@ -2,14 +2,15 @@
 
 A definition holds no state. Its `spec` is what every task of it begins with; what only one task can have (exact hosts,
 a plan's hash) is not in it. Values of parameters reach a process as environment variables and in no other way: no
-text is ever put together with one, so none can become a command (decision 19).
+text is ever put together with one, so none can become a command (decision 19). The agent makes the variables from
+the values that stand in the task; only what is secret is in a blob.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -76,8 +77,8 @@ class Arguments(msgspec.Struct, frozen=True):
 
     values: dict[str, ParameterValue]
     """Without secrets: they are kept in the log."""
-    environment: dict[str, str]
-    """All of them, as a process finds them."""
+    secrets: dict[str, str] = {}
+    """Those that are secret, as variables of the environment: they are kept in a blob."""
 
 
 def is_name(text: str) -> bool:
@@ -88,6 +89,11 @@ def is_name(text: str) -> bool:
 def variable(parameter: str) -> str:
     """Return the environment variable that has a parameter's value."""
     return ENVIRONMENT_PREFIX + parameter.upper()
+
+
+def variables(values: Mapping[str, ParameterValue]) -> dict[str, str]:
+    """Return the environment variables in which a process finds values of parameters."""
+    return {variable(name): as_text(value) for name, value in values.items()}
 
 
 def check_definition(definition: Definition) -> None:
@@ -178,7 +184,7 @@ def check_arguments(parameters: Mapping[str, Parameter], given: Mapping[str, Any
         for name in given if name not in parameters
     ]
     values: dict[str, ParameterValue] = {}
-    environment: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     for name, parameter in parameters.items():
         pointer = f"/parameters/{name}"
         value = given.get(name)
@@ -191,14 +197,15 @@ def check_arguments(parameters: Mapping[str, Parameter], given: Mapping[str, Any
         if fault := _fault_of(parameter, value):
             faults.append(Fault(pointer, f"{name} {fault}"))
             continue
-        environment[variable(name)] = as_text(value)
-        if parameter.type != "secret":
+        if parameter.type == "secret":
+            secrets[variable(name)] = str(value)
+        else:
             values[name] = tuple(value) if isinstance(value, list) else value
-    if sum(len(text.encode()) for text in environment.values()) > limits.PARAMETERS_BYTES_MAX:
+    if sum(len(text.encode()) for text in (*secrets.values(), *map(as_text, values.values()))) > limits.PARAMETERS_BYTES_MAX:
         faults.append(Fault("/parameters", f"all values have at most {limits.PARAMETERS_BYTES_MAX} bytes"))
     if faults:
         raise WrongParameters(faults)
-    return Arguments(values, environment)
+    return Arguments(values, secrets)
 
 
 def _fault_of(parameter: Parameter, value: Any) -> str:
@@ -349,7 +356,7 @@ class Chosen(msgspec.Struct, frozen=True):
 def task_of(
     definition: Definition, definition_id: str, version: int, arguments: Arguments, env: Blob | None, chosen: Chosen,
 ) -> TaskSpec:
-    """Return the task that one run of a definition is; *env* is its whole environment.
+    """Return the task that one run of a definition is; *env* has the definition's own environment, and all secrets.
 
     Raises:
         SpecError: nothing says on which hosts.
@@ -360,19 +367,16 @@ def task_of(
         raise SpecError("/target", "this definition has no target of its own: say on which hosts")
     if chosen.narrow.strip():
         target = f"({target}) and ({chosen.narrow.strip()})"
-    secrets = tuple(sorted(variable(name) for name, one in definition.parameters.items() if one.type == "secret"))
     return msgspec.structs.replace(
         spec, target=target, name=definition.name, key=definition_id, plan_hash=chosen.plan_hash,
-        options=_with_env(spec.options, env, arguments.environment, secrets),
+        options=_with_env(spec.options, env, sorted(arguments.secrets)),
         definition=Origin(definition_id, version, definition.name, arguments.values),
     )
 
 
-def _with_env(options: Options, env: Blob | None, more: Iterable[str], secrets: Iterable[str]) -> Options:
-    names = tuple(sorted({*options.env_names, *more}))
-    return msgspec.structs.replace(
-        options, env=env, env_names=names, secret_names=tuple(name for name in secrets if name in names)
-    )
+def _with_env(options: Options, env: Blob | None, secrets: Sequence[str]) -> Options:
+    names = tuple(sorted({*options.env_names, *secrets}))
+    return msgspec.structs.replace(options, env=env, env_names=names, secret_names=tuple(secrets))
 
 
 def escaped(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas.spec import Options, Payload
+from fleetlog_schemas.spec import Options, ParameterValue, Payload
 
 
 class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +34,8 @@ class StartAttempt(msgspec.Struct, frozen=True, omit_defaults=True):
     task_name: str = ""
     blob_tokens: dict[str, str] = {}
     """Digest to the token that lets this host read it."""
+    parameters: dict[str, ParameterValue] = {}
+    """Values of the definition's parameters that are no secrets; the agent makes `FLEETLOG_PARAM_<NAME>` of them."""
 
 
 class NamedAttempt(msgspec.Struct, frozen=True, omit_defaults=True):

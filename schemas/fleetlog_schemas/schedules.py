@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from fleetlog_schemas import events
+from fleetlog_schemas import definitions, events
+from fleetlog_schemas.catalog import Catalog
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.occurrences import next_tick
 from fleetlog_schemas.schedule_events import (
@@ -26,12 +27,21 @@ from fleetlog_schemas.schedule_events import (
     TickDecision,
     TicksDecided,
 )
+from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
 
 State = Literal["active", "inactive", "paused"]
 Change = (
     ScheduleRegistered | ScheduleUnregistered | ScheduleStarted | ScheduleStopped | SchedulePaused | ScheduleResumed
     | BackfillRequested
 )
+
+
+class Unfit(Exception):
+    """A definition cannot be run as a rule says. `code` is a stable word, `pointer` (RFC 6901) names the rule's field."""
+
+    def __init__(self, code: str, pointer: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.pointer = code, pointer
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -108,6 +118,35 @@ class Schedules(msgspec.Struct):
         """Tell whether a name has nothing on its way."""
         track = self.tracks.get(name)
         return track is None or not (track.periods or track.queued_ms or track.backfills or track.running)
+
+
+def task_of(catalog: Catalog, rule: Rule) -> TaskSpec:
+    """Return the task that running a rule's definition now is.
+
+    Raises:
+        Unfit: there is no such definition, or its present version does not take the rule's parameters or target.
+    """
+    known = catalog.named(rule.definition)
+    if known is None:
+        raise Unfit("definition-removed", "/definition", f"there is no definition {rule.definition[:100]!r}")
+    declared = known.definition.parameters
+    secret = next((n for n, one in declared.items() if one.type == "secret" and (one.required or n in rule.parameters)), "")
+    if secret:
+        # Whatever a schedule has is in the log, and a secret never is.
+        raise Unfit(
+            "definition-unfit", f"/parameters/{secret}", f"{secret} is a secret, and a schedule cannot keep one: let the hosts"
+            " read it from a file of theirs, or make it a parameter that is not required",
+        )
+    try:
+        arguments = definitions.check_arguments(declared, rule.parameters)
+        env, chosen = known.definition.spec.options.env, definitions.Chosen(target=rule.target)
+        spec = definitions.task_of(known.definition, known.definition_id, known.version, arguments, env, chosen)
+        check_spec(spec)
+    except definitions.WrongParameters as error:
+        raise Unfit("definition-unfit", error.faults[0].pointer, str(error)) from None
+    except SpecError as error:
+        raise Unfit("definition-unfit", error.pointer, str(error)) from None
+    return spec
 
 
 def apply(schedules: Schedules, event: Event) -> tuple[str, ...]:

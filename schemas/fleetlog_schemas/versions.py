@@ -24,6 +24,8 @@ OPTIONS_SINCE = {
     "umask": "0.1.0", "memory_bytes_max": "0.1.0", "files_max": "0.1.0", "output_bytes_max": "0.1.0", "exit_codes": "0.1.0",
 }
 """Option to the first version whose agent obeys it. An option at its default is not sent, and asks for nothing."""
+PARAMETERS_SINCE = "0.3.0"
+"""First version whose agent makes variables of a definition's parameters; an older one would run without them."""
 _DEFAULTS = msgspec.structs.asdict(Options())
 _NUMBERS = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 
@@ -35,7 +37,7 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
-NEWEST_SINCE = max(numbers(since) for since in (*KINDS_SINCE.values(), *OPTIONS_SINCE.values()))
+NEWEST_SINCE = max(numbers(since) for since in (*KINDS_SINCE.values(), *OPTIONS_SINCE.values(), PARAMETERS_SINCE))
 """From here on an agent knows everything."""
 
 
@@ -55,6 +57,8 @@ def unknown_to(agent_version: str, spec: TaskSpec) -> str:
     had, since = numbers(agent_version), KINDS_SINCE[kind(spec)]
     if had < numbers(since):
         return f"its agent {agent_version} does not know the kind {kind(spec)}: upgrade it to {since} or newer"
+    if spec.definition is not None and spec.definition.parameters and had < numbers(PARAMETERS_SINCE):
+        return f"its agent {agent_version} does not know parameters of definitions: upgrade it to {PARAMETERS_SINCE} or newer"
     for name, since in OPTIONS_SINCE.items():
         if had < numbers(since) and getattr(spec.options, name) != _DEFAULTS[name]:
             return f"its agent {agent_version} does not know the option {name}: upgrade it to {since} or newer"

@@ -58,6 +58,19 @@ def test_surroundings_are_as_asked(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_parameters_of_a_definition_are_variables_of_the_process(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fleet(tmp_path) as (dispatcher, (agent,)):
+            env = dispatcher.blob(json.dumps({"FLEETLOG_PARAM_TOKEN": "hunter2"}).encode())
+            told = await dispatcher.start(
+                agent, sh('printf "%s|" "$FLEETLOG_PARAM_PATH" "$FLEETLOG_PARAM_ALL" "$FLEETLOG_PARAM_ONLY" "${#FLEETLOG_PARAM_TOKEN}"'),
+                parameters={"path": "; id", "all": True, "only": ("a", "b")}, env=env, env_names=("FLEETLOG_PARAM_TOKEN",),
+            )
+            assert (await dispatcher.end_of(told)).tail == "; id|true|a\nb|7|"
+
+    asyncio.run(scenario())
+
+
 def test_a_script_runs_by_its_digest_also_as_another_user(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with fleet(tmp_path) as (dispatcher, (agent,)):

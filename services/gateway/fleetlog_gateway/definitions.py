@@ -1,4 +1,4 @@
-"""From a definition to a task: read a version, check the parameters, and make the environment that carries them.
+"""From a definition to a task: read a version, check the parameters, and make the environment that carries secrets.
 
 The gateway resolves the version when the task is submitted, and writes the whole specification into the log: no reader
 looks anything up. Values of secrets go into the environment's blob, and nowhere else.
@@ -19,7 +19,6 @@ from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, BusFull, N
 from fleetlog_schemas import codec, events, subjects
 from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.definitions import (
-    Arguments,
     Chosen,
     WrongParameters,
     check_arguments,
@@ -58,6 +57,7 @@ class Made(msgspec.Struct, frozen=True):
 
     spec: TaskSpec
     environment: bytes | None
+    """None: there is none, or it is the definition's own, which is stored."""
 
 
 async def make_task(gateway: Gateway, known: Known, given: Mapping[str, Any], chosen: Chosen) -> Made:
@@ -68,8 +68,10 @@ async def make_task(gateway: Gateway, known: Known, given: Mapping[str, Any], ch
         raise HttpProblem(
             "invalid", str(wrong), errors=[FieldError(fault.pointer, fault.message) for fault in wrong.faults]
         ) from None
-    content = await _environment(gateway, known.definition.spec.options.env, arguments)
-    env = None if content is None else Blob(hashlib.sha256(content).hexdigest(), len(content), "env")
+    env, content = known.definition.spec.options.env, None
+    if arguments.secrets:
+        content = await _environment(gateway, env, arguments.secrets)
+        env = Blob(hashlib.sha256(content).hexdigest(), len(content), "env")
     try:
         spec = task_of(known.definition, known.definition_id, known.version, arguments, env, chosen)
     except SpecError as error:
@@ -77,12 +79,10 @@ async def make_task(gateway: Gateway, known: Known, given: Mapping[str, Any], ch
     return Made(spec=spec, environment=content)
 
 
-async def _environment(gateway: Gateway, own: Blob | None, arguments: Arguments) -> bytes | None:
-    """Return the environment of one task: the definition's own, and the parameters. None when there is neither."""
-    if own is None and not arguments.environment:
-        return None
+async def _environment(gateway: Gateway, own: Blob | None, secrets: Mapping[str, str]) -> bytes:
+    """Return the environment of one task: the definition's own, and the secrets."""
     environment = await read_environment(gateway, own) if own is not None else {}
-    merged = {**environment, **arguments.environment}
+    merged = {**environment, **secrets}
     content = json.dumps(merged, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogateescape")
     if len(content) > BLOB_BYTES_MAX:
         raise invalid("/parameters", f"the whole environment has more than {BLOB_BYTES_MAX} bytes")

@@ -14,11 +14,10 @@ from fleetlog_runtime.pure.split import split
 from fleetlog_scheduler.fates import Due, fates
 from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
-from fleetlog_schemas import definitions, events, ids
+from fleetlog_schemas import events, ids
 from fleetlog_schemas.events import Data, Submission
 from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
-from fleetlog_schemas.schedules import Schedule
-from fleetlog_schemas.spec import SpecError, TaskSpec
+from fleetlog_schemas.schedules import Schedule, Unfit, task_of
 
 
 class Round(msgspec.Struct):
@@ -27,14 +26,6 @@ class Round(msgspec.Struct):
     ticks: list[TickDecision] = []
     submissions: list[Submission] = []
     cancels: list[events.CancelRequested] = []
-
-
-class Unfit(Exception):
-    """A definition cannot be run as the schedule says; `code` is stable, the text is for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -> list[Effect]:
@@ -95,29 +86,13 @@ def _fired(state: State, schedule: Schedule, due: Due) -> tuple[TickDecision, Su
         name=name, outcome="fired", nominal_ms=due.nominal_ms, reason=due.reason, backfill_seq=due.backfill_seq
     )
     try:
-        spec = _spec(state, schedule)
+        spec = task_of(state.catalog, schedule.rule)
     except Unfit as error:
         return msgspec.structs.replace(decision, outcome="skipped", reason=error.code, message=str(error)), None
     task_id = ids.scheduled_id(due.nominal_ms, name, schedule.registered_seq, due.backfill_seq)
     submission = Submission(task_id=task_id, spec=spec, schedule=name, nominal_ms=due.nominal_ms)
     version = spec.definition.version if spec.definition else 0
     return msgspec.structs.replace(decision, task_id=task_id, version=version), submission
-
-
-def _spec(state: State, schedule: Schedule) -> TaskSpec:
-    """Return the task that a run of a schedule's definition is. Raises Unfit."""
-    rule = schedule.rule
-    known = state.catalog.named(rule.definition)
-    if known is None:
-        raise Unfit("definition-removed", f"there is no definition {rule.definition}")
-    try:
-        arguments = definitions.check_arguments(known.definition.parameters, rule.parameters)
-        return definitions.task_of(
-            known.definition, known.definition_id, known.version, arguments, known.definition.spec.options.env,
-            definitions.Chosen(target=rule.target),
-        )
-    except (definitions.WrongParameters, SpecError) as error:
-        raise Unfit("definition-unfit", f"version {known.version} of {rule.definition}: {error}") from None
 
 
 def _cancels(task_ids: list[str], name: str) -> list[events.CancelRequested]:

@@ -21,7 +21,7 @@ from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_auth import credentials
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import pushes, reports, subjects, wire
-from fleetlog_schemas.spec import Blob, Options, Payload, Shell
+from fleetlog_schemas.spec import Blob, Options, ParameterValue, Payload, Shell
 from fleetlog_testing.homes import Enrolled, connected
 from fleetlog_testing.nats import running_server
 from fleetlog_testing.waiting import until
@@ -180,7 +180,7 @@ class FakeDispatcher:
 
     async def start(
         self, agent: AgentProcess, payload: Payload, *, timeout_ms: int = 60_000, task_id: str = "", attempt: int = 1,
-        signer: Signer | None = None, **options: Any,
+        signer: Signer | None = None, parameters: dict[str, ParameterValue] | None = None, **options: Any,
     ) -> str:
         """Start a command and return its task id."""
         self.count += 1
@@ -190,7 +190,7 @@ class FakeDispatcher:
         start = pushes.StartAttempt(
             task_id=task_id, attempt=attempt, payload=payload, options=wanted, timeout_ms=timeout_ms,
             token=f"token {task_id} {attempt}", token_key_id="k", submitted_by="ann",
-            blob_tokens={blob.sha256: f"blob {blob.sha256[:8]}" for blob in blobs},
+            blob_tokens={blob.sha256: f"blob {blob.sha256[:8]}" for blob in blobs}, parameters=parameters or {},
         )
         await self.push(agent, pushes.StartPush, [start], signer)
         return task_id

@@ -25,6 +25,7 @@ from fleetlog_schemas.definitions import (
     json_schema,
     task_of,
     variable,
+    variables,
 )
 from fleetlog_schemas.patterns import PatternError, check_pattern, fault
 from fleetlog_schemas.spec import (
@@ -131,10 +132,11 @@ def test_values_and_defaults_reach_the_environment_and_secrets_only_that() -> No
         {"depth": 2, "share": 0.5, "unit": "m", "only": ["a", "b"], "token": "hunter2", "path": None},
     )
     assert found.values == {"path": "/", "depth": 2, "share": 0.5, "all": False, "unit": "m", "only": ("a", "b")}
-    assert found.environment == {
+    assert variables(found.values) == {
         "FLEETLOG_PARAM_PATH": "/", "FLEETLOG_PARAM_DEPTH": "2", "FLEETLOG_PARAM_SHARE": "0.5", "FLEETLOG_PARAM_ALL": "false",
-        "FLEETLOG_PARAM_UNIT": "m", "FLEETLOG_PARAM_ONLY": "a\nb", "FLEETLOG_PARAM_TOKEN": "hunter2",
+        "FLEETLOG_PARAM_UNIT": "m", "FLEETLOG_PARAM_ONLY": "a\nb",
     }
+    assert found.secrets == {"FLEETLOG_PARAM_TOKEN": "hunter2"}
 
 
 def test_everything_that_is_wrong_is_told_at_once_and_no_secret_is_repeated() -> None:
@@ -179,8 +181,8 @@ def test_whatever_is_given_is_taken_or_refused_and_nothing_else(given_values: di
     except WrongParameters as wrong:
         assert wrong.faults
     else:
-        assert set(found.environment) <= {variable(name) for name in parameters}
-        assert all("\x00" not in text for text in found.environment.values())
+        assert set(variables(found.values)) <= {variable(name) for name in parameters}
+        assert all("\x00" not in text for text in variables(found.values).values())
 
 
 @pytest.mark.parametrize("value", ["; touch /tmp/x", "$(id)", "`id`", "a\nb", "--", "-rf", "${IFS}", "{{ 7*7 }}", "%n", "'\""])
@@ -189,7 +191,7 @@ def test_a_value_becomes_no_part_of_what_is_run(value: str) -> None:
     arguments = check_arguments(made.parameters, {"path": value})
     spec = task_of(made, "id", 1, arguments, BLOB, Chosen())
     assert spec.payload == made.spec.payload
-    assert arguments.environment == {"FLEETLOG_PARAM_PATH": value}
+    assert variables(arguments.values) == {"FLEETLOG_PARAM_PATH": value}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_a_run_is_a_task_that_says_which_version_it_is_and_has_the_definition_as
     check_spec(spec)
     assert (spec.name, spec.key, spec.target) == ("disk-report", "0190-id", "(web*) and (dc=b)")
     assert spec.definition == Origin("0190-id", 3, "disk-report", {"path": "/"})
-    assert spec.options.env_names == ("A", "FLEETLOG_PARAM_PATH", "FLEETLOG_PARAM_TOKEN")
+    assert spec.options.env_names == ("A", "FLEETLOG_PARAM_TOKEN")
     assert spec.options.secret_names == ("FLEETLOG_PARAM_TOKEN",)
     assert b"hunter2" not in msgspec.json.encode(spec)
     assert task_of(made, "0190-id", 3, arguments, BLOB, Chosen(target="db*")).target == "db*"

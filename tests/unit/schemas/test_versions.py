@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fleetlog_schemas import versions
-from fleetlog_schemas.spec import Options, Payload, Shell, TaskSpec
+from fleetlog_schemas.spec import Options, Origin, Payload, Shell, TaskSpec
 from fleetlog_testing.tree import ROOT
 
 SPEC = TaskSpec(payload=Shell(argv=("true",)), target="all", options=Options(cwd="/tmp"))
@@ -26,7 +26,7 @@ def test_every_kind_and_every_option_says_since_which_version_agents_know_it() -
     kinds = {str(payload.__struct_config__.tag) for payload in typing.get_args(Payload)}
     assert set(versions.KINDS_SINCE) == kinds
     assert list(versions.OPTIONS_SINCE) == list(Options.__struct_fields__)
-    for since in (*versions.KINDS_SINCE.values(), *versions.OPTIONS_SINCE.values()):
+    for since in (*versions.KINDS_SINCE.values(), *versions.OPTIONS_SINCE.values(), versions.PARAMETERS_SINCE):
         assert versions.numbers(since) <= versions.numbers(versions.VERSION), "nobody knows it yet"
 
 
@@ -48,3 +48,10 @@ def test_a_kind_that_came_later_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(versions.KINDS_SINCE, "shell", "0.2.0")
     monkeypatch.setattr(versions, "NEWEST_SINCE", (0, 2, 0))
     assert versions.unknown_to("0.1.0", SPEC) == "its agent 0.1.0 does not know the kind shell: upgrade it to 0.2.0 or newer"
+
+
+def test_an_agent_that_would_run_without_the_parameters_does_not_know_them() -> None:
+    spec = TaskSpec(payload=Shell(argv=("true",)), target="all", definition=Origin("d1", 1, "report", {"depth": 3}))
+    assert "does not know parameters of definitions" in versions.unknown_to("0.2.9", spec)
+    assert versions.unknown_to("0.3.0", spec) == ""
+    assert versions.unknown_to("0.2.9", msgspec.structs.replace(spec, definition=Origin("d1", 1, "report"))) == ""

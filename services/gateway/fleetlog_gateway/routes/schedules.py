@@ -19,7 +19,6 @@ from msgspec import Meta
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.decode import Reason, check_reason
-from fleetlog_gateway.definitions import make_task
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
@@ -27,11 +26,11 @@ from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, rou
 from fleetlog_schemas import events, limits
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.definitions import Chosen
 from fleetlog_schemas.occurrences import LATEST_MS, RuleError, check_times, ticks
 from fleetlog_schemas.policies import PolicyError, check_window
 from fleetlog_schemas.schedule_events import Rule, SchedulePolicy
-from fleetlog_schemas.schedules import Schedule
+from fleetlog_schemas.schedules import Schedule, Unfit, task_of
+from fleetlog_schemas.spec import TaskSpec
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _CHANGES = ("invalid", "conflict", "bus-unavailable", "unsettled")
@@ -172,9 +171,16 @@ def check_rule(gateway: Gateway, rule: Rule, prefix: str = "/rule") -> Rule:
     _check_policy(rule.policy, prefix)
     if rule.kind == "once" and rule.begins_ms <= gateway.now_ms():
         raise invalid(f"{prefix}/begins_ms", "this time is over: run it now instead, or name a later one")
-    if gateway.access.definitions.named(rule.definition) is None:
-        raise invalid(f"{prefix}/definition", f"there is no definition {rule.definition[:100]!r}: `fleetlog definition ls` shows them")
+    _task_of(gateway, rule, prefix)
     return rule
+
+
+def _task_of(gateway: Gateway, rule: Rule, prefix: str) -> TaskSpec:
+    """Return the task that running a rule's definition is. Raises HttpProblem."""
+    try:
+        return task_of(gateway.access.definitions, rule)
+    except Unfit as error:
+        raise invalid(prefix + error.pointer, str(error)) from None
 
 
 def _check_policy(policy: SchedulePolicy, prefix: str) -> None:
@@ -311,13 +317,9 @@ async def run_schedule(call: Call[Nothing, Nothing]) -> web.Response:
     async def append() -> AcceptedScheduled:
         decode.check_task_id_time(task_id, gateway.now_ms(), "")
         schedule = named(gateway, call.path["name"])
-        rule = schedule.rule
-        known = gateway.access.definitions.named(rule.definition)
-        if known is None:
-            raise invalid("/definition", f"there is no definition {rule.definition} any more")
-        made = await make_task(gateway, known, rule.parameters, Chosen(target=rule.target))
-        decode.check_task(made.spec, "")
-        submission = events.Submission(task_id=task_id, spec=made.spec, schedule=schedule.name)
+        spec = _task_of(gateway, schedule.rule, "")
+        decode.check_task(spec, "")
+        submission = events.Submission(task_id=task_id, spec=spec, schedule=schedule.name)
         seq = await gateway.store([events.TasksSubmitted(tasks=(submission,))], call.principal, task_id, new_tasks=True)
         return AcceptedScheduled(task_id=task_id, seq=seq)
 
