@@ -243,7 +243,7 @@ def _period(verb: argparse.ArgumentParser) -> None:
 def _looking(add: _AddVerb) -> None:
     verb = add("ls", "tasks:ls", "list tasks, newest first")
     verb.add_argument("--limit", type=positive, default=20, help="how many (default 20)")
-    for name in ("state", "outcome", "kind", "host", "name", "tag", "definition"):
+    for name in ("state", "outcome", "kind", "host", "name", "tag", "definition", "schedule"):
         verb.add_argument(f"--{name}", default="", help=f"only tasks with this {name}")
     verb.add_argument("--by", dest="submitted_by", default="", metavar="WHO", help="only tasks that WHO asked for")
     _period(verb)

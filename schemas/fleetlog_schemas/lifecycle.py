@@ -166,8 +166,8 @@ def _submitted(tasks: Tasks, event: Event, one: events.Submission) -> Change | N
     if not in_window or one.task_id in tasks.by_id or one.task_id in tasks.closed:
         return None
     task = Task(
-        task_id=one.task_id, spec=one.spec, submitted_by=event.authid or "", submitted_ms=event.time_ms,
-        submitted_seq=event.seq,
+        task_id=one.task_id, spec=one.spec, submitted_by=event.authid or (f"schedule {one.schedule}" if one.schedule else ""),
+        submitted_ms=event.time_ms, submitted_seq=event.seq, schedule=one.schedule, nominal_ms=one.nominal_ms,
     )
     tasks.by_id[one.task_id] = task
     return Change("submitted", task)

@@ -101,6 +101,7 @@ class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     tag: str = ""
     definition: str = ""
     """Name (as it was when the task was submitted) or id of its definition."""
+    schedule: str = ""
     since_ms: int = 0
     until_ms: int = 0
     limit: int = 50
@@ -133,6 +134,20 @@ class EventsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     type: str = ""
     after_seq: int = 0
     limit: int = 100
+
+
+class TicksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`ticks`: what became of the ticks of schedules, newest decision first. Answer: Page of TickView."""
+
+    schedule: str = ""
+    outcome: str = ""
+    """fired, missed, skipped or queued."""
+    since_ms: int = 0
+    """Only ticks of this time or later, by the time that the rule names."""
+    until_ms: int = 0
+    """Only ticks before this."""
+    limit: int = 50
+    cursor: str = ""
 
 
 class OutputQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
@@ -232,6 +247,10 @@ class TaskSummary(msgspec.Struct, frozen=True):
     definition: str | None = None
     """Name of the definition that it came from, as it was."""
     version: int | None = None
+    schedule: str | None = None
+    """The schedule that it is a run of."""
+    nominal_at: str | None = None
+    """The time that the schedule's rule names, if it was fired for one."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -306,6 +325,30 @@ class HostView(msgspec.Struct, frozen=True):
     alerts: list[dict[str, str]]
     """time, code, message."""
     refused_reason: str
+
+
+class TickView(msgspec.Struct, frozen=True):
+    """What became of one tick, or of several in a row that met the same fate."""
+
+    schedule: str
+    nominal_at: str
+    """The time that the rule names; of several, the first."""
+    until: str | None
+    """Of several, the last."""
+    count: int
+    more: bool
+    """There were more than could be counted."""
+    outcome: str
+    reason: str
+    message: str
+    task_id: str | None
+    task_outcome: str | None
+    """How its task ended; null: it has not, or there is none."""
+    version: int | None
+    """The definition's version that was run."""
+    decided_at: str
+    backfill: bool
+    seq: int
 
 
 class StatsRow(msgspec.Struct, frozen=True):

@@ -141,6 +141,10 @@ class Task(msgspec.Struct):
     submitted_by: str
     submitted_ms: int
     submitted_seq: int
+    schedule: str = ""
+    """The schedule that it is a run of."""
+    nominal_ms: int = 0
+    """The time that the schedule's rule names, if it was fired for one."""
     state: TaskState = TaskState.SUBMITTED
     commands: dict[str, Command] = {}
     """By host id, in the order of the plan."""

@@ -119,6 +119,10 @@ class TaskView(msgspec.Struct, frozen=True):
     outcome: str | None
     target: str
     submitted_by: str
+    schedule: str | None
+    """The schedule that it is a run of."""
+    nominal_at: str | None
+    """The time that the schedule's rule names, if it was fired for one."""
     submitted_at: str
     planned_at: str | None
     ended_at: str | None
@@ -159,6 +163,8 @@ def task_view(task: Task) -> TaskView:
         outcome=task.outcome.value if task.outcome else None,
         target=task.spec.target,
         submitted_by=task.submitted_by,
+        schedule=task.schedule or None,
+        nominal_at=_time(task.nominal_ms),
         submitted_at=rfc3339(task.submitted_ms),
         planned_at=_time(task.planned_ms),
         ended_at=_time(task.ended_ms),

@@ -41,6 +41,7 @@ def _head(view: TaskView, style: Style) -> list[str]:
         ("name", style.line(view.name)),
         ("target", style.line(view.target) or (count_of(len(view.spec.host_ids), "chosen host"))),
         ("asked", f"{moment(view.submitted_at)} by {style.line(view.submitted_by) or 'unknown'}"),
+        ("schedule", _schedule(view, style)),
         ("of", _origin(view.spec.definition, style)),
         ("rerun of", view.rerun_of or ""),
         ("admission", _admission(view, style)),
@@ -55,6 +56,12 @@ def _head(view: TaskView, style: Style) -> list[str]:
     state = view.outcome or view.state
     lines = [f"task {view.task_id}  {view.kind}  {style.state(state)}"]
     return lines + [f"  {name:<9} {value}" for name, value in fields if value]
+
+
+def _schedule(view: TaskView, style: Style) -> str:
+    if not view.schedule:
+        return ""
+    return style.line(view.schedule) + (f", for {moment(view.nominal_at)}" if view.nominal_at else ", run by hand")
 
 
 def _origin(origin: Origin | None, style: Style) -> str:

@@ -19,7 +19,7 @@ def ls(console: Console) -> int:
     options = console.options
     query = {
         name: getattr(options, name)
-        for name in ("state", "outcome", "kind", "host", "name", "tag", "definition", "submitted_by", "as_of")
+        for name in ("state", "outcome", "kind", "host", "name", "tag", "definition", "schedule", "submitted_by", "as_of")
     }
     items: list[dict[str, Any]] = []
     cursor = None

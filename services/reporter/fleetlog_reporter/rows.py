@@ -86,6 +86,7 @@ def task_row(task: Task) -> Row:
         key, _encode(spec).decode(), spec.priority, spec.queue, spec.key or None,
         _encode(task.waves).decode() if spec.rollout else None,
         *((origin.definition_id, origin.name, origin.version) if origin else (None, None, None)),
+        task.schedule or None, task.nominal_ms or None,
     )
 
 
@@ -190,14 +191,14 @@ def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: 
     (
         task_id, _, _, _, state, outcome, _, submitted_by, submitted_ms, submitted_seq, planned_ms, ended_ms,
         ended_seq, plan_hash, _, _, stop, stop_by, stop_reason, stop_ms, code, message, pointer, _, counts, _, spec,
-        _, _, _, waves, _, _, _,
+        _, _, _, waves, _, _, _, schedule, nominal_ms,
     ) = row  # fmt: skip
     refusal = None
     if code is not None:
         refusal = events.Refusal(task_id=task_id, code=code, message=message, pointer=pointer)
     return Task(
         task_id=task_id, spec=_decode_spec(spec), submitted_by=submitted_by, submitted_ms=submitted_ms,
-        submitted_seq=submitted_seq, state=TaskState(state), commands=commands_from_rows(attempts, late),
+        submitted_seq=submitted_seq, schedule=schedule or "", nominal_ms=nominal_ms or 0, state=TaskState(state), commands=commands_from_rows(attempts, late),
         plan_hash=plan_hash, planned_ms=planned_ms, counts=_decode_counts(counts),
         waves=_decode_waves(waves) if waves else [], stop=stop, stop_by=stop_by,
         stop_reason=stop_reason, stop_ms=stop_ms, refusal=refusal, outcome=Outcome(outcome) if outcome else None,

@@ -22,6 +22,7 @@ from fleetlog_reporter.answers import (
     stats,
     table,
     tasks,
+    ticks,
     verify,
 )
 from fleetlog_reporter.answers.desk import Desk, Handler
@@ -51,6 +52,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "output": (questions.OutputQuestion, output.output),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
+    "ticks": (questions.TicksQuestion, ticks.ticks),
     "typical": (questions.TypicalQuestion, earlier.typical),
     "previous": (questions.PreviousQuestion, earlier.previous),
     "executions": (ExecutionsQuestion, executions.executions),

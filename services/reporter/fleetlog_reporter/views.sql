@@ -31,7 +31,8 @@ CREATE TEMP VIEW tasks AS
         epoch_ms(submitted_ms) AS submitted_at, epoch_ms(nullif(planned_ms, 0)) AS planned_at,
         epoch_ms(nullif(ended_ms, 0)) AS ended_at, (nullif(ended_ms, 0) - submitted_ms) / 1000.0 AS duration_seconds,
         hosts, counts::JSON AS counts, priority, queue, key, definition_name AS definition,
-        definition_version AS version, definition_id, spec -> '$.definition.parameters' AS parameters, hold, nullif(hold_reason, '') AS hold_reason,
+        definition_version AS version, definition_id, spec -> '$.definition.parameters' AS parameters,
+        schedule, epoch_ms(nominal_ms) AS nominal_at, hold, nullif(hold_reason, '') AS hold_reason,
         from_json(tags, '["VARCHAR"]') AS tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
         nullif(stop_reason, '') AS stop_reason, rerun_of, refusal_code, refusal, spec::JSON AS spec,
         submitted_seq, nullif(ended_seq, 0) AS ended_seq
@@ -113,6 +114,22 @@ CREATE TEMP VIEW definitions AS
         SELECT body ->> '$.data.definition_id' FROM raw_events
         WHERE seq <= getvariable('seq') AND type = 'fleetlog.definition.removed.v1')
     QUALIFY row_number() OVER (PARTITION BY definition_id ORDER BY version DESC, seq) = 1;
+
+-- The ledger: one row for each tick of a schedule that met its fate, or for several in a row that met the same one (`count`
+-- from `nominal_at` to `until`). `queued` is not final: the same tick has a later row. `more`: there were more than counted.
+CREATE TEMP VIEW ticks AS
+    SELECT tick.name AS schedule, epoch_ms(tick.nominal_ms) AS nominal_at, epoch_ms(nullif(tick.until_ms, 0)) AS until,
+        coalesce(tick.count, 1) AS count, tick.outcome AS outcome, coalesce(tick.reason, '') AS reason,
+        coalesce(tick.message, '') AS message, coalesce(tick.more, false) AS more, tick.task_id AS task_id,
+        tick.version AS version, tick.backfill_seq AS backfill_seq, epoch_ms(time_ms) AS decided_at,
+        (time_ms - tick.nominal_ms) / 1000.0 AS delay_seconds, seq, index
+    FROM (
+        SELECT seq, time_ms, unnest(ticks) AS tick, generate_subscripts(ticks, 1) AS index
+        FROM (
+            SELECT seq, time_ms, from_json(body -> '$.data.ticks', '[{"name": "VARCHAR", "outcome": "VARCHAR",
+                "nominal_ms": "BIGINT", "until_ms": "BIGINT", "count": "BIGINT", "reason": "VARCHAR", "message": "VARCHAR",
+                "more": "BOOLEAN", "task_id": "VARCHAR", "version": "BIGINT", "backfill_seq": "BIGINT"}]') AS ticks
+            FROM raw_events WHERE seq <= getvariable('seq') AND type = 'fleetlog.tick.decided.v1'));
 
 -- What the attempts say of each task: when the first that may have run was dispatched, by the log's time, and the
 -- commands that ended worst, by host name.

@@ -95,8 +95,8 @@ class DefinitionsServed(ABC):
     def _run(self, known: catalog.Known, body: Any) -> tuple[int, Any]:
         known = self.versions[known.definition.name, body["version"] or known.version]
         arguments = check_arguments(known.definition.parameters, body["parameters"])
-        content = json.dumps(arguments.environment).encode()
-        env = Blob(hashlib.sha256(content).hexdigest(), len(content), "env") if arguments.environment else None
+        content = json.dumps(arguments.secrets).encode()
+        env = Blob(hashlib.sha256(content).hexdigest(), len(content), "env") if arguments.secrets else None
         chosen = Chosen(body["target"], body["narrow"], body["plan_hash"])
         task_id = self.headers[-1]["idempotency-key"]
         self.submit(task_id, task_of(known.definition, known.definition_id, known.version, arguments, env, chosen))

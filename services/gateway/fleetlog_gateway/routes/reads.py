@@ -44,6 +44,7 @@ class TasksQuery(Past, frozen=True, kw_only=True):
     name: Text = ""
     tag: Text = ""
     definition: Text = ""
+    schedule: Text = ""
     since_ms: Count = 0
     until_ms: Count = 0
     limit: Limit = 50

@@ -27,6 +27,7 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 TASK_STATES = ("open", *(state.value for state in TaskState))
+_TASK_FILTERS = ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition", "schedule")
 COMMAND_STATES = tuple(state.value for state in CommandState)
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
 
@@ -38,7 +39,7 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
     check_one_of("outcome", question.outcome, OUTCOMES)
     before = decode_cursor(question.cursor, tuple[Number, str]) if question.cursor else (0, "")
     parameters = {
-        **{name: getattr(question, name) for name in ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition")},
+        **{name: getattr(question, name) for name in _TASK_FILTERS},
         "since_ms": question.since_ms, "until_ms": question.until_ms, "before_seq": before[0], "before_id": before[1],
         "limit": limit + 1,
     }
@@ -55,14 +56,15 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
 def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:
     (
         task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold,
-        definition, version, _,
+        definition, version, schedule, nominal_ms, _,
     ) = row  # fmt: skip
     return questions.TaskSummary(
         task_id=task_id, kind=kind, name=name, summary=summary, state=state, outcome=outcome, target=target,
         submitted_by=by, submitted_at=rfc3339(submitted_ms), ended_at=rfc3339(ended_ms) if ended_ms else None,
         duration_seconds=(ended_ms - submitted_ms) / 1000 if ended_ms else None, hosts=hosts,
         counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())), tags=msgspec.json.decode(tags, type=tuple[str, ...]),
-        hold=hold, definition=definition, version=version,
+        hold=hold, definition=definition, version=version, schedule=schedule,
+        nominal_at=rfc3339(nominal_ms) if nominal_ms else None,
     )
 
 
