@@ -37,6 +37,9 @@ def sh(text: str) -> Shell:
 class AgentProcess:
     """An agent with a folder of its own."""
 
+    options: tuple[str, ...] = ("--set", "agent.kill_grace_ms=300")
+    """Of its command line."""
+
     def __init__(self, home: Home, folder: Path) -> None:
         host = Enrolled(home)
         self.host_id = host.host_id
@@ -52,7 +55,7 @@ class AgentProcess:
         """Start it."""
         with (self.folder / "diagnostics").open("ab") as diagnostics:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), "--set", "agent.kill_grace_ms=300"],
+                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *self.options],
                 stderr=diagnostics,
             )
 

@@ -66,15 +66,19 @@ class Judge:
         self.path = path
         path.touch()
 
-    def command(self, between: str = "sleep 1") -> Shell:
-        """Return a payload that writes a line, does what is given, and writes another line."""
+    def command(self, between: str = "sleep 1", last: str = "") -> Shell:
+        """Return a payload that writes a line, does what is given, writes another line, and does what is *last*."""
         file = shlex.quote(str(self.path))
         line = f'"$FLEETLOG_TASK_ID $FLEETLOG_HOST_ID $FLEETLOG_ATTEMPT %s" >> {file}'
-        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}"))
+        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}; {last}"))
+
+    def in_order(self) -> list[str]:
+        """Return the lines as they were written."""
+        return self.path.read_text().splitlines()
 
     def lines(self) -> Counter[str]:
         """Return every line and how often it stands there."""
-        return Counter(self.path.read_text().splitlines())
+        return Counter(self.in_order())
 
     def began(self, task_id: str) -> int:
         """Return on how many hosts a task began."""
@@ -129,12 +133,22 @@ class Fleet:
 
     async def start(self, *names: str, **labels: str) -> None:
         """Start everything, and have hosts of these names online."""
-        argv = self._argv("up", "--processes", "--no-agent", "--port", "0", *self._options)
-        self._up = self._spawn(argv, "up.log")
+        self.up()
         await until(self._is_ready, READY_S_MAX, "the system is ready", LOOK_S)
         for name in names:
             self.join(name, **labels).start()
         await self.online(*names)
+
+    def up(self) -> int:
+        """Start `fleetlog up` and return its process; it is not ready yet."""
+        argv = self._argv("up", "--processes", "--no-agent", "--port", "0", *self._options)
+        self._up = self._spawn(argv, "up.log")
+        return self._up.pid
+
+    @property
+    def up_pid(self) -> int:
+        """The process of `fleetlog up`, or 0."""
+        return self._up.pid if self._up is not None and self._up.poll() is None else 0
 
     def _is_ready(self) -> bool:
         assert self._up is not None
