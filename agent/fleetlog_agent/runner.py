@@ -122,9 +122,9 @@ class Runner:
             run.stop = how
         elif not self.holder.order(how, str(key)) and self._is_alive(news):
             if how == "kill":
-                process_tree.kill_tree(news["pid"], process_tree.mark_of(str(key)))
+                process_tree.kill_tree(news["pid"], process_tree.mark_of(self._host_id, str(key)))
             else:
-                process_tree.signal_tree(news["pid"], process_tree.mark_of(str(key)), 15)
+                process_tree.signal_tree(news["pid"], process_tree.mark_of(self._host_id, str(key)), 15)
 
     def release(self, key: Key) -> None:
         """The end of an attempt is in the journal: nothing of it is needed any more."""
@@ -187,7 +187,7 @@ class Runner:
                 groups = os.getgrouplist(who.pw_name, who.pw_gid)
                 launch |= {"uid": who.pw_uid, "gid": who.pw_gid, "groups": groups, "script": script}
         return {
-            "argv": argv, "env": env, "stdin": stdin, "slot": run.slot, "launch": launch,
+            "argv": argv, "env": env, "mark": process_tree.mark_of(self._host_id, str(key)), "stdin": stdin, "slot": run.slot, "launch": launch,
             "stdout": self._file(key, "stdout"), "stderr": self._file(key, "stderr"),
         }
 
@@ -207,10 +207,11 @@ class Runner:
             "PATH": os.environ.get("PATH") or PATH_DEFAULT, "LANG": os.environ.get("LANG", "C.UTF-8"),
             "HOME": who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name, "SHELL": who.pw_shell or "/bin/sh",
             "FLEETLOG_HOST_ID": self._host_id, "FLEETLOG_TASK_ID": key.task_id,
-            "FLEETLOG_ATTEMPT": str(key.attempt), "FLEETLOG_ATTEMPT_ID": str(key),
+            "FLEETLOG_ATTEMPT": str(key.attempt),
         }
         given = await self._given_environment(run)
-        return {**env, **given, "FLEETLOG_ATTEMPT_ID": str(key)}
+        name, _, value = process_tree.mark_of(self._host_id, str(key)).partition("=")
+        return {**env, **given, name: value}
 
     async def _given_environment(self, run: _Run) -> dict[str, str]:
         """Return the environment that came with the task, and prepare to mask its secrets."""
