@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import random
 import shutil
 import signal
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from fleetlog_checker.faults import FAULTS
 from fleetlog_checker.judging import Verdict, Violation, judge
@@ -41,6 +43,8 @@ class Report(msgspec.Struct):
 def main(words: list[str] | None = None) -> int:
     """Read the arguments and run."""
     options, folder, as_json = _read(words)
+    # Our own connections break as all others do; that is no news.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     print(f"seed {options.seed}; evidence in {folder}", file=sys.stderr)
     system = OneMachine(folder / "system", options.agents)
     run = Run(system, options, folder)
@@ -60,7 +64,8 @@ def main(words: list[str] | None = None) -> int:
 def _conclude(run: Run, folder: Path, *, as_json: bool) -> int:
     course, history = run.course, run.history
     timings = measure(
-        history, run.reports(), course.turns, course.answered_ms, course.began_ms, course.ended_ms, course.quiet_ms
+        history, run.reports(), course.turns, course.answered_ms, course.began_ms, course.ended_ms,
+        (course.quiet_ms - course.healed_ms) / 1000,
     )
     verdict = judge(history)
     for one in timings.take_overs:

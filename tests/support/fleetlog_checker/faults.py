@@ -1,13 +1,14 @@
 """The faults, each a small class, and the plan of a run: which fault hits which part when, and for how long, by the seed.
 
-The plan names a part by its kind and a number, or as the one that leads; what that is turns out when its time comes. A
-part that is down already is passed over, so that every fault is healed by whoever injected it.
+The plan names a part by its kind and a number, or as the one that leads; what that is turns out when its time comes.
+Instead of a part that is down already the next one is hit, so that every fault is healed by whoever injected it.
 """
 
 from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Collection
 from typing import ClassVar
 
 import msgspec
@@ -20,6 +21,8 @@ PAUSE_S = (1.0, 4.0)
 """Between the begins of two faults: several may be in force at once."""
 QUIET_S = 3.0
 """At the end of a run nothing new breaks, so that what broke last is seen too."""
+LEAD_KIND = "dispatcher"
+"""Of its parts one leads, and is worth hitting more often."""
 HIT = 1
 """What a fault of a path returns: no process is hit."""
 ENDED_S_MAX = 60
@@ -161,11 +164,13 @@ class Planned(msgspec.Struct, frozen=True):
     """Number among the parts of this kind, modulo; -1: the one that leads, if this is known."""
     lasts_s: float
 
-    def part(self, system: System) -> Part:
-        """Return the part that is meant now."""
+    def part(self, system: System, down: Collection[str]) -> Part | None:
+        """Return the part that is meant now: not one of those that are *down*, and None when there is no other."""
         those = [part for part in system.parts if part.kind == self.kind and may_hit(self.fault, part)]
-        leads = [part for part in those if part.name == system.led_by(self.kind)]
-        return leads[0] if self.which < 0 and leads else those[self.which % len(those)]
+        first = self.which % len(those)
+        leads = [part for part in those if part.name == system.led_by(self.kind)] if self.which < 0 else []
+        order = [*leads, *those[first:], *those[:first]]
+        return next((part for part in order if not {part.name, *part.covers} & set(down)), None)
 
 
 def may_hit(fault: str, part: Part) -> bool:
@@ -185,7 +190,7 @@ def plan(seed: int, seconds: float, names: list[str], system: System) -> list[Pl
             kinds.remove("holder")
         if kinds:
             kind = chance.choices(kinds, [SHARES[one] for one in kinds])[0]
-            which = -1 if kind == "dispatcher" and chance.random() < 0.7 else chance.randrange(1_000)
+            which = -1 if kind == LEAD_KIND and chance.random() < 0.7 else chance.randrange(1_000)
             low, high = FAULTS[name].lasts_s
             lasts_s = chance.uniform(low, min(high, STOPPED_S_MAX.get(kind, high)))
             planned.append(Planned(round(at_s, 2), name, kind, which, round(lasts_s, 2)))

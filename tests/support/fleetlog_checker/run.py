@@ -13,11 +13,11 @@ import msgspec
 
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, segment
-from fleetlog_checker.faults import FAULTS, Planned, plan
+from fleetlog_checker.faults import FAULTS, LEAD_KIND, Planned, plan
 from fleetlog_checker.history import History, Reader, Trouble
 from fleetlog_checker.system import System
 from fleetlog_checker.timings import Recorded, recorded
-from fleetlog_checker.watching import LED, Asker, Leaders, LogReader, Turn
+from fleetlog_checker.watching import Asker, Leaders, LogReader, Turn
 from fleetlog_checker.writers import Writer, now_ms
 from fleetlog_schemas import codec, events, lifecycle, records
 from fleetlog_schemas.view import task_view
@@ -49,7 +49,9 @@ class Course(msgspec.Struct):
 
     began_ms: int = 0
     ended_ms: int = 0
-    """When the last fault was healed and no writer wrote any more."""
+    """When writers were told to end."""
+    healed_ms: int = 0
+    """When the last fault was healed."""
     quiet_ms: int = 0
     """When everything was over."""
     turns: list[Turn] = []
@@ -70,7 +72,7 @@ class Run:
         self._log = LogReader(system, options.seed)
         self._asker = Asker(system)
         self._writers = [Writer(system, options.seed, number) for number in range(options.writers)]
-        self._busy: set[str] = set()
+        self._down: set[str] = set()
         self._healing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -108,6 +110,7 @@ class Run:
             await asyncio.sleep(max(0.0, began + one.at_s - time.monotonic()))
             await self._inject(one)
         await asyncio.sleep(max(0.0, began + options.seconds - time.monotonic()))
+        course.ended_ms = now_ms()
         for writer in self._writers:
             writer.end()
         if self._healing:
@@ -115,35 +118,36 @@ class Run:
         for task in self._healing:
             task.result()
         await self.system.heal()
-        course.ended_ms = now_ms()
+        course.healed_ms = now_ms()
         for writer in self._writers:
             await asyncio.to_thread(writer.join, ASK_S_MAX)
             if writer.broke or writer.is_alive():
                 course.broke.append(writer.broke or f"{writer.name} does not end")
 
     async def _inject(self, planned: Planned) -> None:
-        part = planned.part(self.system)
-        touched = {part.name, *part.covers}
-        trouble = Trouble(planned.fault, part.name, part.kind, now_ms(), host_id=part.host_id)
-        if self.system.led_by(LED) in touched:
-            trouble.led = LED
+        part = planned.part(self.system, self._down)
+        trouble = Trouble(planned.fault, part.name if part else planned.kind, planned.kind, now_ms())
         self.history.troubles.append(trouble)
-        if touched & self._busy:
-            trouble.note = "passed over: it was down already"
+        if part is None:
+            trouble.note = "passed over: all of them were down already"
             trouble.healed_ms = trouble.began_ms
             return
+        touched = {part.name, *part.covers}
+        trouble.host_id = part.host_id
+        if self.system.led_by(LEAD_KIND) in touched:
+            trouble.led = LEAD_KIND
         hit = await FAULTS[planned.fault].inject(part)
         if not hit:
             trouble.note = "passed over: there was nothing to hit"
             trouble.healed_ms = trouble.began_ms
             return
-        self._busy |= touched
+        self._down |= touched
 
         async def heal_later() -> None:
             await asyncio.sleep(planned.lasts_s)
             await FAULTS[planned.fault].heal(part, hit)
             trouble.healed_ms = now_ms()
-            self._busy.difference_update(touched)
+            self._down.difference_update(touched)
 
         self._healing.add(asyncio.create_task(heal_later()))
 

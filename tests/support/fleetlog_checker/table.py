@@ -67,7 +67,7 @@ def _figures(timings: Timings, began_ms: int) -> Iterator[str]:
     yield gap("an end in the log", timings.no_end)
     if timings.slowest:
         yield f"slowest report of a host that was well: {timings.slowest.seconds:.1f} s ({timings.slowest.task_id} {timings.slowest.host_id})"
-    yield f"everything was over {timings.quiet_s:.1f} s after the last fault was healed"
+    yield f"everything was over {timings.over_s:.1f} s after the last fault was healed"
     yield f"take-overs   {len(timings.take_overs)}, promised within {TAKE_OVER_S_MAX:g} s"
     for one in timings.take_overs:
         late = "" if one.seconds <= TAKE_OVER_S_MAX else "   LATE"

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from fleetlog_checker.faults import LEAD_KIND
 from fleetlog_checker.history import History, Said, Trouble
-from fleetlog_checker.watching import LED, Turn, longest_gap
+from fleetlog_checker.watching import Turn, longest_gap
 from fleetlog_schemas import codec, events
 
 TAKE_OVER_S_MAX = 5.0
@@ -52,7 +53,7 @@ class Timings(msgspec.Struct):
     no_end: tuple[float, int] = (0.0, 0)
     slowest: Recorded | None = None
     """The slowest report whose host, and the bus, were well all the time: services alone were to blame."""
-    quiet_s: float = 0.0
+    over_s: float = 0.0
     """From the last healed fault until everything was over."""
 
 
@@ -60,7 +61,7 @@ def take_overs(troubles: Iterable[Trouble], turns: list[Turn]) -> list[TakeOver]
     """Return how long each fault of a leader left its service without one; a leader that stayed is left out."""
     found = []
     for one in troubles:
-        if one.led != LED or one.note:
+        if one.led != LEAD_KIND or one.note:
             continue
         following = next((turn for turn in turns if turn.at_ms > one.began_ms), None)
         former = [turn.instance for turn in turns if turn.at_ms <= one.began_ms]
@@ -103,7 +104,7 @@ def slowest(reports: list[Recorded], troubles: list[Trouble]) -> Recorded | None
 
 def measure(
     history: History, reports: list[Recorded], turns: list[Turn], answered_ms: list[int], began_ms: int, ended_ms: int,
-    quiet_ms: int,
+    over_s: float,
 ) -> Timings:
     """Return the figures of a run."""
     acknowledged = [
@@ -115,5 +116,5 @@ def measure(
         no_answer=longest_gap(answered_ms, began_ms, ended_ms),
         no_end=longest_gap([one.logged_ms for one in reports], began_ms, ended_ms),
         slowest=slowest(reports, history.troubles),
-        quiet_s=(quiet_ms - ended_ms) / 1000,
+        over_s=over_s,
     )

@@ -15,6 +15,7 @@ import msgspec
 
 from fleetlog.client import Client
 from fleetlog.exits import CliError
+from fleetlog_checker.faults import LEAD_KIND
 from fleetlog_checker.system import System
 from fleetlog_checker.writers import now_ms
 from fleetlog_runtime.pure.bus import NoAnswer, NotFound
@@ -26,8 +27,6 @@ from fleetlog_testing.homes import connected
 LEADERS_LOOK_S = 0.05
 LOG_LOOK_S = 0.7
 ASK_LOOK_S = 0.2
-LED = "dispatcher"
-"""The one service of which only one is active."""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -47,7 +46,7 @@ class Leaders:
 
     def led_by(self, service: str) -> str:
         """Return the part that leads a service, as far as known."""
-        return self.turns[-1].part if service == LED and self.turns else ""
+        return self.turns[-1].part if service == LEAD_KIND and self.turns else ""
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -61,7 +60,7 @@ class Leaders:
     async def _look(self, bus: NatsBus) -> None:
         while not bus.closed.is_set():
             try:
-                found = await bus.get_last(subjects.LEADERS, subjects.leader(LED))
+                found = await bus.get_last(subjects.LEADERS, subjects.leader(LEAD_KIND))
                 holder = msgspec.json.decode(found.body, type=Holder)
             except (NotFound, NoAnswer, msgspec.DecodeError):
                 holder = Holder("")
