@@ -136,6 +136,15 @@ class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Reports that share one append at most: they wait for nothing, this only bounds a burst."""
 
 
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which nodes share the bus: the same on each of them, except `node`."""
+
+    members: str = ""
+    """Every node as `NAME=ADDRESS[:BUS-PORT[:ROUTE-PORT]]`, with commas between; empty: one node alone."""
+    node: str = ""
+    """Which of them this is; empty: the one that has an address of this machine."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All groups; a service uses `runtime` and its own."""
 
@@ -145,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reporter: ReporterSettings = ReporterSettings()
     gateway: GatewaySettings = GatewaySettings()
     recorder: RecorderSettings = RecorderSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
 
 GROUPS: dict[str, type[msgspec.Struct]] = {
@@ -154,6 +164,7 @@ GROUPS: dict[str, type[msgspec.Struct]] = {
     "reporter": ReporterSettings,
     "gateway": GatewaySettings,
     "recorder": RecorderSettings,
+    "cluster": ClusterSettings,
 }
 
 

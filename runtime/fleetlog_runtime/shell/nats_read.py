@@ -2,12 +2,14 @@
 
 Following goes by overlapped pulls on a consumer that the server forgets again; whenever something may have been
 missed, a new one is made right after the last message that was handed out, so there is neither gap nor repeat.
-Looking goes by direct get (NATS ADR-31).
+Looking goes by direct get (NATS ADR-31), which any node answers from its own copy; of a cluster, a copy may be
+a moment behind, so what matters there is asked of the leader, or is read once this copy has what the leader has.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime as dt
 import json
@@ -20,7 +22,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.bus import NoAnswer, NotFound, Stored, StreamState, Taken
-from fleetlog_runtime.shell.nats_client import LazyClient, ends_batch
+from fleetlog_runtime.shell.nats_client import LazyClient, RawHeaders, ends_batch
 from fleetlog_runtime.shell.nats_pull import Position, Pull, PullLost
 from fleetlog_runtime.shell.nats_replies import Replies
 
@@ -45,9 +47,11 @@ class Reading:
     """The reading half of one connection."""
 
     def __init__(
-        self, client: LazyClient, replies: Replies, connected: Callable[[], Awaitable[None]], pulls: set[Pull]
+        self, client: LazyClient, replies: Replies, connected: Callable[[], Awaitable[None]], pulls: set[Pull],
+        *, clustered: bool = False,
     ) -> None:
         """Use a connection; *connected* returns once it is up, *pulls* is who must hear of an interruption."""
+        self._clustered = clustered
         self._client = client
         self._replies = replies
         self._connected = connected
@@ -126,21 +130,32 @@ class Reading:
 
     async def get(self, stream: str, seq: int) -> Stored:
         """Return one message. Raises NotFound."""
-        return await self._get_one(f"$JS.API.DIRECT.GET.{stream}", {"seq": seq}, f"message {seq} of {stream}")
+        what = f"message {seq} of {stream}"
+        try:
+            return await self._get_one(f"$JS.API.DIRECT.GET.{stream}", {"seq": seq}, what)
+        except NotFound:
+            if not self._clustered:
+                raise
+        return await self._get_from_leader(stream, {"seq": seq}, what)
 
     async def get_last(self, stream: str, subject: str) -> Stored:
         """Return the last message of a subject. Raises NotFound."""
-        return await self._get_one(f"$JS.API.DIRECT.GET.{stream}.{subject}", None, f"a message of {subject}")
+        what = f"a message of {subject}"
+        if self._clustered:
+            return await self._get_from_leader(stream, {"last_by_subj": subject}, what)
+        return await self._get_one(f"$JS.API.DIRECT.GET.{stream}.{subject}", None, what)
 
     async def seq_at(self, stream: str, time_ms: int) -> int:
         """Return the first sequence stored at or after a time."""
         moment = dt.datetime.fromtimestamp(time_ms // 1000, dt.UTC)
+        await self._until_in_step(stream)
         start = f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
         found, _ = await self._get_many(stream, {"start_time": start, "batch": 1})
         return found[0].seq if found else (await self.state(stream)).last_seq + 1
 
     async def get_range(self, stream: str, from_seq: int, count: int, subject: str = "") -> list[Stored]:
         """Return up to *count* messages from a sequence on."""
+        await self._until_in_step(stream)
         found: list[Stored] = []
         next_seq, pending = max(1, from_seq), 1
         while pending and len(found) < count:
@@ -189,6 +204,34 @@ class Reading:
         if not message.data and message.headers and message.headers.get("Status") == "503":
             raise NoAnswer(f"nobody listens on {subject}")
         return message
+
+    async def _get_from_leader(self, stream: str, request: dict[str, Any], what: str) -> Stored:
+        """Return one message as the leader of the stream has it. Raises NotFound, NoAnswer."""
+        try:
+            message = (await self.api(f"STREAM.MSG.GET.{stream}", request))["message"]
+        except NotFound:
+            raise NotFound(f"there is no {what}") from None
+        headers = RawHeaders(base64.b64decode(message["hdrs"])) if "hdrs" in message else None
+        return Stored(
+            seq=int(message["seq"]), subject=message["subject"], time_ms=_time_ms(message["time"]),
+            body=base64.b64decode(message.get("data", "")), batch_end=ends_batch(headers),
+        )
+
+    async def _until_in_step(self, stream: str) -> None:
+        """Wait until the copy that answers here has what the leader has now: it is the node's own, if it has one."""
+        if not self._clustered:
+            return
+        state = await self.state(stream)
+        deadline = asyncio.get_running_loop().time() + API_SECONDS
+        while state.first_seq <= state.last_seq:
+            # What is there at the end, or after it by now; in between it may have been acknowledged or have expired.
+            found, _ = await self._get_many(stream, {"seq": state.last_seq, "next_by_subj": ">", "batch": 1})
+            if found:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise NoAnswer(f"the copy of {stream} on this node is behind the other nodes")
+            await asyncio.sleep(RETRY_SECONDS_MIN)
+            state = await self.state(stream)
 
     async def _get_one(self, subject: str, request: dict[str, Any] | None, what: str) -> Stored:
         body = b"" if request is None else json.dumps(request).encode()

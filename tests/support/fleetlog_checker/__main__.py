@@ -21,7 +21,9 @@ from fleetlog_checker.judging import Verdict, Violation, judge
 from fleetlog_checker.run import WRITERS, Course, Options, Run
 from fleetlog_checker.single import OneMachine
 from fleetlog_checker.table import again, text
+from fleetlog_checker.three import ThreeNodes
 from fleetlog_checker.timings import TAKE_OVER_S_MAX, Timings, measure
+from fleetlog_testing import namespaces
 
 EXIT_VIOLATED, EXIT_USAGE, EXIT_BROKE, EXIT_INTERRUPTED = 1, 2, 3, 130
 AGENTS = 6
@@ -46,7 +48,7 @@ def main(words: list[str] | None = None) -> int:
     # Our own connections break as all others do; that is no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     print(f"seed {options.seed}; evidence in {folder}", file=sys.stderr)
-    system = OneMachine(folder / "system", options.agents)
+    system = (ThreeNodes if options.nodes > 1 else OneMachine)(folder / "system", options.agents)
     run = Run(system, options, folder)
     try:
         asyncio.run(_until_signalled(run))
@@ -101,7 +103,7 @@ def _read(words: list[str] | None) -> tuple[Options, Path, bool]:
         "--faults", default=",".join(FAULTS), help="which: any of %(default)s (the default), or `none`", metavar="A,B"
     )
     parser.add_argument("--agents", type=int, default=AGENTS, help="hosts (default %(default)s)")
-    parser.add_argument("--nodes", type=int, choices=(1,), default=1, help="nodes of the bus (default %(default)s)")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="nodes of the bus (default %(default)s)")
     parser.add_argument("--writers", type=int, default=WRITERS, help="who submit tasks (default %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="repeats a run as far as real processes allow")
     parser.add_argument("--folder", type=Path, help="for the evidence: a new or an empty folder (default a new one)")
@@ -113,6 +115,8 @@ def _read(words: list[str] | None) -> tuple[Options, Path, bool]:
         parser.error(f"there is no fault {unknown[0]!r}, only {', '.join(FAULTS)}")
     if not 0 < given.minutes <= 24 * 60 or not 1 <= given.agents <= AGENTS_MAX or not 1 <= given.writers <= AGENTS_MAX:
         parser.error(f"--minutes is above 0 and up to a day, --agents and --writers are 1 to {AGENTS_MAX}")
+    if given.nodes > 1 and (reason := namespaces.missing()):
+        parser.error(f"--nodes {given.nodes} puts each node and each host on a machine of its own: {reason}")
     seed = random.randrange(SEED_MAX) if given.seed is None else given.seed
     options = Options(seed, given.minutes * 60, faults, given.agents, given.nodes, given.writers)
     folder = _folder(parser, given.folder, seed)

@@ -27,7 +27,7 @@ HIT = 1
 """What a fault of a path returns: no process is hit."""
 ENDED_S_MAX = 60
 """A service that is asked to end writes its snapshot first, and the server ends its services one by one."""
-SHARES = {"bus": 2, "dispatcher": 3, "result-recorder": 2, "reporter": 1, "gateway": 2, "agent": 5, "holder": 2, "node": 1}
+SHARES = {"bus": 2, "dispatcher": 3, "result-recorder": 2, "reporter": 1, "gateway": 2, "agent": 5, "holder": 2, "node": 3, "routes": 2}
 """How often a kind is hit, against the others."""
 STOPPED_S_MAX = {"bus": 6.0, "holder": 5.0, "node": 5.0}
 """The longest time for which such a part is away, where that is not the fault's own: without it nothing goes on at all."""
@@ -38,8 +38,6 @@ class Fault:
 
     name: ClassVar[str]
     lasts_s: ClassVar[tuple[float, float]]
-    needs_path: ClassVar[bool] = False
-    """It hits the path, not the process."""
 
     async def inject(self, part: Part) -> int:
         """Do it, and return which process was hit; 0: there was nothing to hit."""
@@ -78,7 +76,7 @@ class Stop(Fault):
 
 
 class Restart(Fault):
-    """SIGTERM, as an upgrade does; a holder is never ended so."""
+    """SIGTERM, as an upgrade does."""
 
     name = "restart"
     lasts_s = (0.0, 3.0)
@@ -88,66 +86,45 @@ class Restart(Fault):
         return part.signal(signal.SIGTERM)
 
 
-class Partition(Fault):
+class OfTheWay(Fault):
+    """What happens to the way between a part and the others, not to its process."""
+
+    async def inject(self, part: Part) -> int:
+        """Disturb its way."""
+        return HIT if part.way is not None and part.way.suffer(self.name) else 0
+
+    async def heal(self, part: Part, hit: int) -> None:
+        """Let everything pass again."""
+        if part.way is not None:
+            part.way.join()
+
+
+class Partition(OfTheWay):
     """Nothing passes between the part and the others, and nobody is told."""
 
     name = "partition"
     lasts_s = (1.0, 16.0)
-    needs_path = True
-
-    async def inject(self, part: Part) -> int:
-        """Cut its path."""
-        if part.path is None:
-            return 0
-        part.path.cut()
-        return HIT
-
-    async def heal(self, part: Part, hit: int) -> None:
-        """Join it again."""
-        if part.path is not None:
-            part.path.join()
 
 
-class Slow(Partition):
-    """A bad line: 200 ms later, and 10 kB/s."""
+class Slow(OfTheWay):
+    """A bad line: everything some hundred milliseconds later, and 10 kB/s."""
 
     name = "slow"
     lasts_s = (2.0, 12.0)
 
-    async def inject(self, part: Part) -> int:
-        """Slow its path down."""
-        if part.path is None:
-            return 0
-        part.path.delay_ms, part.path.bytes_per_s = 200, 10_000
-        return HIT
 
-
-class HalfClose(Partition):
+class HalfClose(OfTheWay):
     """Its connections are closed in one direction only."""
 
     name = "half-close"
     lasts_s = (0.0, 0.5)
 
-    async def inject(self, part: Part) -> int:
-        """Close one direction."""
-        if part.path is None:
-            return 0
-        part.path.half_close()
-        return HIT
 
-
-class Reset(Partition):
+class Reset(OfTheWay):
     """Its connections break, and it may connect again at once."""
 
     name = "reset"
     lasts_s = (0.0, 0.5)
-
-    async def inject(self, part: Part) -> int:
-        """Break them."""
-        if part.path is None:
-            return 0
-        part.path.reset()
-        return HIT
 
 
 FAULTS: dict[str, Fault] = {one.name: one for one in (Kill(), Stop(), Restart(), Partition(), Slow(), HalfClose(), Reset())}
@@ -166,16 +143,11 @@ class Planned(msgspec.Struct, frozen=True):
 
     def part(self, system: System, down: Collection[str]) -> Part | None:
         """Return the part that is meant now: not one of those that are *down*, and None when there is no other."""
-        those = [part for part in system.parts if part.kind == self.kind and may_hit(self.fault, part)]
+        those = [part for part in system.parts if part.kind == self.kind and part.may_suffer(self.fault)]
         first = self.which % len(those)
         leads = [part for part in those if part.name == system.led_by(self.kind)] if self.which < 0 else []
         order = [*leads, *those[first:], *those[:first]]
         return next((part for part in order if not {part.name, *part.covers} & set(down)), None)
-
-
-def may_hit(fault: str, part: Part) -> bool:
-    """Tell whether a fault can hit a part at all."""
-    return not FAULTS[fault].needs_path or part.path is not None
 
 
 def plan(seed: int, seconds: float, names: list[str], system: System) -> list[Planned]:
@@ -185,9 +157,7 @@ def plan(seed: int, seconds: float, names: list[str], system: System) -> list[Pl
     at_s = FIRST_S
     while names and at_s < seconds - QUIET_S:
         name = chance.choice(names)
-        kinds = [kind for kind in SHARES if any(part.kind == kind and may_hit(name, part) for part in system.parts)]
-        if name == "restart" and "holder" in kinds:
-            kinds.remove("holder")
+        kinds = [kind for kind in SHARES if any(part.kind == kind and part.may_suffer(name) for part in system.parts)]
         if kinds:
             kind = chance.choices(kinds, [SHARES[one] for one in kinds])[0]
             which = -1 if kind == LEAD_KIND and chance.random() < 0.7 else chance.randrange(1_000)

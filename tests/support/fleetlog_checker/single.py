@@ -7,25 +7,15 @@ shares the keys of the first one; its projection, its snapshots and its address 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
 
 from fleetlog.http import Gateway
-from fleetlog_checker.system import (
-    REQUEST_S_MAX,
-    AgentPart,
-    HolderPart,
-    OwnPart,
-    Part,
-    SupervisedPart,
-    System,
-    is_alive,
-)
+from fleetlog_checker.system import REQUEST_S_MAX, AgentPart, HolderPart, OwnPart, System, node_parts
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.home import Home
-from fleetlog_testing.fleet import SERVICES, Fleet
+from fleetlog_testing.fleet import Fleet
 from fleetlog_testing.proxy import Link
 from fleetlog_testing.waiting import until
 
@@ -36,55 +26,10 @@ BRISK = (
 AGENT_OPTIONS = (
     "--set", "agent.kill_grace_ms=300", "--set", "agent.heartbeat_ms=1500", "--set", "agent.report_repeat_ms=10000",
 )
+SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
 SHARED = ("keys", "creds", "tls")
 OWN = ("nats", "gateway", "reporter", "snapshots", "run", "diagnostics")
 ONLINE_S_MAX = 90
-
-
-class UpPart(Part):
-    """The whole server at once, as when its machine dies: `up`, its services and its bus."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        super().__init__("node 1", "node")
-        self._fleet = fleet
-        self._up = 0
-
-    def all_of_it(self) -> list[int]:
-        """Return every living process of the server."""
-        own = str(self._fleet.home.path).encode()
-        found = []
-        for pid in self._fleet.processes():
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if own in words or own + b"/nats/server.conf" in words:
-                found.append(pid)
-        return found
-
-    def pid(self) -> int:
-        """Return `up`, if it lives."""
-        return self._up if is_alive(self._up) else 0
-
-    def began(self, pid: int) -> None:
-        """Remember which process `up` is."""
-        self._up = pid
-
-    def signal(self, number: int) -> int:
-        """Send a signal to all of it; SIGTERM to `up` alone, which ends the others."""
-        if number == signal.SIGTERM:
-            return super().signal(number)
-        for pid in self.all_of_it():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-        return self._up
-
-    async def come_back(self) -> None:
-        """Start `up` again, if it has ended or is about to."""
-        if self._up and not self.pid():
-            self._up = self._fleet.up()
 
 
 class OneMachine(System):
@@ -96,17 +41,12 @@ class OneMachine(System):
         self.fleet = Fleet(folder, *(word for setting in BRISK for word in ("--set", setting)))
         self.home, self.judge = self.fleet.home, self.fleet.judge
         self._names = [f"web{number:02}" for number in range(1, agents + 1)]
-        self._up = UpPart(self.fleet)
 
     async def start(self) -> None:
         """Start everything and wait until all hosts are online."""
         await self.fleet.start()
-        assert self.fleet.up_pid
-        self._up.began(self.fleet.up_pid)
-        self._up.covers = ("bus", *(f"{service} 1" for service in SERVICES))
-        self.parts += [self._up, SupervisedPart("bus", "bus", self.home.path / "nats" / "pid")]
+        self.parts += node_parts("node 1", "1", self.fleet.server)
         for service in SERVICES:
-            self.parts.append(SupervisedPart(f"{service} 1", service, self.home.path / "run" / f"{service}.pid"))
             self.parts.append(await self._standby(service))
         self.gateways = {"gateway 1": lambda: self._gateway(self.home), "gateway 2": lambda: self._gateway(self._second)}
         for name in self._names:

@@ -10,13 +10,14 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from fleetlog.http import Gateway
 from fleetlog_runtime.shell.home import Home
 from fleetlog_testing.fleet import Host, Judge
-from fleetlog_testing.proxy import Link
+from fleetlog_testing.server import PARTS, Server
 from fleetlog_testing.waiting import until
 
 BACK_S_MAX = 60
@@ -25,20 +26,42 @@ REQUEST_S_MAX = 8.0
 """A writer's patience; the gateway's own for an append is 5 s."""
 
 
-class Part:
-    """One process of the system."""
+class Way(Protocol):
+    """How a part reaches the others, as far as that can be disturbed."""
 
-    def __init__(self, name: str, kind: str, path: Link | None = None, host_id: str = "") -> None:
+    faults: Collection[str]
+    """Names of the faults that it can have."""
+
+    def suffer(self, fault: str) -> bool:
+        """Have a fault until `join`; tell whether it is one that it can have."""
+
+    def join(self) -> None:
+        """Let everything pass again."""
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class Part:
+    """One process of the system, or a way between parts."""
+
+    process_faults: Collection[str] = ()
+
+    def __init__(self, name: str, kind: str, way: Way | None = None, host_id: str = "") -> None:
         self.name = name
         self.kind = kind
-        self.path = path
+        self.way = way
         self.host_id = host_id
         self.covers: tuple[str, ...] = ()
         """Other parts that are hit when this one is."""
 
     def pid(self) -> int:
         """Return its process, or 0 when there is none now."""
-        raise AssertionError("a part is one of the classes below")
+        return 0
+
+    def may_suffer(self, fault: str) -> bool:
+        """Tell whether a fault can hit it."""
+        return fault in self.process_faults or (self.way is not None and fault in self.way.faults)
 
     def signal(self, number: int) -> int:
         """Send a signal to it, and return its process; 0 when there is none."""
@@ -56,15 +79,49 @@ class Part:
 
     async def close(self) -> None:
         """Leave nothing behind."""
-        if self.path is not None:
-            await self.path.close()
+        if self.way is not None:
+            await self.way.close()
+
+
+class NodePart(Part):
+    """A whole node at once, as when its machine dies: `up`, its services and its bus."""
+
+    process_faults = ("kill", "stop", "restart")
+
+    def __init__(self, name: str, server: Server, way: Way | None = None) -> None:
+        super().__init__(name, "node", way)
+        self._server = server
+
+    def pid(self) -> int:
+        """Return its `up`, if it lives."""
+        return self._server.up_pid
+
+    def signal(self, number: int) -> int:
+        """Send a signal to all of it; SIGTERM to `up` alone, which ends the others."""
+        pid = self.pid()
+        if number == signal.SIGTERM or not pid:
+            return super().signal(number)
+        if number == signal.SIGKILL:
+            self._server.lose()
+        elif number == signal.SIGSTOP:
+            self._server.stop()
+        else:
+            self._server.go_on()
+        return pid
+
+    async def come_back(self) -> None:
+        """Start it again, if it has ended."""
+        if not self.pid():
+            self._server.begin()
 
 
 class SupervisedPart(Part):
     """A process that somebody else keeps running, and whose id is in a file."""
 
-    def __init__(self, name: str, kind: str, pid_path: Path, path: Link | None = None) -> None:
-        super().__init__(name, kind, path)
+    process_faults = ("kill", "stop", "restart")
+
+    def __init__(self, name: str, kind: str, pid_path: Path, way: Way | None = None) -> None:
+        super().__init__(name, kind, way)
         self._pid_path = pid_path
 
     def pid(self) -> int:
@@ -83,8 +140,10 @@ class SupervisedPart(Part):
 class OwnPart(Part):
     """A process that nobody else starts again."""
 
-    def __init__(self, name: str, kind: str, argv: Sequence[str], log: Path, path: Link | None = None) -> None:
-        super().__init__(name, kind, path)
+    process_faults = ("kill", "stop", "restart")
+
+    def __init__(self, name: str, kind: str, argv: Sequence[str], log: Path, way: Way | None = None) -> None:
+        super().__init__(name, kind, way)
         self._argv = list(argv)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,8 +175,10 @@ class OwnPart(Part):
 class AgentPart(Part):
     """An agent of a host; what it runs is under its holder."""
 
-    def __init__(self, host: Host, path: Link | None) -> None:
-        super().__init__(f"agent {host.name}", "agent", path, host.host_id)
+    process_faults = ("kill", "stop", "restart")
+
+    def __init__(self, host: Host, way: Way | None) -> None:
+        super().__init__(f"agent {host.name}", "agent", way, host.host_id)
         self.host = host
 
     def pid(self) -> int:
@@ -133,6 +194,8 @@ class AgentPart(Part):
 
 class HolderPart(Part):
     """The holder of a host; its agent starts another one with the next command."""
+
+    process_faults = ("kill", "stop")
 
     def __init__(self, host: Host) -> None:
         super().__init__(f"holder {host.name}", "holder", None, host.host_id)
@@ -170,11 +233,25 @@ class System:
     async def heal(self) -> None:
         """Let every part run and reach the others, whatever was done to it."""
         for part in self.parts:
-            if part.path is not None:
-                part.path.join()
+            if part.way is not None:
+                part.way.join()
             part.signal(signal.SIGCONT)
         for part in self.parts:
             await part.come_back()
+
+
+def node_parts(name: str, suffix: str, server: Server, way: Way | None = None) -> list[Part]:
+    """Return the parts of a node, the whole of it first."""
+    whole = NodePart(name, server, way)
+    inside: list[Part] = [
+        SupervisedPart(f"bus {suffix}", "bus", server.home.path / "nats" / "pid"),
+        *(
+            SupervisedPart(f"{service} {suffix}", service, server.home.path / "run" / f"{service}.pid")
+            for service in PARTS if service != "nats-server"
+        ),
+    ]
+    whole.covers = tuple(part.name for part in inside)
+    return [whole, *inside]
 
 
 def is_alive(pid: int) -> bool:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from fleetlog.http import Gateway
 from fleetlog_checker.single import AGENT_OPTIONS, BRISK, ONLINE_S_MAX
-from fleetlog_checker.system import REQUEST_S_MAX, AgentPart, HolderPart, NodePart, Part, SupervisedPart, System
+from fleetlog_checker.system import REQUEST_S_MAX, AgentPart, HolderPart, Part, System, node_parts
 from fleetlog_testing.cluster import NAMES, Cluster
 from fleetlog_testing.namespaces import Machine, machines
-from fleetlog_testing.server import PARTS
 
 SLOW_RATE = "80kbit"
 SLOW_QUEUE = "400ms"
@@ -34,14 +33,14 @@ class Cable:
         self._machine = machine
         self._slow = False
 
-    def cut(self) -> None:
-        """Pull it."""
-        self._machine.pull_cable()
-
-    def slow_down(self) -> None:
-        """Let little through."""
-        self._machine.slow_cable(SLOW_RATE, SLOW_QUEUE)
-        self._slow = True
+    def suffer(self, fault: str) -> bool:
+        """Pull it, or let little through."""
+        if fault == "partition":
+            self._machine.pull_cable()
+        elif fault == "slow":
+            self._machine.slow_cable(SLOW_RATE, SLOW_QUEUE)
+            self._slow = True
+        return fault in self.faults
 
     def join(self) -> None:
         """Let everything pass again."""
@@ -55,7 +54,7 @@ class Cable:
 
 
 class Routes:
-    """What joins a node to the other nodes."""
+    """What joins a node to the other nodes; hosts and people still reach it."""
 
     faults = ("partition",)
 
@@ -64,12 +63,15 @@ class Routes:
         self._alone, self._others = alone, others
         self._is_cut = False
 
-    def cut(self) -> None:
+    def suffer(self, fault: str) -> bool:
         """Let them lose sight of each other."""
+        if fault not in self.faults:
+            return False
         self._is_cut = True
         for other in self._others:
             self._alone.lose_sight_of(other)
             other.lose_sight_of(self._alone)
+        return True
 
     def join(self) -> None:
         """Let them see each other again."""
@@ -97,7 +99,7 @@ class ThreeNodes(System):
     async def start(self) -> None:
         """Start everything and wait until all hosts are online."""
         made = await asyncio.to_thread(self._stack.enter_context, machines(self._folder, *NAMES, *self._names))
-        nodes, racks = made[: len(NAMES)], made[len(NAMES) :]
+        nodes, others = made[: len(NAMES)], made[len(NAMES) :]
         options = (word for setting in BRISK for word in ("--set", setting))
         self.cluster = cluster = Cluster(self._folder, *options, machines=nodes)
         self.home, self.judge = cluster.home, cluster.judge
@@ -106,26 +108,19 @@ class ThreeNodes(System):
         for server, machine in zip(cluster.servers, nodes, strict=True):
             await server.ready()
             self._add_node(cluster, server.name, machine, [one for one in nodes if one is not machine])
-        for name, machine in zip(self._names, racks, strict=True):
+        for name, machine in zip(self._names, others, strict=True):
             host = await asyncio.to_thread(cluster.join, name)
-            host.options, host.wrapped = AGENT_OPTIONS, machine.argv_of
+            host.options, host.machine = AGENT_OPTIONS, machine
             host.start()
             self.hosts.append(host)
             self.parts += [AgentPart(host, Cable(machine)), HolderPart(host)]
         await asyncio.wait_for(self._all_online(cluster), ONLINE_S_MAX)
 
     def _add_node(self, cluster: Cluster, name: str, machine: Machine, others: list[Machine]) -> None:
-        server = cluster.node(name)
-        whole = NodePart(f"node {name}", server, Cable(machine))
-        run = server.home.path / "run"
-        inside: list[Part] = [
-            SupervisedPart(f"{part} {name}", "bus" if part == "nats-server" else part,
-                           server.home.path / "nats" / "pid" if part == "nats-server" else run / f"{part}.pid")
-            for part in PARTS
-        ]
         routes = Part(f"routes of {name}", "routes", Routes(machine, others))
-        whole.covers = (*(part.name for part in inside), routes.name)
-        self.parts += [whole, routes, *inside]
+        parts = node_parts(f"node {name}", name, cluster.node(name), Cable(machine))
+        parts[0].covers += (routes.name,)
+        self.parts += [*parts, routes]
         self.gateways[f"gateway {name}"] = partial(self._gateway, name)
 
     def _gateway(self, name: str) -> Gateway:
@@ -142,8 +137,8 @@ class ThreeNodes(System):
         """End everything. Raises AssertionError when something was left behind."""
         try:
             for part in self.parts:
-                if part.path is not None:
-                    part.path.join()
+                if part.way is not None:
+                    part.way.join()
                 part.signal(signal.SIGCONT)
             if self.cluster is not None:
                 await asyncio.to_thread(self.cluster.close)

@@ -23,6 +23,7 @@ from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import pushes, reports, subjects, wire
 from fleetlog_schemas.spec import Blob, Options, Payload, Shell
 from fleetlog_testing.homes import Enrolled, connected
+from fleetlog_testing.namespaces import Machine
 from fleetlog_testing.nats import running_server
 from fleetlog_testing.waiting import until
 
@@ -39,6 +40,8 @@ class AgentProcess:
 
     options: tuple[str, ...] = ("--set", "agent.kill_grace_ms=300")
     """Of its command line."""
+    machine: Machine | None = None
+    """Where it runs, if not here."""
 
     def __init__(self, home: Home, folder: Path) -> None:
         host = Enrolled(home)
@@ -54,10 +57,8 @@ class AgentProcess:
     def start(self) -> None:
         """Start it."""
         with (self.folder / "diagnostics").open("ab") as diagnostics:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *self.options],
-                stderr=diagnostics,
-            )
+            argv = [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *self.options]
+            self.process = subprocess.Popen(self.machine.argv(*argv) if self.machine else argv, stderr=diagnostics)
 
     def diagnostics(self) -> str:
         """Return what it said."""

@@ -13,10 +13,14 @@ from urllib.parse import urlsplit
 
 CHUNK_BYTES = 16 * 1024
 CONNECT_S_MAX = 5.0
+SLOW_MS = 200
+SLOW_BYTES_PER_S = 10_000
 
 
 class Link:
     """One path; `url` is where the part reaches the bus by it."""
+
+    faults = ("partition", "slow", "half-close", "reset")
 
     def __init__(self, target: Callable[[], str]) -> None:
         """Prepare a path to the URL that *target* gives when a connection is made: a server may come back elsewhere."""
@@ -78,26 +82,27 @@ class Link:
         if writer.can_write_eof():
             writer.write_eof()
 
-    def cut(self) -> None:
-        """Let nothing pass."""
-        self._open.clear()
+    def suffer(self, fault: str) -> bool:
+        """Have one of the *faults*; what lasts, lasts until `join`."""
+        match fault:
+            case "partition":
+                self._open.clear()
+            case "slow":
+                self.delay_ms, self.bytes_per_s = SLOW_MS, SLOW_BYTES_PER_S
+            case "half-close":
+                for _, to_bus in list(self._pairs):
+                    with contextlib.suppress(OSError, RuntimeError):
+                        to_bus.write_eof()  # the part has nothing more to say; the other way stays open
+            case "reset":
+                for pair in list(self._pairs):
+                    for one in pair:
+                        one.transport.abort()
+        return fault in self.faults
 
     def join(self) -> None:
         """Let everything pass again, at full speed."""
         self._open.set()
         self.delay_ms = self.bytes_per_s = 0
-
-    def reset(self) -> None:
-        """Break every connection at once, so that both sides notice."""
-        for pair in list(self._pairs):
-            for one in pair:
-                one.transport.abort()
-
-    def half_close(self) -> None:
-        """Tell the bus on every connection that the part has nothing more to say; the other way stays open."""
-        for _, to_bus in list(self._pairs):
-            with contextlib.suppress(OSError, RuntimeError):
-                to_bus.write_eof()
 
     async def close(self) -> None:
         """End everything."""

@@ -10,11 +10,19 @@ from fleetlog_checker.watching import Turn, longest_gap
 from fleetlog_testing.proxy import Link
 
 
+class Process(Part):
+    process_faults = ("kill", "stop", "restart")
+
+
+class Held(Part):
+    process_faults = ("kill", "stop")
+
+
 def system() -> System:
     made = System()
     made.parts = [
-        Part("dispatcher 1", "dispatcher"), Part("dispatcher 2", "dispatcher", Link(lambda: "")), Part("bus", "bus"),
-        Part("agent one", "agent", Link(lambda: ""), "hone"), Part("holder one", "holder", None, "hone"),
+        Process("dispatcher 1", "dispatcher"), Process("dispatcher 2", "dispatcher", Link(lambda: "")), Process("bus", "bus"),
+        Process("agent one", "agent", Link(lambda: ""), "hone"), Held("holder one", "holder", None, "hone"),
     ]
     return made
 
@@ -34,7 +42,7 @@ def test_what_needs_a_path_hits_only_parts_that_have_one_and_a_holder_is_never_e
         for planned in plan(seed, 60, ["partition", "restart"], system()):
             part = planned.part(system(), ())
             assert part is not None
-            assert planned.fault != "partition" or part.path is not None
+            assert planned.fault != "partition" or part.way is not None
             assert planned.fault != "restart" or part.kind != "holder"
 
 
