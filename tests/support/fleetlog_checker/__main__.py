@@ -22,7 +22,7 @@ from fleetlog_checker.run import WRITERS, Course, Options, Run
 from fleetlog_checker.single import OneMachine
 from fleetlog_checker.table import again, text
 from fleetlog_checker.three import ThreeNodes
-from fleetlog_checker.timings import TAKE_OVER_S_MAX, Timings, measure
+from fleetlog_checker.timings import REPORT_S_MAX, Timings, measure
 from fleetlog_testing import namespaces
 
 EXIT_VIOLATED, EXIT_USAGE, EXIT_BROKE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -71,9 +71,12 @@ def _conclude(run: Run, folder: Path, *, as_json: bool) -> int:
     )
     verdict = judge(history)
     for one in timings.take_overs:
-        if one.seconds > TAKE_OVER_S_MAX:
+        if one.late:
             said = f"{one.seconds:.1f} s from the {one.fault} of {one.part} until {one.by} led"
             verdict.violations.append(Violation(rule="take-over", text=said))
+    if (slow := timings.slowest) is not None and slow.seconds > REPORT_S_MAX:
+        said = f"its end was {slow.seconds:.1f} s on its way into the log, while its host and the bus were well"
+        verdict.violations.append(Violation(rule="slow report", text=said, task_id=slow.task_id, host=slow.host_id))
     verdict.violations += [Violation(rule="checker", text=one) for one in course.broke]
     report = Report(run.options, verdict, timings, course, str(folder), f"./run torture {again(run.options)}")
     (folder / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))

@@ -44,6 +44,8 @@ class Submission(msgspec.Struct):
     spec: TaskSpec
     exit_code: int = 0
     """What its commands leave with."""
+    output: str = ""
+    """What each of its commands prints before its last line."""
     answers: list[Answer] = []
     cancel_asked: bool = False
 
@@ -98,3 +100,5 @@ class History(msgspec.Struct):
     """Places of the log that were read twice and differed, or were gone."""
     readers: list[Reader] = []
     troubles: list[Trouble] = []
+    alerts: list[str] = []
+    """Hosts and reports that were refused: all of them were honest."""

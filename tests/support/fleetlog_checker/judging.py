@@ -100,7 +100,7 @@ def judge(history: History) -> Verdict:
     """Return the verdict on *history*."""
     books = _Books(history)
     verdict = Verdict()
-    for rule in (_stored, _whole, _attempts, _unaccounted, _retries, _one_at_a_time, _readers, _log):
+    for rule in (_stored, _whole, _attempts, _unaccounted, _retries, _one_at_a_time, _readers, _log, _alerts):
         verdict.violations += rule(books)
     for task in history.tasks.values():
         for command in task.commands:
@@ -182,7 +182,9 @@ def _wrong(books: _Books, task: TaskView, command: CommandView, attempt: Attempt
             code = 0 if attempt.outcome == "success" else asked.exit_code if asked else attempt.exit_code
             if not complete:
                 return f"{said}, and did not run to its end"
-            return "" if attempt.exit_code == code else f"{said} with exit code {attempt.exit_code}, it left with {code}"
+            if attempt.exit_code != code:
+                return f"{said} with exit code {attempt.exit_code}, it left with {code}"
+            return "" if not asked or attempt.tail == asked.output else f"{said}, and its output ends with {attempt.tail!r}"
         case "unreached":
             return "" if ran is Ran.NEVER or ran is Ran.UNKNOWN else f"{said}, and it ran"
         case "lost":
@@ -250,6 +252,12 @@ def _readers(books: _Books) -> Iterator[Violation]:
             if shown != (msgspec.json.encode(task) if task else b""):
                 what = "shows something else than the log gives" if task and shown else "knows it" if shown else "does not know it"
                 yield books.violation("readers", f"{reader.name} {what}", task_id)
+
+
+def _alerts(books: _Books) -> Iterator[Violation]:
+    """No honest host is refused, and nothing that it reports is."""
+    for text in books.history.alerts:
+        yield Violation(rule="alert", text=text)
 
 
 def _log(books: _Books) -> Iterator[Violation]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -192,6 +193,7 @@ class Run:
         history.tasks = {task_id: task_view(task) for task_id, task in self._folded().by_id.items()}
         history.events = named(list(self._log.events()))
         history.rewritten = self._log.rewritten
+        history.alerts = alerts(self._log.events())
         wanted = sorted({task_id for one in history.submissions for task_id in one.task_ids} | set(history.tasks))
         for name in self.system.gateways:
             reader = Reader(name)
@@ -249,6 +251,17 @@ class Run:
 
 class _Shown(msgspec.Struct):
     data: msgspec.Raw
+
+
+def alerts(log: Iterable[codec.Event]) -> list[str]:
+    """Return every refusal of a host or of what it reported."""
+    found = []
+    for event in log:
+        if isinstance(event.data, events.SessionsRefused):
+            found += [f"event {event.seq}: host {one.host_id} is refused ({one.code}): {one.message}" for one in event.data.hosts]
+        elif isinstance(event.data, events.ReportsRefused):
+            found.append(f"event {event.seq}: reports of {event.data.host_id} are refused: {event.data.counts}")
+    return found
 
 
 def named(log: list[codec.Event]) -> dict[str, list[str]]:

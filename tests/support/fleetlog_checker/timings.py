@@ -13,6 +13,11 @@ from fleetlog_schemas import codec, events
 
 TAKE_OVER_S_MAX = 5.0
 """What is promised: a service whose leader is gone has another one within this."""
+REPORT_S_MAX = 8.0
+"""A recorder that is gone is replaced within five seconds; on a busy machine a report takes some time of its own."""
+ELECTION_S_MAX = 10.0
+"""More where nodes of the bus were hit as well: the others first elect whoever leads its streams, which takes them 4 to 9 s."""
+BUS_KINDS = ("bus", "node", "routes")
 AROUND_MS = 1_000
 """A fault of the host or the bus excuses a slow report from this long before to this long after it."""
 
@@ -25,6 +30,12 @@ class TakeOver(msgspec.Struct, frozen=True):
     began_ms: int
     by: str
     seconds: float
+    bus_was_hit: bool
+
+    @property
+    def late(self) -> bool:
+        """Whether it took longer than is promised."""
+        return self.seconds > TAKE_OVER_S_MAX + (ELECTION_S_MAX if self.bus_was_hit else 0.0)
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -57,7 +68,7 @@ class Timings(msgspec.Struct):
     """From the last healed fault until everything was over."""
 
 
-def take_overs(troubles: Iterable[Trouble], turns: list[Turn]) -> list[TakeOver]:
+def take_overs(troubles: list[Trouble], turns: list[Turn]) -> list[TakeOver]:
     """Return how long each fault of a leader left its service without one; a leader that stayed is left out."""
     found = []
     for one in troubles:
@@ -69,7 +80,12 @@ def take_overs(troubles: Iterable[Trouble], turns: list[Turn]) -> list[TakeOver]
             continue
         if one.fault in ("kill", "restart") or following.at_ms <= one.healed_ms:
             seconds = (following.at_ms - one.began_ms) / 1000
-            found.append(TakeOver(one.fault, one.part, one.began_ms, following.part, seconds))
+            bus_was_hit = any(
+                other.kind in BUS_KINDS and not other.note
+                and other.began_ms <= following.at_ms and one.began_ms <= (other.healed_ms or following.at_ms) + AROUND_MS
+                for other in troubles
+            )
+            found.append(TakeOver(one.fault, one.part, one.began_ms, following.part, seconds, bus_was_hit))
     return found
 
 
@@ -92,7 +108,7 @@ def slowest(reports: list[Recorded], troubles: list[Trouble]) -> Recorded | None
 
     def excused(one: Recorded) -> bool:
         return any(
-            (trouble.host_id == one.host_id or trouble.kind in ("bus", "node"))
+            (trouble.host_id == one.host_id or trouble.kind in BUS_KINDS)
             and not trouble.note
             and trouble.began_ms - AROUND_MS <= one.logged_ms
             and one.ended_ms <= (trouble.healed_ms or trouble.began_ms) + AROUND_MS

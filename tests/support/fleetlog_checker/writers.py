@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from fleetlog.client import new_task_id
+from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError
 from fleetlog.http import Gateway, GatewayError
 from fleetlog_checker.history import Answer, Said, Submission
 from fleetlog_checker.system import System
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.spec import Retry, TaskSpec
+from fleetlog_schemas.spec import Retry, Script, Shell, TaskSpec
 
 PAUSE_S = (0.2, 1.6)
 """Between two submissions of one writer."""
@@ -31,6 +31,8 @@ HOSTS_MAX = 8
 WAIT_OFFLINE_MS = 120_000
 """Longer than any fault: such a command runs in the end."""
 EXIT_CODE = 3
+OUTPUT = "here"
+"""What every command prints: the end of an attempt carries it."""
 _SURELY_NOT_STORED = ("bus-unavailable", "stopping", "log-full")
 
 
@@ -44,6 +46,8 @@ class Wish(msgspec.Struct, frozen=True):
     exit_code: int = 0
     cancel_after_s: float = 0.0
     count: int = 1
+    as_script: bool = False
+    """Its payload is a script that hosts fetch, rather than an argv that comes with the push."""
 
 
 def wish(chance: random.Random) -> Wish:
@@ -62,6 +66,7 @@ def wish(chance: random.Random) -> Wish:
         (8, lambda: Wish("sleep 3", patient, cancel_after_s=chance.uniform(0.0, 2.0))),
         (6, lambda: Wish("sleep 2", {**patient, "retry": Retry(attempts_max=2, on=(Outcome.LOST,), backoff_ms=200)})),
         (6, lambda: Wish(nap, patient, count=3)),
+        (10, lambda: Wish(nap, patient, as_script=True)),
     ]
     return chance.choices([make for _, make in kinds], [share for share, _ in kinds])[0]()
 
@@ -96,9 +101,11 @@ class Writer(threading.Thread):
     def _submit(self, wanted: Wish) -> None:
         names = [host.name for host in self._system.hosts]
         chosen = self._chance.sample(names, self._chance.randint(1, min(HOSTS_MAX, len(names))))
-        payload = self._system.judge.command(wanted.between, wanted.last)
+        payload = self._payload(wanted)
+        if payload is None:
+            return
         spec = TaskSpec(payload=payload, target=",".join(sorted(chosen)), **wanted.fields)  # type: ignore[arg-type]
-        one = Submission(tuple(new_task_id() for _ in range(wanted.count)), spec, wanted.exit_code)
+        one = Submission(tuple(new_task_id() for _ in range(wanted.count)), spec, wanted.exit_code, OUTPUT)
         self.submissions.append(one)
         persists = self._chance.random() < 0.6
         for _ in range(ASK_AGAIN_MAX if persists else 1):
@@ -107,6 +114,22 @@ class Writer(threading.Thread):
                 break
         if wanted.cancel_after_s:
             self._cancels.append((time.monotonic() + wanted.cancel_after_s, one))
+
+    def _payload(self, wanted: Wish) -> Shell | Script | None:
+        """Return what is to run; None when its content could not be stored, so that there is nothing to ask for."""
+        shell = self._system.judge.command(f"printf '{OUTPUT}'; {wanted.between}", wanted.last)
+        if not wanted.as_script:
+            return shell
+        gateway = self._gateway()
+        try:
+            return Script(content=Client.over(gateway).put_blob(shell.argv[-1].encode(), "checker.sh"))
+        except CliError:
+            return None
+        finally:
+            gateway.close()
+
+    def _gateway(self) -> Gateway:
+        return self._system.gateways[self._chance.choice(list(self._system.gateways))]()
 
     def _ask(self, one: Submission) -> Answer:
         name = self._chance.choice(list(self._system.gateways))
@@ -135,7 +158,7 @@ class Writer(threading.Thread):
         self._cancels = [(at, one) for at, one in self._cancels if at > now and not all_of_them]
         for one in due:
             one.cancel_asked = True
-            gateway = self._system.gateways[self._chance.choice(list(self._system.gateways))]()
+            gateway = self._gateway()
             try:
                 gateway.post(f"/tasks/{one.task_ids[0]}/cancel", {"reason": "the checker changed its mind"})
             except CliError:

@@ -275,6 +275,16 @@ def test_a_reader_that_knows_what_the_log_does_not_is_noticed(good: Planted) -> 
     assert rules(good) == {"readers"}
 
 
+def test_another_output_than_was_printed_is_noticed(good: Planted) -> None:
+    good.history.submissions[0].output = "here"
+    assert rules(good) == {"outcome"}
+
+
+def test_an_honest_host_that_was_refused_is_noticed(good: Planted) -> None:
+    good.history.alerts = ["event 7: host hone is refused (ticket)"]
+    assert rules(good) == {"alert"}
+
+
 def test_a_projection_that_differs_and_a_log_that_changed_are_noticed(good: Planted) -> None:
     good.history.readers = [Reader("gateway 2", verified="2 tasks differ")]
     good.history.rewritten = ["event 7 is gone"]

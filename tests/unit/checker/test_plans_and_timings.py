@@ -67,7 +67,11 @@ def trouble(fault: str, began_ms: int, healed_ms: int, **fields: str) -> Trouble
 def test_a_take_over_is_counted_from_the_fault_of_the_one_that_led() -> None:
     turns = [Turn(0, "x-1-a", "dispatcher 1"), Turn(14_000, "x-2-b", "dispatcher 2")]
     (found,) = take_overs([trouble("kill", 10_000, 11_000, led="dispatcher")], turns)
-    assert (found.by, found.seconds) == ("dispatcher 2", 4.0)
+    assert (found.by, found.seconds, found.late) == ("dispatcher 2", 4.0, False)
+    (found,) = take_overs([trouble("kill", 8_000, 9_000, led="dispatcher")], turns)
+    assert (found.seconds, found.late) == (6.0, True)
+    hit = [trouble("kill", 8_000, 9_000, led="dispatcher"), trouble("kill", 9_000, 9_500, kind="bus")]
+    assert [one.late for one in take_overs(hit, turns)] == [False], "the bus had to elect a leader first"
     assert take_overs([trouble("kill", 10_000, 11_000)], turns) == [], "it did not lead"
     assert take_overs([trouble("stop", 10_000, 11_000, led="dispatcher")], turns) == [], "it was back before anyone took over"
     assert take_overs([trouble("kill", 15_000, 16_000, led="dispatcher")], turns) == [], "nobody followed"
