@@ -17,7 +17,7 @@ from fleetlog_testing.tree import ROOT
 from fleetlog_testing.waiting import until
 
 RUN_S_MAX = 400
-"""Half a minute of faults, and at most as long again until the last host was heard, on a machine that is busy."""
+"""Some twenty seconds of faults, and at most as long again until the last host was heard, on a machine that is busy."""
 
 
 def torture(*words: str) -> list[str]:
@@ -42,10 +42,10 @@ def left(folder: Path) -> list[str]:
 
 
 @pytest.mark.timeout(RUN_S_MAX + 20)
-def test_half_a_minute_of_every_fault_breaks_no_promise(tmp_path: Path) -> None:
+def test_a_short_mix_of_every_fault_breaks_no_promise(tmp_path: Path) -> None:
     folder = tmp_path / "evidence"
     done = subprocess.run(
-        torture("--minutes", "0.5", "--agents", "6", "--seed", "7", "--folder", str(folder), "--json"),
+        torture("--minutes", "0.35", "--agents", "6", "--seed", "7", "--folder", str(folder), "--json"),
         capture_output=True, text=True, timeout=RUN_S_MAX, env=environment(), check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-4000:]}\n{read(folder / 'table.txt')}"
@@ -55,7 +55,7 @@ def test_half_a_minute_of_every_fault_breaks_no_promise(tmp_path: Path) -> None:
     assert report["verdict"]["submissions"]["acknowledged"] > 10
     history = json.loads((folder / "history.json").read_bytes())
     assert len([one for one in history["troubles"] if not one["note"]]) >= 5
-    assert "again: ./run torture --minutes 0.5" in read(folder / "table.txt")
+    assert "again: ./run torture --minutes 0.35" in read(folder / "table.txt")
     assert left(tmp_path) == []
 
 

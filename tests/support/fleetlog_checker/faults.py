@@ -17,9 +17,9 @@ from fleetlog_checker.system import Part, System
 from fleetlog_testing.waiting import until
 
 FIRST_S = 1.5
-PAUSE_S = (1.0, 4.0)
+PAUSE_S = (0.5, 3.0)
 """Between the begins of two faults: several may be in force at once."""
-QUIET_S = 3.0
+QUIET_S = 2.0
 """At the end of a run nothing new breaks, so that what broke last is seen too."""
 LEAD_KIND = "dispatcher"
 """Of its parts one leads, and is worth hitting more often."""
