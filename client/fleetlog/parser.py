@@ -280,6 +280,7 @@ def _numbers(add: _AddVerb) -> None:
     _as_of(verb)
     verbs = _group(add, "verify", "compare what is derived with the log")
     verbs("projection", "numbers:verify_projection", "rebuild the projection from the log and compare")
+    verbs("log", "nodes:verify_log", "compare the copies of the log on all nodes, message by message")
 
 
 def _system(add: _AddVerb) -> None:

@@ -165,10 +165,15 @@ def agents_account_jwt(home: Home, revocations: dict[str, int], issued_s: int | 
     )
 
 
-def admin_credentials(home: Home) -> tuple[str, bytes]:
-    """Return a fresh JWT and seed that may manage streams; made when the bus starts, used then, kept nowhere."""
+ADMIN_RIGHTS = {
+    "account-core": ["$JS.API.>", "$JS.SNAPSHOT.>"],
+    "account-sys": ["$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.JSZ"],
+}
+"""Of the one who makes streams, and of the one who manages nodes and their connections."""
+
+
+def admin_credentials(home: Home, account: str = "account-core") -> tuple[str, bytes]:
+    """Return a fresh JWT and seed with the ADMIN_RIGHTS of an account; made when they are needed, kept nowhere."""
     seed = nats_auth.new_seed("user")
-    jwt = nats_auth.free_user_jwt(
-        home.seed("account-core"), "admin", nats_auth.public_key(seed), ["$JS.API.>"]
-    )
+    jwt = nats_auth.free_user_jwt(home.seed(account), "admin", nats_auth.public_key(seed), ADMIN_RIGHTS[account])
     return jwt, seed

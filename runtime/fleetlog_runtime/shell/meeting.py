@@ -15,8 +15,9 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.cluster import Cluster, Node
-from fleetlog_runtime.shell import monitor
-from fleetlog_runtime.shell.streams import StreamError, ensure_streams, streams_exist
+from fleetlog_runtime.shell import growing, monitor
+from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.streams import StreamError, ensure_streams, reservations, streams_exist
 
 POLL_SECONDS = 0.1
 SAY_SECONDS = 10.0
@@ -63,7 +64,7 @@ async def meet(port: int, cluster: Cluster, say: Say, alive: Callable[[], None])
 
 
 async def provide_streams(
-    connect: Callable[[], Awaitable[Client]], cluster: Cluster, sizes: dict[str, int], say: Say, alive: Callable[[], None]
+    home: Home, connect: Callable[[], Awaitable[Client]], cluster: Cluster, say: Say, alive: Callable[[], None]
 ) -> None:
     """Make the streams on every node, or wait until the first node has made them."""
     waiting = Waiting(say)
@@ -73,7 +74,8 @@ async def provide_streams(
             client = await connect()
             try:
                 if cluster.first:
-                    await ensure_streams(client, sizes, len(cluster.nodes))
+                    await growing.restore(home, client, len(cluster.nodes), say)
+                    await ensure_streams(client, reservations(home), len(cluster.nodes))
                     return
                 if await streams_exist(client):
                     return

@@ -241,6 +241,14 @@ class NatsBus:
         """Return where a stream begins and ends. Raises NoAnswer."""
         return await self._reading.state(stream)
 
+    async def api(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Call the JetStream API. Raises NoAnswer, NotFound."""
+        return await self._reading.api(call, body)
+
+    async def follow_copy(self, stream: str, from_seq: int) -> tuple[Pull, str]:
+        """Return a pull on one copy of a stream, to be closed, and the node whose copy it is. Raises NoAnswer."""
+        return await self._reading.follow_copy(stream, from_seq)
+
     def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:
         """Share a work queue; see the Bus contract."""
         return self._reading.take(stream, consumer)

@@ -20,6 +20,8 @@ AUTHENTICATION_SECONDS = 15
 """A whole fleet that comes back at once must not time out while keys are checked; the server's default is 2 s."""
 ROUTE_SECONDS = 5
 """To prove oneself to another node; the server's own default is 1 s."""
+ROUTE_PING_SECONDS = 3
+"""A node that went silent counts as gone after about three of these; the server's own default is half a minute."""
 LOG_BYTES_MAX = 10 * 1024**2
 LOG_FILES_MAX = 3
 
@@ -88,6 +90,8 @@ cluster {{
   listen: {_quoted(cluster.own.route)}
   authorization {{ user: node, password: {_quoted(password)}, timeout: {ROUTE_SECONDS} }}
   routes: [{routes}]
+  ping_interval: "{ROUTE_PING_SECONDS}s"
+  ping_max: 2
   {f"tls {{ {tls}verify: true, timeout: {ROUTE_SECONDS} }}" if cluster.tls else ""}
 }}"""
 

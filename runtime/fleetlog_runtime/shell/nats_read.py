@@ -18,13 +18,16 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+import structlog
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.bus import NoAnswer, NotFound, Stored, StreamState, Taken
+from fleetlog_runtime.pure.holes import Hole, Holes
 from fleetlog_runtime.shell.nats_client import LazyClient, RawHeaders, ends_batch
 from fleetlog_runtime.shell.nats_pull import Position, Pull, PullLost
 from fleetlog_runtime.shell.nats_replies import Replies
+from fleetlog_schemas import subjects
 
 PULL_MESSAGES = 2_000
 """Asked for at once; the next request goes out when half of it has come."""
@@ -41,6 +44,11 @@ RETRY_SECONDS_MAX = 2.0
 RANGE_BYTES_MAX = 16 * 1024**2
 """Of one answer to a ranged read; more is asked for again."""
 API_SECONDS = 5
+WHOLE = frozenset({subjects.EVENTS})
+"""Streams from which nothing is ever taken out of the middle."""
+HOLE_TRIES_MAX = 12
+"""Readings from a copy that the server chooses: with three copies, a good one is missed once in a hundred times."""
+_TODO = "`fleetlog verify log` names the node; docs/cluster.md says how to heal it"
 _SECOND_NS = 1_000_000_000
 _NOT_FOUND = {"404", "408"}
 
@@ -58,30 +66,45 @@ class Reading:
         self._replies = replies
         self._connected = connected
         self._pulls = pulls
+        self._log = structlog.get_logger("bus")
 
     # --- follow ---------------------------------------------------------------------------------------------
 
     async def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
         """Yield chunks for ever, each ending at a batch end; see the Bus contract."""
         next_seq, first, pause_seconds = max(1, from_seq), True, RETRY_SECONDS_MIN
+        holes = Holes(next_seq) if stream in WHOLE else None
         while True:
             await self._connected()
             pull: Pull | None = None
+            if holes is not None:
+                holes.next_seq = next_seq
             try:
                 pull, pending = await self._follow(stream, next_seq)
                 if first and pending == 0:
                     yield []
                 first = False
-                async for chunk in _chunks(pull):
+                async for chunk in _chunks(pull, holes):
                     yield chunk
                     next_seq, pause_seconds = chunk[-1].seq + 1, RETRY_SECONDS_MIN
+            except Hole as hole:
+                next_seq = await self._after_hole(stream, next_seq, hole, holes)
             except (PullLost, NoAnswer):
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(RETRY_SECONDS_MAX, pause_seconds * 2)
             finally:
                 await self._drop(pull)
 
+    async def follow_copy(self, stream: str, from_seq: int) -> tuple[Pull, str]:
+        """Return a pull that reads one copy from a sequence on, and the node whose copy it is: the server chooses."""
+        pull, answer = await self._open(stream, from_seq)
+        return pull, str(answer.get("cluster", {}).get("leader", ""))
+
     async def _follow(self, stream: str, from_seq: int) -> tuple[Pull, int]:
+        pull, answer = await self._open(stream, from_seq)
+        return pull, int(answer["num_pending"])
+
+    async def _open(self, stream: str, from_seq: int) -> tuple[Pull, dict[str, Any]]:
         name = f"read-{uuid.uuid4().hex[:16]}"
         config = {
             "name": name, "ack_policy": "none", "deliver_policy": "by_start_sequence", "opt_start_seq": from_seq,
@@ -96,7 +119,22 @@ class Reading:
         except BaseException:
             await self._drop(pull)
             raise
-        return pull, int(answer["num_pending"])
+        return pull, answer
+
+    async def _after_hole(self, stream: str, next_seq: int, hole: Hole, holes: Holes | None) -> int:
+        """Return from where to read on: at the same place from another copy, or after what was archived and pruned."""
+        assert holes is not None
+        with contextlib.suppress(NoAnswer):
+            first_seq = (await self.state(stream)).first_seq
+            if hole.seq < first_seq:
+                return first_seq
+            given_up = holes.met(hole.seq, HOLE_TRIES_MAX if self._clustered else 2)
+            self._log.error(
+                "a message of the log is on no copy and is passed over" if given_up else "a copy of the log lacks a message",
+                alarm=True, stream=stream, seq=hole.seq, todo=_TODO,
+            )
+        await asyncio.sleep(RETRY_SECONDS_MIN)
+        return next_seq
 
     async def _drop(self, pull: Pull | None) -> None:
         if pull is not None:
@@ -168,7 +206,21 @@ class Reading:
                 break
             found += some
             next_seq = some[-1].seq + 1
-        return found
+        if stream in WHOLE and not subject and found:
+            found = await self._filled(stream, max(1, from_seq), found)
+        return found[:count]
+
+    async def _filled(self, stream: str, from_seq: int, found: list[Stored]) -> list[Stored]:
+        """Return *found* with what the copy that answered lacks, as the leader of the stream has it."""
+        if found[-1].seq - from_seq + 1 == len(found):
+            return found
+        by_seq = {one.seq: one for one in found}
+        first_seq = max(from_seq, (await self.state(stream)).first_seq)
+        for seq in sorted(set(range(first_seq, found[-1].seq)) - set(by_seq)):
+            self._log.error("a copy of the log lacks a message", alarm=True, stream=stream, seq=seq, todo=_TODO)
+            with contextlib.suppress(NotFound):
+                by_seq[seq] = await self._get_from_leader(stream, {"seq": seq}, f"message {seq} of {stream}")
+        return [by_seq[seq] for seq in sorted(by_seq)]
 
     async def state(self, stream: str) -> StreamState:
         """Return where a stream begins and ends."""
@@ -276,8 +328,8 @@ class Reading:
         return found, pending
 
 
-async def _chunks(pull: Pull) -> AsyncIterator[list[Stored]]:
-    """Yield what comes, cut at batch ends. Raises PullLost at the first gap."""
+async def _chunks(pull: Pull, holes: Holes | None) -> AsyncIterator[list[Stored]]:
+    """Yield what comes, cut at batch ends. Raises PullLost at the first gap of the consumer, Hole at one of the stream."""
     held: list[Stored] = []
     expected = 1
     while True:
@@ -286,6 +338,8 @@ async def _chunks(pull: Pull) -> AsyncIterator[list[Stored]]:
             if position.consumer_seq != expected:
                 raise PullLost(f"message {expected} of the consumer is missing")
             expected += 1
+            if holes is not None:
+                held += holes.before(position.seq)
             held.append(
                 Stored(
                     seq=position.seq, subject=message.subject, time_ms=position.time_ns // 1_000_000,

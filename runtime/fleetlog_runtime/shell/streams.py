@@ -156,7 +156,7 @@ async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 
         "num_replicas": replicas,
     }
     body = {"stream_name": subjects.REPORTS, "config": consumer}
-    await _api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
+    await call_api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
 
 
 async def streams_exist(client: Client) -> bool:
@@ -165,7 +165,7 @@ async def streams_exist(client: Client) -> bool:
     calls += [f"STREAM.INFO.OBJ_{subjects.BLOBS}", f"CONSUMER.INFO.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}"]
     try:
         for call in calls:
-            await _api(client, call, {})
+            await call_api(client, call, {})
     except StreamError as error:
         if error.code != _NOT_FOUND:
             raise
@@ -175,18 +175,19 @@ async def streams_exist(client: Client) -> bool:
 
 async def _ensure(client: Client, config: dict[str, Any]) -> None:
     try:
-        found = (await _api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
+        found = (await call_api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
         if error.code != _NOT_FOUND:
             raise
-        await _api(client, f"STREAM.CREATE.{config['name']}", config)
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config)
         return
     # The server leaves out what is false, zero or empty.
     if any(found.get(key, None) != value for key, value in config.items() if value or key in found):
-        await _api(client, f"STREAM.UPDATE.{config['name']}", found | config)
+        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | config)
 
 
-async def _api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:
+async def call_api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call the JetStream API as the admin. Raises StreamError."""
     reply = await client.request(f"$JS.API.{call}", json.dumps(body).encode(), timeout=API_TIMEOUT_SECONDS)
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:

@@ -26,7 +26,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.cluster import Cluster
-from fleetlog_runtime.shell import meeting, monitor, nats_auth
+from fleetlog_runtime.shell import cut_off, growing, meeting, monitor, nats_auth
 from fleetlog_runtime.shell.files import write_atomic
 from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
 from fleetlog_runtime.shell.nats_config import server_config
@@ -101,6 +101,8 @@ class NatsServer:
             ServerError: it does not start, or another one runs on this folder.
         """
         binary = find_binary(self._binary)
+        if self.cluster is not None and growing.ran_alone(self.home):
+            await self._save_what_ran_alone(self.cluster)
         await asyncio.to_thread(self._lock)
         try:
             sizes = reservations(self.home)
@@ -119,10 +121,30 @@ class NatsServer:
         write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
         return self.url
 
+    async def _save_what_ran_alone(self, cluster: Cluster) -> None:
+        if not cluster.first:
+            raise ServerError(
+                f"{self.home.path} has a log of its own, so it must be the first node: put {cluster.own.name} first in the"
+                " list on every node (or, to throw its log away, move its nats/jetstream away)"
+            )
+        alone = NatsServer(self.home, port=_free_port("127.0.0.1"), binary=self._binary)
+        await alone.start()
+        try:
+            await growing.save(self.home, alone._connect_admin, self._say)
+        except (NatsError, OSError, TimeoutError, StreamError) as error:
+            raise ServerError(f"the streams could not be saved for the other nodes: {error}") from error
+        finally:
+            await alone.stop()
+        try:
+            aside = growing.put_aside(self.home)
+        except (OSError, StreamError) as error:
+            raise ServerError(str(error)) from error
+        self._say(f"the store of before is in {aside}; remove it when the cluster works")
+
     async def _provide_streams(self, sizes: dict[str, int]) -> None:
         if self.cluster is not None:
             await meeting.meet(self.monitor_port, self.cluster, self._say, self._check_alive)
-            await meeting.provide_streams(self._connect_admin, self.cluster, sizes, self._say, self._check_alive)
+            await meeting.provide_streams(self.home, self._connect_admin, self.cluster, self._say, self._check_alive)
             return
         client = await self._connect_admin()
         try:
@@ -132,6 +154,18 @@ class NatsServer:
 
     async def watch(self) -> None:
         """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
+        if self.cluster is None:
+            await self._restart_for_ever()
+            return
+        looking = asyncio.create_task(
+            cut_off.send_away(lambda: self.monitor_port, self.cluster, lambda: self._connect_admin("account-sys"))
+        )
+        try:
+            await self._restart_for_ever()
+        finally:
+            looking.cancel()
+
+    async def _restart_for_ever(self) -> None:
         pause_seconds = RESTART_SECONDS_MIN
         while (process := self._process) is not None:
             await asyncio.sleep(WATCH_SECONDS)
@@ -249,8 +283,8 @@ class NatsServer:
             code = self._process.returncode if self._process else "none"
             raise ServerError(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
 
-    async def _connect_admin(self) -> Client:
-        jwt, seed = admin_credentials(self.home)
+    async def _connect_admin(self, account: str = "account-core") -> Client:
+        jwt, seed = admin_credentials(self.home, account)
 
         async def on_error(error: Exception) -> None:
             self._log.warning("bus error", error=str(error))
