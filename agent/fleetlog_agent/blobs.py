@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
@@ -15,8 +16,8 @@ from fleetlog_schemas.spec import Blob
 
 CACHE_BYTES_MAX = 256 * 1024 * 1024
 """Kept content beyond this goes, longest unused first."""
-TRIES_MAX = 5
-"""Per chunk, when nobody answers: a recorder that restarts is back in a few seconds."""
+PATIENCE_SECONDS = 30.0
+"""Per chunk, while it cannot be had: a bus or a recorder that restarts, and nodes that elect a leader, are back by then."""
 ANSWER_MS_MAX = 5_000
 RETRY_SECONDS = 1.0
 
@@ -28,12 +29,13 @@ class BlobFailed(Exception):
 class Blobs:
     """The content of one host."""
 
-    def __init__(self, host_id: str, folder: Path) -> None:
-        """Keep content in *folder*."""
+    def __init__(self, host_id: str, folder: Path, bus: Callable[[], Bus | None]) -> None:
+        """Keep content in *folder*; *bus* is asked anew for each try, for it comes and goes."""
         self._host_id = host_id
+        self._bus = bus
         self._folder = private_folder(folder)
 
-    async def cached(self, bus: Bus | None, blob: Blob, token: str) -> bytes:
+    async def cached(self, blob: Blob, token: str) -> bytes:
         """Return content, from the cache if it is there. Raises BlobFailed."""
         path = self._folder / blob.sha256
         try:
@@ -43,7 +45,7 @@ class Blobs:
                 return body
         except FileNotFoundError:
             pass
-        body = await self.fetch(bus, blob, token)
+        body = await self.fetch(blob, token)
         try:
             write_atomic(path, body)
             self._trim()
@@ -51,13 +53,13 @@ class Blobs:
             path.unlink(missing_ok=True)  # a cache that does not fit is no cache; the content is here
         return body
 
-    async def fetch(self, bus: Bus | None, blob: Blob, token: str) -> bytes:
+    async def fetch(self, blob: Blob, token: str) -> bytes:
         """Return content without keeping it: environment and stdin may be secret. Raises BlobFailed."""
         if blob.size > BLOB_BYTES_MAX:
             raise BlobFailed(f"content of {blob.size} bytes exceeds the {BLOB_BYTES_MAX} of one blob")
         body = bytearray()
         while len(body) < blob.size:
-            chunk = await self._chunk(bus, BlobRequest(sha256=blob.sha256, token=token, offset=len(body)))
+            chunk = await self._chunk(BlobRequest(sha256=blob.sha256, token=token, offset=len(body)))
             if not chunk.data or chunk.size != blob.size:
                 raise BlobFailed(f"content {blob.sha256[:12]} is not what was announced: {chunk.size} bytes")
             body += chunk.data
@@ -65,25 +67,32 @@ class Blobs:
             raise BlobFailed(f"content {blob.sha256[:12]} does not have its digest: it was damaged or replaced")
         return bytes(body)
 
-    async def _chunk(self, bus: Bus | None, request: BlobRequest) -> BlobChunk:
-        why = "the bus is not there"
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(RETRY_SECONDS)
-            if bus is None:
-                continue
-            try:
-                answer = await bus.request(subjects.blob(self._host_id), wire.encode(request), ANSWER_MS_MAX)
-                chunk: BlobChunk = wire.decode(answer, BlobChunk)
-            except NoAnswer:
-                why = "no recorder answers"
-                continue
-            except wire.BadMessage as error:
-                raise BlobFailed(f"content {request.sha256[:12]} came as something else: {error}") from None
-            if chunk.error:
-                raise BlobFailed(f"content {request.sha256[:12]} was refused: {chunk.error}")
-            return chunk
-        raise BlobFailed(f"content {request.sha256[:12]} could not be fetched: {why}")
+    async def _chunk(self, request: BlobRequest) -> BlobChunk:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_SECONDS
+        while True:
+            chunk, why = await self._ask(request)
+            if chunk is not None:
+                return chunk
+            if loop.time() > deadline:
+                raise BlobFailed(f"content {request.sha256[:12]} could not be fetched: {why}")
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _ask(self, request: BlobRequest) -> tuple[BlobChunk | None, str]:
+        """Return a chunk, or why it cannot be had now. Raises BlobFailed."""
+        bus = self._bus()
+        if bus is None:
+            return None, "the bus is not there"
+        try:
+            answer = await bus.request(subjects.blob(self._host_id), wire.encode(request), ANSWER_MS_MAX)
+            chunk: BlobChunk = wire.decode(answer, BlobChunk)
+        except NoAnswer:
+            return None, "no recorder answers"
+        except wire.BadMessage as error:
+            raise BlobFailed(f"content {request.sha256[:12]} came as something else: {error}") from None
+        if chunk.error and not chunk.again:
+            raise BlobFailed(f"content {request.sha256[:12]} was refused: {chunk.error}")
+        return (None, chunk.error) if chunk.again else (chunk, "")
 
     def _trim(self) -> None:
         files = sorted(((path.stat(), path) for path in self._folder.iterdir()), key=lambda one: one[0].st_mtime)

@@ -82,7 +82,7 @@ class Runner:
         self._store_frame = store_frame
         self._unix_ms = unix_ms
         self._fail = fail
-        self._blobs = Blobs(host_id, folder / "blobs")
+        self._blobs = Blobs(host_id, folder / "blobs", bus)
         self._runs: dict[Key, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke)
@@ -173,7 +173,7 @@ class Runner:
         argv, script = await self._argv(key, start, who)
         stdin = "/dev/null"
         if options.stdin is not None:
-            body = await self._blobs.fetch(self._bus(), options.stdin, self._token(start, options.stdin.sha256))
+            body = await self._blobs.fetch(options.stdin, self._token(start, options.stdin.sha256))
             stdin = self._write(key, "stdin", body, 0o600)
         launch: dict[str, object] | None = None
         limits = (options.cwd, options.umask, options.memory_bytes_max, options.files_max)
@@ -217,7 +217,7 @@ class Runner:
         """Return the environment that came with the task, and prepare to mask its secrets."""
         options, given = run.start.options, dict[str, str]()
         if options.env is not None:
-            body = await self._blobs.fetch(self._bus(), options.env, self._token(run.start, options.env.sha256))
+            body = await self._blobs.fetch(options.env, self._token(run.start, options.env.sha256))
             try:
                 given = {str(name): str(value) for name, value in json.loads(body).items()}
             except (ValueError, AttributeError):
@@ -231,7 +231,7 @@ class Runner:
         payload = start.payload
         if not isinstance(payload, Script):
             return list(payload.argv), None
-        body = await self._blobs.cached(self._bus(), payload.content, self._token(start, payload.content.sha256))
+        body = await self._blobs.cached(payload.content, self._token(start, payload.content.sha256))
         path = self._write(key, "script", body, 0o700)
         if who.pw_uid == os.getuid():
             return [*payload.interpreter, path, *payload.args], None

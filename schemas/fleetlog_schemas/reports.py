@@ -165,3 +165,5 @@ class BlobChunk(msgspec.Struct, frozen=True):
     data: bytes
     size: int
     error: str = ""
+    again: bool = False
+    """It cannot be had now; asking again is right."""

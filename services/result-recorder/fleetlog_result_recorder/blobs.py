@@ -38,7 +38,7 @@ class BlobServer:
         except NotFound:
             return reports.BlobChunk(data=b"", size=0, error="the content is gone: it was erased, or never stored")
         except NoAnswer:
-            return reports.BlobChunk(data=b"", size=0, error="the content cannot be read now: ask again")
+            return reports.BlobChunk(data=b"", size=0, error="the content cannot be read now", again=True)
         offset = max(0, request.offset)
         return reports.BlobChunk(data=content[offset : offset + limits.BLOB_CHUNK_BYTES], size=len(content))
 
