@@ -22,7 +22,7 @@ class Said(StrEnum):
     REFUSED = "refused"
     """It was turned down: nothing was stored."""
     NOT_SENT = "not sent"
-    """503: the gateway says that surely nothing was stored."""
+    """503, and the gateway says that surely nothing was stored; or nobody listened there."""
     UNKNOWN = "unknown"
     """504, or no answer at all: it may be stored."""
 

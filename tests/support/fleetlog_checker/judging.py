@@ -117,7 +117,7 @@ def _fate(one: Submission, history: History) -> str:
     if one.acknowledged:
         return "acknowledged"
     if one.surely_absent:
-        return "refused"
+        return "not stored"
     return "unknown, stored" if stored else "unknown, absent"
 
 

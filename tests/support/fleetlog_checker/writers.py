@@ -33,6 +33,7 @@ WAIT_OFFLINE_MS = 120_000
 EXIT_CODE = 3
 OUTPUT = "here"
 """What every command prints: the end of an attempt carries it."""
+_NOBODY_LISTENS = "Connection refused"
 _SURELY_NOT_STORED = ("bus-unavailable", "stopping", "log-full")
 
 
@@ -150,6 +151,7 @@ class Writer(threading.Thread):
                 said, text = Said.REFUSED, f"{text}: {error.message}"
         except CliError as error:
             text = error.message
+            said = Said.NOT_SENT if _NOBODY_LISTENS in text else Said.UNKNOWN
         return Answer(said, text, name, asked_ms, now_ms())
 
     def _cancel_due(self, *, all_of_them: bool = False) -> None:
