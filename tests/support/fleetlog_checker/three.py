@@ -98,7 +98,8 @@ class ThreeNodes(System):
 
     async def start(self) -> None:
         """Start everything and wait until all hosts are online."""
-        made = await asyncio.to_thread(self._stack.enter_context, machines(self._folder, *NAMES, *self._names))
+        # Not in a thread: who is interrupted must know what there is to take away.
+        made = self._stack.enter_context(machines(self._folder, *NAMES, *self._names))
         nodes, others = made[: len(NAMES)], made[len(NAMES) :]
         options = (word for setting in BRISK for word in ("--set", setting))
         self.cluster = cluster = Cluster(self._folder, *options, machines=nodes)
