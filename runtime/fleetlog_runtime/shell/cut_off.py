@@ -56,8 +56,10 @@ async def _end_connections(port: int, connect: Callable[[], Awaitable[Client]]) 
         _, body = await monitor.get(port, f"/connz?limit={CLIENTS_MAX}")
         listed = json.loads(body)
         numbers = [one["cid"] for one in listed["connections"] if one["cid"] != client.client_id]
+        kick, nobody = f"$SYS.REQ.SERVER.{listed['server_id']}.KICK", client.new_inbox()
         for number in numbers:
-            await client.publish(f"$SYS.REQ.SERVER.{listed['server_id']}.KICK", json.dumps({"cid": number}).encode())
+            # Without a reply subject the server does nothing.
+            await client.publish(kick, json.dumps({"cid": number}).encode(), reply=nobody)
         await client.flush()
         return len(numbers)
     finally:

@@ -107,7 +107,9 @@ class NatsServer:
         try:
             sizes = reservations(self.home)
             if self.tls:
-                ensure_server_certificate(self.home, (self.listen, *self._names))
+                # A client that learns of a node from another one looks for the name that it came by.
+                nodes = self.cluster.nodes if self.cluster else ()
+                ensure_server_certificate(self.home, (self.listen, *self._names, *(node.address for node in nodes)))
             await self._start_on_a_free_port(binary, sum(sizes.values()) + SLACK_BYTES)
             await self._provide_streams(sizes)
         except (OSError, StreamError, NatsError, HomeError) as error:
