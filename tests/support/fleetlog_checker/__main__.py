@@ -47,6 +47,7 @@ def main(words: list[str] | None = None) -> int:
     options, folder, as_json = _read(words)
     # Our own connections break as all others do; that is no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     print(f"seed {options.seed}; evidence in {folder}", file=sys.stderr)
     system = (ThreeNodes if options.nodes > 1 else OneMachine)(folder / "system", options.agents)
     run = Run(system, options, folder)
