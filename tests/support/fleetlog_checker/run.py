@@ -15,7 +15,7 @@ import msgspec
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, segment
 from fleetlog_checker.faults import FAULTS, LEAD_KIND, Planned, plan
-from fleetlog_checker.history import History, Reader, Trouble
+from fleetlog_checker.history import History, Reader, Submission, Trouble
 from fleetlog_checker.system import System
 from fleetlog_checker.timings import Recorded, recorded
 from fleetlog_checker.watching import Asker, Leaders, LogReader, Turn
@@ -170,7 +170,7 @@ class Run:
                 lambda: not any(marked(host.host_id) for host in self.system.hosts), PROCESSES_S_MAX, pause_seconds=0.5
             )
 
-    def _submissions(self) -> list:  # type: ignore[type-arg]  # of Submission; mypy does not check tests
+    def _submissions(self) -> list[Submission]:
         return [one for writer in self._writers for one in writer.submissions]
 
     def _folded(self) -> records.Tasks:
