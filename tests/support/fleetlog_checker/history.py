@@ -98,6 +98,8 @@ class History(msgspec.Struct):
     """Task id to the events that name it, one line each: evidence."""
     rewritten: list[str] = []
     """Places of the log that were read twice and differed, or were gone."""
+    followed: list[str] = []
+    """Events that the live feed passed over, or gave twice, or not at all."""
     readers: list[Reader] = []
     troubles: list[Trouble] = []
     alerts: list[str] = []

@@ -261,6 +261,8 @@ def _alerts(books: _Books) -> Iterator[Violation]:
 
 
 def _log(books: _Books) -> Iterator[Violation]:
-    """What stood in the log once stands there for ever."""
+    """What stood in the log once stands there for ever, and who follows it hears all of it, in order, once."""
     for text in books.history.rewritten:
         yield Violation(rule="log", text=text)
+    for text in books.history.followed:
+        yield Violation(rule="feed", text=text)

@@ -18,7 +18,7 @@ from fleetlog_checker.faults import FAULTS, LEAD_KIND, Planned, plan
 from fleetlog_checker.history import History, Reader, Submission, Trouble
 from fleetlog_checker.system import System
 from fleetlog_checker.timings import Recorded, recorded
-from fleetlog_checker.watching import Asker, Leaders, LogReader, Turn
+from fleetlog_checker.watching import Asker, Follower, Leaders, LogReader, Turn
 from fleetlog_checker.writers import Writer, now_ms
 from fleetlog_schemas import codec, events, lifecycle, records
 from fleetlog_schemas.view import task_view
@@ -72,6 +72,7 @@ class Run:
         self._leaders = Leaders(system)
         self._log = LogReader(system, options.seed)
         self._asker = Asker(system)
+        self._follower = Follower(system, options.seed)
         self._writers = [Writer(system, options.seed, number) for number in range(options.writers)]
         self._down: set[str] = set()
         self._healing: set[asyncio.Task[None]] = set()
@@ -92,7 +93,7 @@ class Run:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
         finally:
-            for one in (*self._writers, self._asker, self._log):
+            for one in (*self._writers, self._asker, self._log, self._follower):
                 one.end()
             for task in self._healing:
                 task.cancel()
@@ -105,7 +106,7 @@ class Run:
         planned = plan(options.seed, options.seconds, list(options.faults), self.system)
         course.began_ms = now_ms()
         began = time.monotonic()
-        for thread in (*self._writers, self._asker, self._log):
+        for thread in (*self._writers, self._asker, self._log, self._follower):
             thread.start()
         for one in planned:
             await asyncio.sleep(max(0.0, began + one.at_s - time.monotonic()))
@@ -193,6 +194,7 @@ class Run:
         history.tasks = {task_id: task_view(task) for task_id, task in self._folded().by_id.items()}
         history.events = named(list(self._log.events()))
         history.rewritten = self._log.rewritten
+        history.followed = await self._followed()
         history.alerts = alerts(self._log.events())
         wanted = sorted({task_id for one in history.submissions for task_id in one.task_ids} | set(history.tasks))
         for name in self.system.gateways:
@@ -201,6 +203,16 @@ class Run:
             await self._answered(f"{name} verifies its projection", self._verify, reader)
             history.readers.append(reader)
         self.course.turns, self.course.answered_ms = self._leaders.turns, self._asker.answered_ms
+
+    async def _followed(self) -> list[str]:
+        """Wait until the follower has heard the end of the log, and return what was wrong with what it heard."""
+        last_seq = max(self._log.bytes, default=0)
+        with contextlib.suppress(AssertionError):
+            await until(lambda: self._follower.last_seq >= last_seq, ASK_S_MAX, pause_seconds=0.1)
+        self._follower.end()
+        short = self._follower.last_seq < last_seq
+        late = [f"the follower heard nothing after event {self._follower.last_seq} of {last_seq}"] if short else []
+        return [*self._follower.wrong, *late]
 
     async def _answered(self, what: str, ask: object, *arguments: object) -> None:
         """Ask until there is an answer: everything runs, so there must be one."""

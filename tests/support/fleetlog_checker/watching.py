@@ -15,6 +15,7 @@ import msgspec
 
 from fleetlog.client import Client
 from fleetlog.exits import CliError
+from fleetlog.sse import Feed, Item, Trouble
 from fleetlog_checker.faults import LEAD_KIND
 from fleetlog_checker.system import System
 from fleetlog_checker.writers import now_ms
@@ -27,6 +28,8 @@ from fleetlog_testing.homes import connected
 LEADERS_LOOK_S = 0.05
 LOG_LOOK_S = 0.7
 ASK_LOOK_S = 0.2
+FOLLOW_LOOK_S = 1.0
+FOLLOW_AGAIN_S = 0.2
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -155,6 +158,47 @@ class LogReader(threading.Thread):
         """Yield what was read, in order."""
         for seq in sorted(self.stored):
             yield self.stored[seq]
+
+
+class Follower(threading.Thread):
+    """Follows the live feed, on another gateway whenever the one it follows falters, from where it was: nothing is missed."""
+
+    def __init__(self, system: System, seed: int) -> None:
+        super().__init__(name="follower", daemon=True)
+        self._system = system
+        self._chance = random.Random(f"follower {seed}")
+        self._ending = threading.Event()
+        self.last_seq = 0
+        """The last event that it heard."""
+        self.wrong: list[str] = []
+        """Events that were passed over, or came again."""
+
+    def end(self) -> None:
+        """Follow no longer."""
+        self._ending.set()
+
+    def run(self) -> None:
+        """Follow until told to end."""
+        while not self._ending.wait(FOLLOW_AGAIN_S):
+            name = self._chance.choice(list(self._system.gateways))
+            feed = Feed(self._system.gateways[name](), "/events", str(self.last_seq))
+            try:
+                while not self._ending.is_set() and self._heard(name, feed.take(FOLLOW_LOOK_S)):
+                    pass
+            except CliError:
+                continue
+            finally:
+                feed.close()
+
+    def _heard(self, name: str, item: Item | Trouble | None) -> bool:
+        """Take in what came; tell whether this feed goes on."""
+        if not isinstance(item, Item):
+            return item is None
+        seq = int(item.id)
+        if seq != self.last_seq + 1 or item.event == "reset":
+            self.wrong.append(f"{name}: event {seq} ({item.event}) came after event {self.last_seq}")
+        self.last_seq = seq
+        return True
 
 
 def longest_gap(times_ms: list[int], began_ms: int, ended_ms: int) -> tuple[float, int]:

@@ -285,6 +285,11 @@ def test_an_honest_host_that_was_refused_is_noticed(good: Planted) -> None:
     assert rules(good) == {"alert"}
 
 
+def test_an_event_that_who_follows_missed_is_noticed(good: Planted) -> None:
+    good.history.followed = ["gateway 1: event 9 came after event 7"]
+    assert rules(good) == {"feed"}
+
+
 def test_a_projection_that_differs_and_a_log_that_changed_are_noticed(good: Planted) -> None:
     good.history.readers = [Reader("gateway 2", verified="2 tasks differ")]
     good.history.rewritten = ["event 7 is gone"]
