@@ -41,9 +41,8 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Diagnostics from this level on: debug, info, warning or error."""
     append_ms: Milliseconds = 5_000
     """Wait for the bus to acknowledge an append before it is sent again: a sync on a busy disk may take a second."""
-    leader_ttl_ms: Milliseconds = 4_000
-    """A leader that is gone is replaced after this long and a tenth; it renews three times within it. Shorter, and a bus that
-    is busy for two seconds costs a change of leadership."""
+    leader_ttl_ms: Milliseconds = 3_000
+    """A leader that is gone is replaced after this long, and up to two seconds more; it renews three times within it."""
     clock_skew_ms_max: Milliseconds = 10_000
     """A service whose clock is further from the bus's does not lead: deadlines would be wrong by as much."""
     publisher_waiting_max: Count = 10_000
