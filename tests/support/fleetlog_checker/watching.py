@@ -194,8 +194,11 @@ class Follower(threading.Thread):
         """Take in what came; tell whether this feed goes on."""
         if not isinstance(item, Item):
             return item is None
+        if item.event == "reset":
+            self.wrong.append(f"{name}: the log is said not to go back to event {self.last_seq}: {item.data.decode()}")
+            return False
         seq = int(item.id)
-        if seq != self.last_seq + 1 or item.event == "reset":
+        if seq != self.last_seq + 1:
             self.wrong.append(f"{name}: event {seq} ({item.event}) came after event {self.last_seq}")
         self.last_seq = seq
         return True
