@@ -38,6 +38,10 @@ bench *arguments:
 docs:
     python docs/generate.py
 
+# write the archive of a release, for the tests of later ones: `just release VERSION COMMIT`
+release version commit:
+    python tests/fixtures/releases/make.py "$1" "$2"
+
 # resolve constraints.txt anew (names, versions, hashes)
 lock:
     python .ci/lock.py
