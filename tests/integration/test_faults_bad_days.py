@@ -19,6 +19,7 @@ import pytest
 
 from fleetlog_schemas import events
 from fleetlog_testing.agent_process import marked
+from fleetlog_testing.clocks import DAY_S, MISSING, WrongClock
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
 from fleetlog_testing.waiting import until
 
@@ -30,7 +31,6 @@ SETTINGS = (
 """Silence is noticed while a test waits; of four hosts, three that fall silent together are our own fault."""
 KILLS = 60
 SEED = 20261126
-DAY_S = 86_400
 CROWD = ("crowd1", "crowd2", "crowd3", "crowd4")
 BALLAST_BYTES = 64 * 1024
 
@@ -227,27 +227,7 @@ def test_on_a_full_disk_nothing_starts_what_runs_keeps_its_result_and_it_recover
 
 # --- a wrong clock ---------------------------------------------------------------------------------------------------
 
-FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-
-
-class WrongClock:
-    """The wall clock of one process, which a file moves; the monotonic clocks stay what they are."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.environment = {
-            "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
-        }
-
-    def set(self, seconds: int) -> None:
-        """Let it be so many seconds ahead, or behind."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+d}\n")
-        new.replace(self._file)
-
-
-@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (Debian: apt-get install faketime)")
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
 @pytest.mark.parametrize("ahead_s", [DAY_S, -DAY_S], ids=["ahead", "behind"])
 def test_a_wrong_and_jumping_wall_clock_changes_no_deadline_and_no_time_in_the_log(fleet: Fleet, ahead_s: int) -> None:
     clock = WrongClock(fleet.folder / f"offset{ahead_s}")

@@ -1,0 +1,28 @@
+"""A wrong wall clock for one process: libfaketime, moved by a file. Monotonic clocks stay what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+MISSING = "" if FAKETIME else "needs libfaketime (Debian: apt-get install faketime)"
+DAY_S = 86_400
+
+
+class WrongClock:
+    """How far a clock is off; `environment` gives it to a process."""
+
+    def __init__(self, file: Path) -> None:
+        """Keep the offset in *file*; it is none so far."""
+        self._file = file
+        self.environment = {
+            "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
+        }
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        """Let it be so many seconds ahead, or behind, from now on."""
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{seconds:+d}\n")
+        new.replace(self._file)
