@@ -109,7 +109,7 @@ def test_stopped_beyond_its_limits_a_host_goes_on_where_it_was(fleet: Fleet) -> 
         assert [view.outcome for view in views[1:]] == ["success"] * 2
         fleet.judge.agrees(views)
         (late,) = await fleet.ended(overdue)
-        assert late.outcome == "timeout"
+        assert late.outcome == "timeout", (late, host.diagnostics()[-2_000:])
         assert not marked(host.host_id, overdue)
 
     asyncio.run(scenario())
@@ -250,7 +250,7 @@ def test_a_wrong_and_jumping_wall_clock_changes_no_deadline_and_no_time_in_the_l
         views += await fleet.ended(ran)
         fleet.judge.agrees(views)
         (late,) = await fleet.ended(overdue)
-        assert late.outcome == "timeout"
+        assert late.outcome == "timeout", (late, host.diagnostics()[-2_000:])
         shown = fleet.shown(host.name)
         assert (shown["presence"], shown["alerts"]) == ("online", [])
         now_ms = time.time_ns() // 1_000_000
