@@ -1,4 +1,7 @@
-"""A wrong wall clock for one process: libfaketime, moved by a file. Monotonic clocks stay what they are."""
+"""A wrong wall clock for one Python process: libfaketime, moved by a file. Monotonic clocks stay what they are.
+
+Processes that it starts have the machine's own clock: libfaketime lets a sleep fail during which the clock jumps.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,13 @@ class WrongClock:
     def __init__(self, file: Path) -> None:
         """Keep the offset in *file*; it is none so far."""
         self._file = file
+        start = file.with_suffix(".start")
+        start.mkdir()
+        (start / "sitecustomize.py").write_text("import os; os.environ.pop('LD_PRELOAD', None)\n")
         self.environment = {
             "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": str(start),
         }
         self.set(0)
 
