@@ -22,7 +22,7 @@ from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
 from fleetlog.verbs.doctor_cluster import cluster
 from fleetlog.verbs.finding import BAD, NOTE, OK, Finding
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 FILL_NOTE, FILL_BAD = 0.70, 0.85
 """Shares of a stream's reserved bytes: at 85 % of EVENTS new tasks are refused."""

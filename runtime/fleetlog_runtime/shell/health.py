@@ -10,7 +10,7 @@ import msgspec
 
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_schemas import subjects
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):
