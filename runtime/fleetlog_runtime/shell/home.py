@@ -161,10 +161,8 @@ def agents_account_jwt(home: Home, revocations: dict[str, int], issued_s: int | 
     )
 
 
-def admin_credentials(home: Home) -> tuple[str, bytes]:
-    """Return a fresh JWT and seed that may manage streams; made when the bus starts, used then, kept nowhere."""
+def admin_credentials(home: Home, rights: tuple[str, ...] = ("$JS.API.>",)) -> tuple[str, bytes]:
+    """Return a fresh JWT and seed that may publish *rights*; made for the moment, used then, kept nowhere."""
     seed = nats_auth.new_seed("user")
-    jwt = nats_auth.free_user_jwt(
-        home.seed("account-core"), "admin", nats_auth.public_key(seed), ["$JS.API.>"]
-    )
+    jwt = nats_auth.free_user_jwt(home.seed("account-core"), "admin", nats_auth.public_key(seed), list(rights))
     return jwt, seed

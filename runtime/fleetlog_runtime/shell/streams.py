@@ -31,6 +31,8 @@ ACKS_PENDING_MAX = 5_000
 CONSUMERS_PER_STREAM_MAX = 5_000
 """Readers of one stream at once, as in the server's configuration."""
 API_TIMEOUT_SECONDS = 10
+ADMIN_RIGHTS = ("$JS.API.>",)
+"""What whoever makes the streams may publish."""
 _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
@@ -114,6 +116,32 @@ def _blobs_config(bytes_max: int) -> dict[str, Any]:
         "deny_delete": False,
         "deny_purge": False,
     }
+
+
+async def check_log_reaches(client: Client, known_seq: int) -> None:
+    """Check that the log of a home that has run before is there, and no shorter than what was derived from it.
+
+    A new log that began in its place would give out the same sequences again, and know nothing of what ran.
+
+    Raises:
+        StreamError: it is not; the message says what to do.
+    """
+    try:
+        last_seq = int((await _api(client, f"STREAM.INFO.{subjects.EVENTS}", {}))["state"]["last_seq"])
+    except StreamError as error:
+        if error.args[1] != _NOT_FOUND:
+            raise
+        last_seq = -1
+    if last_seq >= known_seq:
+        return
+    found = "there is no log" if last_seq < 0 else f"the log ends at {last_seq}"
+    known = f", but what was derived from it knows {known_seq} events" if known_seq else ", but this system has run before"
+    raise StreamError(
+        f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.\n"
+        "  with a backup:    fleetlog backup restore BACKUP --data NEWFOLDER\n"
+        "  without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder\n"
+        "  to begin anew:    fleetlog up --data NEWFOLDER, and join every host again", None,
+    )
 
 
 async def ensure_streams(client: Client, sizes: dict[str, int]) -> None:

@@ -20,17 +20,22 @@ import sys
 import time
 from pathlib import Path
 
-import nats
 import structlog
-from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError
 
-from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.files import write_atomic
-from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
+from fleetlog_runtime.shell.home import Home, HomeError
+from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_config import server_config
-from fleetlog_runtime.shell.streams import SLACK_BYTES, StreamError, ensure_streams, reservations
-from fleetlog_runtime.shell.tls import client_context, ensure_server_certificate
+from fleetlog_runtime.shell.streams import (
+    ADMIN_RIGHTS,
+    SLACK_BYTES,
+    StreamError,
+    check_log_reaches,
+    ensure_streams,
+    reservations,
+)
+from fleetlog_runtime.shell.tls import ensure_server_certificate
 
 START_SECONDS_MAX = 60
 """Reading large streams back takes the server a while."""
@@ -56,12 +61,14 @@ class NatsServer:
 
     def __init__(
         self, home: Home, *, listen: str = "127.0.0.1", port: int = 0, binary: Path | None = None,
-        names: tuple[str, ...] = (),
+        names: tuple[str, ...] = (), known_seq: int = 0, apart: bool = False,
     ) -> None:
         """Prepare to run it.
 
         *listen* beyond loopback turns TLS on, with a certificate for it and for *names*; *port* 0 finds a free
-        one once and remembers it; *binary* overrides the server that came with this installation.
+        one once and remembers it; *binary* overrides the server that came with this installation. A log that ends
+        before *known_seq* is refused. *apart*: where nobody looks for it, and without making any stream; it is for
+        taking copies and for putting them back.
         """
         self.home = home
         self.listen = listen
@@ -69,6 +76,8 @@ class NatsServer:
         self.monitor_port = 0
         self._binary = binary
         self._names = names
+        self._known_seq = known_seq
+        self._apart = apart
         self._process: subprocess.Popen[bytes] | None = None
         self._locks: list[int] = []
         self._log = structlog.get_logger("nats-server")
@@ -103,20 +112,27 @@ class NatsServer:
             if self.tls:
                 ensure_server_certificate(self.home, (self.listen, *self._names))
             await self._start_on_a_free_port(binary, sum(sizes.values()) + SLACK_BYTES)
-            client = await self._connect_admin()
-            try:
-                await ensure_streams(client, sizes)
-            finally:
-                await client.close()
+            if not self._apart:
+                await self._make_streams(sizes)
         except (OSError, StreamError, NatsError, HomeError) as error:
             await self.stop()
             raise ServerError(f"nats-server on {self.home.path / 'nats'}: {error}") from error
         except BaseException:
             await self.stop()
             raise
-        write_atomic(self.home.path / "nats" / "url", self.url.encode())
-        write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
+        if not self._apart:
+            write_atomic(self.home.path / "nats" / "url", self.url.encode())
+            write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
         return self.url
+
+    async def _make_streams(self, sizes: dict[str, int]) -> None:
+        client = await connect_admin(self.home, self.url, ADMIN_RIGHTS, tls=self.tls)
+        try:
+            if self._known_seq or (self.home.path / "nats" / "url").exists():
+                await check_log_reaches(client, self._known_seq)
+            await ensure_streams(client, sizes)
+        finally:
+            await client.close()
 
     async def watch(self) -> None:
         """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
@@ -171,7 +187,7 @@ class NatsServer:
     async def _start_on_a_free_port(self, binary: Path, file_bytes_max: int) -> None:
         fixed = self.port
         for tries_left in reversed(range(START_TRIES_MAX)):
-            self.port = fixed or await self._remembered_port()
+            self.port = fixed or (_free_port(self.listen) if self._apart else await self._remembered_port())
             self.monitor_port = _free_port("127.0.0.1")
             self._spawn(binary, file_bytes_max)
             try:
@@ -180,7 +196,8 @@ class NatsServer:
                 if tries_left and "address already in use" in self._log_tail():
                     continue
                 raise
-            write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
+            if not self._apart:
+                write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
             return
 
     async def _remembered_port(self) -> int:
@@ -232,18 +249,6 @@ class NatsServer:
             await asyncio.sleep(POLL_SECONDS)
         raise ServerError(f"nats-server does not answer after {START_SECONDS_MAX} s:\n{self._log_tail()}")
 
-    async def _connect_admin(self) -> Client:
-        jwt, seed = admin_credentials(self.home)
-
-        async def on_error(error: Exception) -> None:
-            self._log.warning("bus error", error=str(error))
-
-        return await nats.connect(
-            self.url, user_credentials=RawCredentials(nats_auth.credentials(jwt, seed)), name="fleetlog admin",
-            inbox_prefix="_INBOX_admin", error_cb=on_error, allow_reconnect=False,
-            **({"tls": client_context(self.home.ca_path)} if self.tls else {}),
-        )
-
     def _log_tail(self) -> str:
         lines: list[str] = []
         for name in ("server.log", "start.log"):
@@ -251,6 +256,15 @@ class NatsServer:
             if path.exists():
                 lines += path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(lines)
+
+
+def is_running(home: Home) -> bool:
+    """Tell whether somebody runs the bus of this home."""
+    path = home.path / "nats" / "supervisor.lock"
+    own = _try_lock(path) if path.parent.is_dir() else None
+    if own is not None:
+        os.close(own)
+    return own is None and path.exists()
 
 
 def find_binary(given: Path | None = None) -> Path:
