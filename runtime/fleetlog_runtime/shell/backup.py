@@ -138,9 +138,9 @@ async def create(home: Home, target: Path, version: str, say: Say, *, output: bo
         names = (*ORDER, subjects.OUTPUT) if output else ORDER
         return await _create(home, target, version, say, names, agents=agents, hot=hot, url=url, tls=tls)
     except (SnapshotError, ConnectFailed, NoAnswer, NatsError, HomeError, ServerError, TimeoutError) as error:
-        raise BackupError(f"the backup is not complete: {str(error) or type(error).__name__}") from error
+        raise BackupError(f"{target} is not complete, remove it: {str(error) or type(error).__name__}") from error
     except OSError as error:
-        raise BackupError(f"the backup is not complete: {error.strerror} ({error.filename or target})") from error
+        raise BackupError(f"{target} is not complete, remove it: {error.strerror} ({error.filename or target})") from error
     finally:
         if server is not None:
             await server.stop()
