@@ -27,6 +27,7 @@ import structlog
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog.known import known_seq
 from fleetlog.processes import Child, end_left_behind
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
@@ -140,7 +141,7 @@ class System:
         self._agent_folder = home.path / "agents" / "local"
         self.settings = load_settings(home.path, flags)
         listen = options.listen or "127.0.0.1"
-        self._server = NatsServer(home, listen=listen, names=own_names(listen))
+        self._server = NatsServer(home, listen=listen, names=own_names(listen), known_seq=known_seq(home.path))
         self._watch: asyncio.Task[None] | None = None
         self._asked: NatsBus | None = None
         self._services: list[Hosted | Separate] = []

@@ -53,7 +53,7 @@ def reservations(home: Home) -> dict[str, int]:
     kept: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
     missing = {name: size for name, size in wanted.items() if name not in kept}
     if missing:
-        free = shutil.disk_usage(home.path).free - sum(kept.values())
+        free = shutil.disk_usage(home.path / "nats").free - sum(kept.values())
         kept |= _fitted(missing, int(free * DISK_SHARE))
         write_atomic(path, json.dumps(kept, indent=1).encode())
     return kept

@@ -27,6 +27,7 @@ from fleetlog_runtime.shell.files import write_atomic
 from fleetlog_runtime.shell.home import Home, HomeError
 from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_config import server_config
+from fleetlog_runtime.shell.nats_health import ailment, has_room, is_stuck
 from fleetlog_runtime.shell.streams import (
     ADMIN_RIGHTS,
     SLACK_BYTES,
@@ -43,12 +44,18 @@ STOP_SECONDS_MAX = 60
 """A clean stop writes every consumer's state."""
 PORT_SECONDS_MAX = 5.0
 """How long a port that other machines know may be in use by somebody, such as an outgoing connection, at a start."""
+TELL_SECONDS = 60.0
+"""Between two lines about a disk that stays full."""
 START_TRIES_MAX = 3
 """A free port may be taken by somebody else between finding and using it."""
 RESTART_SECONDS_MIN = 0.2
 RESTART_SECONDS_MAX = 5.0
 POLL_SECONDS = 0.02
+STEADY_SECONDS = 10.0
+"""Whoever lived this long did start well: the next pause is short again."""
 WATCH_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+"""Between two looks at the health of a server that runs."""
 LOG_TAIL_LINES = 12
 
 
@@ -80,6 +87,7 @@ class NatsServer:
         self._apart = apart
         self._process: subprocess.Popen[bytes] | None = None
         self._locks: list[int] = []
+        self._told_full = float("-inf")
         self._log = structlog.get_logger("nats-server")
 
     @property
@@ -135,19 +143,43 @@ class NatsServer:
             await client.close()
 
     async def watch(self) -> None:
-        """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
+        """Restart it when it dies, or stops storing, until `stop`. Raises ServerError when it cannot be started again."""
         pause_seconds = RESTART_SECONDS_MIN
+        looked = began = time.monotonic()
         while (process := self._process) is not None:
             await asyncio.sleep(WATCH_SECONDS)
             if process.poll() is None or process is not self._process:
-                pause_seconds = RESTART_SECONDS_MIN
-                continue
-            code = process.returncode
-            self._log.error("nats-server died; starting it again", exit_code=code, pause_seconds=pause_seconds)
+                if time.monotonic() - began > STEADY_SECONDS:
+                    pause_seconds = RESTART_SECONDS_MIN
+                if time.monotonic() - looked < LOOK_SECONDS:
+                    continue
+                looked = time.monotonic()
+                if not await self._is_stuck_for_good():
+                    continue
+                process.terminate()
+                await _ended(process, STOP_SECONDS_MAX)
+            self._log.error("nats-server is started again", exit_code=process.poll(), pause_seconds=pause_seconds)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(RESTART_SECONDS_MAX, pause_seconds * 2)
             self._unlock()
             await self.start()
+            began = time.monotonic()
+
+    async def _is_stuck_for_good(self) -> bool:
+        """Tell whether it stores nothing any more and a restart would help: it never tries a failed disk again."""
+        found = await ailment(self.monitor_port)
+        if not found or not is_stuck(found):
+            return False
+        if not has_room(self.home):
+            if time.monotonic() - self._told_full > TELL_SECONDS:
+                self._told_full = time.monotonic()
+                self._log.error(
+                    "the disk of the bus is full: nothing can be stored until there is room", alarm=True,
+                    folder=str(self.home.path / "nats"), error=found,
+                )
+            return False
+        self._log.error("the bus has stopped storing and is restarted", alarm=True, error=found)
+        return True
 
     async def stop(self) -> None:
         """End it cleanly (SIGTERM) and wait; after STOP_SECONDS_MAX it is killed."""
@@ -244,7 +276,7 @@ class NatsServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise ServerError(f"nats-server ended at once (exit {self._process.returncode}):\n{self._log_tail()}")
-            if await _serves(self.monitor_port):
+            if await ailment(self.monitor_port) == "":
                 return
             await asyncio.sleep(POLL_SECONDS)
         raise ServerError(f"nats-server does not answer after {START_SECONDS_MAX} s:\n{self._log_tail()}")
@@ -332,22 +364,6 @@ async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
             return False
         await asyncio.sleep(POLL_SECONDS)
     return True
-
-
-async def _serves(monitor_port: int) -> bool:
-    """Ask the server's own health check, which is good once streams are readable."""
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", monitor_port)
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-        await writer.drain()
-        return b" 200 " in await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
 
 
 def _free_port(listen: str) -> int:

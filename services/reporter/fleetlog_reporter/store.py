@@ -319,6 +319,17 @@ def open_store(path: Path, memory_bytes_max: int = ReporterSettings().memory_byt
         return Store(path, memory_bytes_max), str(error)
 
 
+def position_of(path: Path) -> int:
+    """Return how much of the log a projection file nobody has open holds; 0 when there is none, or it cannot be read."""
+    if not path.exists():
+        return 0
+    try:
+        with duckdb.connect(str(path), read_only=True, config=_CONFIG) as connection:
+            return int(_one(connection, "SELECT position FROM checkpoint")[0])
+    except (duckdb.Error, Damaged):
+        return 0
+
+
 def move_aside(path: Path) -> None:
     """Rename a file that cannot be used to `.broken-<n>`, with its write-ahead log, and drop the oldest of these."""
     numbers = sorted(int(one.name.rpartition("-")[2]) for one in _broken(path))

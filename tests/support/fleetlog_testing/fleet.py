@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,6 +322,17 @@ class Fleet:
         pid = self.pid(part)
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def lose_machine(self) -> None:
+        """End everything of the server at once, with SIGKILL, and delete its folder; the agents live on."""
+        assert self._up is not None
+        self._up.kill()
+        self._up.wait()
+        for pid in self.processes():
+            if str(self.home.path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.home.path)
+        (self.folder / "up.log").write_bytes(b"")
 
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""

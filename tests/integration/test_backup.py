@@ -1,0 +1,263 @@
+"""The drill: a running fleet is saved under load, its server is lost for good, and everything goes on from the copy.
+
+Agents and commands are processes and outlive the server. The steps that people take are typed as docs/backup.md has
+them. The judge is the file that commands write: nothing may run twice, whatever the restored log does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleetlog_runtime.shell.backup import verify
+from fleetlog_schemas import events
+from fleetlog_schemas.view import TaskView
+from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
+from fleetlog_testing.waiting import until
+
+NAMES = ("web01", "web02", "web03")
+LOAD_TASKS_MAX = 200
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    running = Fleet(tmp_path)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def raw_log(fleet: Fleet, last_seq: int) -> list[tuple[int, str, bytes]]:
+    """Return the stored messages of the log through a sequence, byte for byte."""
+    return [(one.seq, one.subject, bytes(one.event)) for one in fleet.client.read_log() if one.seq <= last_seq]
+
+
+async def under_load(fleet: Fleet, stop: asyncio.Event) -> list[str]:
+    """Submit small tasks until *stop*."""
+    task_ids: list[str] = []
+    while not stop.is_set() and len(task_ids) < LOAD_TASKS_MAX:
+        task_ids.append(await fleet.submit(fleet.judge.command("true"), target="web0[1-3]"))
+    return task_ids
+
+
+def ok(fleet: Fleet, *words: str) -> str:
+    """Type a command that must do its work, and return what it printed."""
+    typed = fleet.run(*words)
+    assert typed.returncode == 0, f"{words}: {typed.stdout}{typed.stderr}"
+    return typed.stdout
+
+
+async def held(fleet: Fleet, *task_ids: str) -> None:
+    """Wait until the reporter shows tasks as paused by the restore."""
+    for task_id in task_ids:
+        view = await until(lambda task_id=task_id: fleet.client.show(task_id), END_S_MAX, task_id, LOOK_S)
+        assert view.hold is not None, view
+        assert view.hold.kind == "paused"
+        assert "restored from a backup" in view.hold.reason
+
+
+def only_outcome(view: TaskView) -> set[str | None]:
+    return {command.outcome for command in view.commands}
+
+
+@pytest.mark.timeout(300)
+def test_a_lost_server_is_restored_from_a_backup_taken_under_load_and_nothing_runs_twice(fleet: Fleet) -> None:
+    asyncio.run(drill(fleet))
+
+
+async def drill(fleet: Fleet) -> None:
+    # given: hosts, work that is done, work that runs, and work that waits for a host that is off
+    await fleet.start(*NAMES)
+    fleet.join("asleep")
+    script = fleet.folder / "greet.sh"
+    script.write_text("#!/bin/sh\necho hello from a blob\n")
+    ok(fleet, "run", str(script), "-t", "web0[1-3]", "--name", "greeting")
+    gates = {name: fleet.folder / name for name in ("gate-before", "gate-after")}
+    until_open = {name: f"while [ ! -e {gate} ]; do sleep 0.05; done" for name, gate in gates.items()}
+    ends_before_loss = await fleet.submit(fleet.judge.command(until_open["gate-before"]), target="web01", name="ends-before")
+    ends_after_loss = await fleet.submit(fleet.judge.command(until_open["gate-after"]), target="web02", name="ends-after")
+    waits = await fleet.submit(fleet.judge.command("true"), target="asleep", wait_offline_ms=3_600_000)
+    await fleet.began(ends_before_loss, 1)
+    await fleet.began(ends_after_loss, 1)
+
+    # when: it is saved while tasks come in
+    saved, stop = fleet.folder / "backups" / "one", asyncio.Event()
+    load = asyncio.create_task(under_load(fleet, stop))
+    await asyncio.to_thread(ok, fleet, "backup", "create", str(saved))
+    stop.set()
+    loaded = await load
+    manifest = verify(saved)
+    assert manifest.hot
+    history = raw_log(fleet, manifest.log.last_seq)
+    assert history[-1][0] == manifest.log.last_seq
+
+    # and goes on for a while: what happens now is not in the backup
+    fleet.hosts["asleep"].start()
+    await fleet.online("asleep")
+    gates["gate-before"].touch()
+    unknown = await fleet.submit(fleet.judge.command("true"), target="web03")
+    later = await fleet.ended(unknown, waits, ends_before_loss, *loaded)
+    assert all(only_outcome(view) == {"success"} for view in later)
+    fleet.join("newcomer").start()
+    await fleet.online("newcomer")
+    last_before_loss = max(event.seq for event in fleet.log())
+    assert last_before_loss > manifest.log.last_seq
+
+    # and the machine is lost, and made again from the backup at the same place
+    fleet.lose_machine()
+    gates["gate-after"].touch()
+    told = ok(fleet, "backup", "restore", str(saved))
+    assert "4 hosts refused" in told
+    await fleet.start()
+
+    # then: the history up to the backup is the same, byte for byte, and the script is there
+    assert raw_log(fleet, manifest.log.last_seq) == history
+    assert "hello from a blob" in ok(fleet, "show", "last") or ok(fleet, "ls", "--name", "greeting")
+    # and every host is refused, for all to see, until it is accepted
+    for name in (*NAMES, "asleep"):
+        await fleet.has(name, "refused")
+        assert fleet.shown(name)["refused_code"] == "restored"
+    assert fleet.run("doctor").returncode == 1
+    await held(fleet, waits, ends_before_loss, ends_after_loss)
+    # and accepting them needs a yes, and then lets them in
+    assert fleet.run("host", "accept", "--restored").returncode == 2
+    accepted = ok(fleet, "host", "accept", "--restored", "--yes", "--reason", "drill", "-o", "json")
+    assert sorted(json.loads(accepted)["accepted"]) == sorted((*NAMES, "asleep"))
+    await fleet.online(*NAMES, "asleep")
+    # and what may have run meanwhile is `lost`, or waits for a person, and does not run again
+    lost = await fleet.ended(ends_before_loss, ends_after_loss)
+    assert [only_outcome(view) for view in lost] == [{"lost"}, {"lost"}]
+    assert fleet.client.show(waits).state != "ended"
+    ok(fleet, "abort", waits, "--reason", "it ran on the day of the loss")
+    (aborted,) = await fleet.ended(waits)
+    assert only_outcome(aborted) == {"skipped"}
+    # and new work runs, a run of the saved script among it
+    fresh = await fleet.submit(fleet.judge.command("true"), target="web0[1-3] or asleep")
+    (done,) = await fleet.ended(fresh)
+    assert only_outcome(done) == {"success"}
+    greeting = json.loads(ok(fleet, "ls", "--name", "greeting", "-o", "json"))["items"][0]["task_id"]
+    ok(fleet, "rerun", greeting)
+    # and sequences went on from the restored log, each position written once
+    await nothing_ran_twice(fleet, fresh)
+
+
+async def nothing_ran_twice(fleet: Fleet, fresh: str) -> None:
+    assert not [line for line, times in fleet.judge.lines().items() if times > 1]
+    assert fleet.judge.began(fresh) == 4
+    sequences = [event.seq for event in fleet.log()]
+    assert sequences == list(range(1, len(sequences) + 1))
+    fleet.verify_projection()
+
+
+def test_a_backup_is_for_its_owner_only_and_has_no_secret_in_what_is_printed(fleet: Fleet) -> None:
+    asyncio.run(fleet.start())
+    saved = fleet.folder / "one"
+    told = fleet.run("backup", "create", str(saved), "--with-output")
+    assert told.returncode == 0, told.stderr
+    open_ones = [path for path in (saved, *saved.rglob("*")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert open_ones == []
+    secrets = [path.read_text() for path in saved.rglob("*.seed") if path.name != "signing.seed"]
+    secrets.append((saved / "home" / "gateway" / "token").read_text().strip())
+    assert len(secrets) > 5
+    assert not [secret for secret in secrets if secret in told.stdout + told.stderr + (saved / "manifest.json").read_text()]
+    assert {copy.name for copy in verify(saved).streams} == {"REPORTS", "EVENTS", "OBJ_BLOBS", "OUTPUT"}
+
+
+def test_a_stopped_system_is_saved_and_restored_with_tls_as_without(tmp_path: Path) -> None:
+    # given a system that listens to other machines, with a host of its own, stopped
+    fleet = Fleet(tmp_path, "--listen", "0.0.0.0")
+    asyncio.run(fleet.start())
+    fleet.close()
+    port = (fleet.home.path / "nats" / "port").read_bytes()
+    ca = (fleet.home.path / "tls" / "ca.pem").read_bytes()
+    # when
+    ok(fleet, "backup", "create", str(tmp_path / "one"))
+    assert not verify(tmp_path / "one").hot
+    shutil.rmtree(fleet.home.path)
+    ok(fleet, "backup", "restore", str(tmp_path / "one"))
+    # then agents find the bus where it was, behind the certificate that they pinned
+    assert (fleet.home.path / "nats" / "port").read_bytes() == port
+    assert (fleet.home.path / "tls" / "ca.pem").read_bytes() == ca
+    (tmp_path / "up.log").write_bytes(b"")
+    asyncio.run(fleet.start())
+    try:
+        assert (fleet.home.path / "nats" / "url").read_text() == f"tls://127.0.0.1:{port.decode()}"
+    finally:
+        fleet.close()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole backup of a stopped system without hosts."""
+    fleet = Fleet(tmp_path_factory.mktemp("saved"))
+    asyncio.run(fleet.start())
+    fleet.close()
+    ok(fleet, "backup", "create", str(fleet.folder / "one"))
+    return fleet.folder / "one"
+
+
+DAMAGES = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "one bit": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["streams/EVENTS.snapshot", "home/keys/ticket.key", "manifest.json"])
+def test_a_damaged_file_of_a_backup_is_named_and_refused(saved: Path, tmp_path: Path, name: str, damage: str) -> None:
+    fleet = Fleet(tmp_path)
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    DAMAGES[damage](copy / name)
+    for words in (("verify", str(copy)), ("restore", str(copy))):
+        refused = fleet.run("backup", *words)
+        assert refused.returncode != 0
+        assert name in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not fleet.home.path.exists()
+
+
+def test_what_was_interrupted_or_is_something_else_is_refused(saved: Path, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    (copy / "SHA256SUMS").unlink()
+    for folder, expected in ((copy, "not a finished backup"), (tmp_path / "nothing", "no folder")):
+        for verb in ("verify", "show", "restore"):
+            refused = fleet.run("backup", verb, str(folder))
+            assert refused.returncode != 0
+            assert expected in refused.stderr
+    listed = json.loads(ok(fleet, "backup", "ls", str(tmp_path), "-o", "json"))
+    assert [row["whole"] for row in listed if row["folder"] == str(copy)] == [False]
+
+
+def test_a_folder_that_is_there_is_never_overwritten(saved: Path, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.home.path.mkdir()
+    (fleet.home.path / "mine").write_text("kept")
+    refused = fleet.run("backup", "restore", str(saved))
+    assert refused.returncode == 6
+    assert "exists and is not empty" in refused.stderr
+    assert (fleet.home.path / "mine").read_text() == "kept"
+    refused = fleet.run("backup", "create", str(saved))
+    assert refused.returncode == 1
+    assert verify(saved)
+
+
+def test_the_restored_log_says_that_it_was_restored(saved: Path, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    ok(fleet, "backup", "restore", str(saved))
+    manifest = verify(saved)
+    asyncio.run(fleet.start())
+    try:
+        log = fleet.log()
+        assert [event.seq for event in log][: manifest.log.last_seq] == list(range(1, manifest.log.last_seq + 1))
+        assert not [event for event in log if isinstance(event.data, events.SessionsRefused)]
+    finally:
+        fleet.close()
