@@ -24,8 +24,8 @@ from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
 from fleetlog_runtime.pure.engine import Snapshot
 from fleetlog_runtime.shell import snapshots
 from fleetlog_runtime.shell.home import create_home
-from fleetlog_runtime.shell.nats_health import HEADROOM_BYTES
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
+from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
 from fleetlog_testing.disks import fill, make_room, small_disk
 from fleetlog_testing.fleet import END_S_MAX, Fleet
 from fleetlog_testing.homes import connected
@@ -101,7 +101,7 @@ async def nearly_full(fleet: Fleet, disk: Path) -> None:
     running = await fleet.submit(fleet.judge.command(f"while [ ! -e {gate} ]; do sleep 0.05; done"))
     await fleet.began(running, 1)
     # when
-    fill(disk, HEADROOM_BYTES // 2)
+    fill(disk, DISK_HEADROOM_BYTES // 2)
     # then what is new is refused, and says what to do
     with pytest.raises(CliError, match="nearly full.*free some space"):
         await fleet.submit(fleet.judge.command("true"))

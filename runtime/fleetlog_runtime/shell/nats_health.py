@@ -14,9 +14,6 @@ from fleetlog_runtime.shell.home import Home
 
 DISK_FREE_BYTES_MIN = 64 * 1024**2
 """Below this a restarted server would fail again within a moment: one block of a stream is up to 8 MiB."""
-HEADROOM_BYTES = 128 * 1024**2
-"""Free bytes of the bus's disk below which nothing new is begun, so that results of what runs still fit: about a
-hundred thousand ends, with output beside them."""
 ASK_SECONDS = 2.0
 _STUCK = ("write error", "no space left", "insufficient", "disabled", "not enabled")
 NO_ANSWER = "no answer"

@@ -32,9 +32,10 @@ from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_runtime.shell.files import create_private, write_atomic
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
-from fleetlog_runtime.shell.nats_health import HEADROOM_BYTES, has_room
+from fleetlog_runtime.shell.nats_health import has_room
 from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_schemas import events, subjects
+from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
 
 OWNER = Principal(name="owner")
 """Who holds the token that was made on first start."""
@@ -76,7 +77,7 @@ async def build(
     publisher = Publisher(bus, options.waiting_max, log)
     appender = Appender(
         bus, tail, publisher, f"/fleetlog/gateway/{options.instance or 'gateway'}", now_ms,
-        lambda: has_room(home, HEADROOM_BYTES),
+        lambda: has_room(home, DISK_HEADROOM_BYTES),
     )
     asker = Asker(bus, lambda: appender.appended_seq)
     return Gateway(
