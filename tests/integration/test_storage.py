@@ -22,13 +22,14 @@ from fleetlog_agent.journal_records import Commit
 from fleetlog_reporter.store import FILE_NAME
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
 from fleetlog_runtime.pure.engine import Snapshot
-from fleetlog_runtime.shell import snapshots
+from fleetlog_runtime.shell import nats_config, snapshots
 from fleetlog_runtime.shell.home import create_home
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
 from fleetlog_testing.disks import fill, make_room, small_disk
-from fleetlog_testing.fleet import END_S_MAX, Fleet
+from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
 from fleetlog_testing.homes import connected
+from fleetlog_testing.nats import real_server
 from fleetlog_testing.reporter_rig import LogBus, reporter
 from fleetlog_testing.waiting import until
 
@@ -262,6 +263,43 @@ def test_a_projection_deleted_under_a_running_reporter_answers_on_and_is_built_a
     asyncio.run(scenario())
 
 
+# --- what doctor sees ---------------------------------------------------------------------------------------------
+
+
+def findings(fleet: Fleet, check: str) -> list[tuple[str, str]]:
+    """Return what a check of `doctor` found: its state, and what it says."""
+    return [(one["state"], one["found"] + " " + one["todo"]) for one in json.loads(fleet.run("doctor", "-o", "json").stdout)
+            if one["check"] == check]
+
+
+def test_doctor_names_keys_that_others_may_read_and_settings_that_others_may_change(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    home = create_home(fleet.home.path)
+    assert [state for state, _ in findings(fleet, "modes")] == ["ok"]
+    (home.path / "settings.toml").write_text("")
+    (home.path / "settings.toml").chmod(0o666)
+    (home.path / "keys" / "ticket.key").chmod(0o640)
+    wrong = findings(fleet, "modes")
+    assert [state for state, _ in wrong] == ["bad", "bad"]
+    assert any("chmod go= " in text and "ticket.key" in text for _, text in wrong)
+    assert any("chmod go-w " in text and "settings.toml" in text for _, text in wrong)
+
+
+@pytest.mark.parametrize(("interval", "state"), [("always", "ok"), ('"2m"', "bad")])
+def test_doctor_asks_the_bus_whether_it_flushes_before_it_acknowledges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interval: str, state: str
+) -> None:
+    usual = nats_config.server_config
+    monkeypatch.setattr(
+        "fleetlog_runtime.shell.supervisor.server_config",
+        lambda *args, **fields: usual(*args, **fields).replace("sync_interval: always", f"sync_interval: {interval}"),
+    )
+    with real_server(tmp_path) as home:
+        fleet = Fleet(tmp_path)
+        fleet.home = home
+        assert [found for found, _ in findings(fleet, "bus")] == [state]
+
+
 # --- journals and snapshots ----------------------------------------------------------------------------------------
 
 
@@ -278,6 +316,42 @@ def test_a_journal_without_room_says_so_loses_nothing_and_goes_on_when_there_is_
         again = Journal(journal.path)
         assert (again.state.counter, again.torn_bytes) == (written + 1, 0)
         again.close()
+
+
+@pytest.mark.timeout(240)
+def test_an_agent_whose_disk_is_full_starts_nothing_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "web01", 8) as disk:
+        fleet = Fleet(tmp_path)
+        try:
+            asyncio.run(full_host(fleet, disk))
+        finally:
+            fleet.close()
+
+
+async def full_host(fleet: Fleet, disk: Path) -> None:
+    await fleet.start("web01")
+    host = fleet.hosts["web01"]
+    (before,) = await fleet.ended(await fleet.submit(fleet.judge.command("true")))
+    # when there is room for the journal but not for what the command needs
+    content = b"x" * 3_000_000
+    fill(disk, 1024 * 1024)
+    blob = fleet.client.put_blob(content, "stdin")
+    (failed,) = await fleet.ended(await fleet.submit(fleet.judge.command("true"), options={"stdin": blob}))
+    # then it never ran, and the reason is said
+    assert failed.outcome == "error"
+    (attempt,) = failed.commands[0].attempts
+    assert "No space left" in (attempt.error or "")
+    assert fleet.judge.began(failed.task_id) == 0
+    # when there is no room for the journal either, only for the diagnostics
+    fill(disk, 32 * 1024)
+    waiting = await fleet.submit(fleet.judge.command(": " + "x" * 60_000))
+    await until(lambda: "the journal cannot be written" in host.diagnostics(), END_S_MAX, "it is said", LOOK_S)
+    assert fleet.judge.began(waiting) == 0
+    # then it runs once there is, once
+    make_room(disk)
+    (later,) = await fleet.ended(waiting)
+    assert later.outcome == "success"
+    fleet.judge.agrees([before, later])
 
 
 def until_full(journal: Journal) -> int:
