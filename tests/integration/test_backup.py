@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from fleetlog_runtime.shell.backup import verify
 from fleetlog_schemas import events
 from fleetlog_schemas.view import TaskView
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
+from fleetlog_testing.tree import ROOT
 from fleetlog_testing.waiting import until
 
 NAMES = ("web01", "web02", "web03")
@@ -77,89 +79,116 @@ def test_a_lost_server_is_restored_from_a_backup_taken_under_load_and_nothing_ru
     asyncio.run(drill(fleet))
 
 
-async def drill(fleet: Fleet) -> None:
-    # given: hosts, work that is done, work that runs, and work that waits for a host that is off
-    await fleet.start(*NAMES)
-    fleet.join("asleep")
-    script = fleet.folder / "greet.sh"
-    script.write_text("#!/bin/sh\necho hello from a blob\n")
-    ok(fleet, "run", str(script), "-t", "web0[1-3]", "--name", "greeting")
-    gates = {name: fleet.folder / name for name in ("gate-before", "gate-after")}
-    until_open = {name: f"while [ ! -e {gate} ]; do sleep 0.05; done" for name, gate in gates.items()}
-    ends_before_loss = await fleet.submit(fleet.judge.command(until_open["gate-before"]), target="web01", name="ends-before")
-    ends_after_loss = await fleet.submit(fleet.judge.command(until_open["gate-after"]), target="web02", name="ends-after")
-    waits = await fleet.submit(fleet.judge.command("true"), target="asleep", wait_offline_ms=3_600_000)
-    await fleet.began(ends_before_loss, 1)
-    await fleet.began(ends_after_loss, 1)
+class Work:
+    """What the drill has under way."""
 
-    # when: it is saved while tasks come in
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.gates = {name: fleet.folder / f"gate-{name}" for name in ("before", "after")}
+        self.waits = self.ends_before_loss = self.ends_after_loss = ""
+
+    async def begin(self) -> None:
+        """Do some work, keep some running on two hosts, and let some wait for a host that is off."""
+        fleet = self.fleet
+        fleet.join("asleep")
+        script = fleet.folder / "greet.sh"
+        script.write_text("#!/bin/sh\necho hello from a blob\n")
+        ok(fleet, "run", str(script), "-t", "web0[1-3]", "--name", "greeting")
+        until_open = {name: f"while [ ! -e {gate} ]; do sleep 0.05; done" for name, gate in self.gates.items()}
+        self.ends_before_loss = await fleet.submit(fleet.judge.command(until_open["before"]), target="web01")
+        self.ends_after_loss = await fleet.submit(fleet.judge.command(until_open["after"]), target="web02")
+        self.waits = await fleet.submit(fleet.judge.command("true"), target="asleep", wait_offline_ms=3_600_000)
+        await fleet.began(self.ends_before_loss, 1)
+        await fleet.began(self.ends_after_loss, 1)
+
+    async def go_on(self, *loaded: str) -> None:
+        """Do what the backup does not know: what waited runs, what ran ends, and there is a new task and a new host."""
+        fleet = self.fleet
+        fleet.hosts["asleep"].start()
+        await fleet.online("asleep")
+        self.gates["before"].touch()
+        unknown = await fleet.submit(fleet.judge.command("true"), target="web03")
+        later = await fleet.ended(unknown, self.waits, self.ends_before_loss, *loaded)
+        assert all(only_outcome(view) == {"success"} for view in later)
+        fleet.join("newcomer").start()
+        await fleet.online("newcomer")
+
+    async def is_not_repeated(self) -> None:
+        """Require that what may have run is `lost` or was given up by a person, and that the real end is known."""
+        fleet = self.fleet
+        forgotten, still_held = await fleet.ended(self.ends_before_loss, self.ends_after_loss)
+        assert only_outcome(forgotten) == {"lost"}
+        # What its host still held when the server came back is told, before or after the verdict.
+        if only_outcome(still_held) != {"success"}:
+            assert only_outcome(still_held) == {"lost"}
+            await until(
+                lambda: late_outcomes(fleet, self.ends_after_loss) == ["success"], END_S_MAX, "the late end is shown", LOOK_S
+            )
+        (aborted,) = await fleet.ended(self.waits)
+        assert only_outcome(aborted) == {"skipped"}
+
+
+def steps(saved: Path, task_id: str) -> list[list[str]]:
+    """Return the commands that docs/backup.md says to type when the server is lost."""
+    section = (ROOT / "docs" / "backup.md").read_text().partition("## When the server is lost")[2]
+    block = section.partition("```sh\n")[2].partition("```")[0]
+    lines = [line.replace("/backups/monday", str(saved)).replace(" ID ", f" {task_id} ") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+async def drill(fleet: Fleet) -> None:
+    # given hosts with all kinds of work, and a backup made under load
+    await fleet.start(*NAMES)
+    work = Work(fleet)
+    await work.begin()
     saved, stop = fleet.folder / "backups" / "one", asyncio.Event()
     load = asyncio.create_task(under_load(fleet, stop))
     await asyncio.to_thread(ok, fleet, "backup", "create", str(saved))
     stop.set()
-    loaded = await load
     manifest = verify(saved)
     assert manifest.hot
+    await work.go_on(*await load)
     history = raw_log(fleet, manifest.log.last_seq)
-    assert history[-1][0] == manifest.log.last_seq
+    assert history[-1][0] == manifest.log.last_seq < max(event.seq for event in fleet.log())
 
-    # and goes on for a while: what happens now is not in the backup
-    fleet.hosts["asleep"].start()
-    await fleet.online("asleep")
-    gates["gate-before"].touch()
-    unknown = await fleet.submit(fleet.judge.command("true"), target="web03")
-    later = await fleet.ended(unknown, waits, ends_before_loss, *loaded)
-    assert all(only_outcome(view) == {"success"} for view in later)
-    fleet.join("newcomer").start()
-    await fleet.online("newcomer")
-    last_before_loss = max(event.seq for event in fleet.log())
-    assert last_before_loss > manifest.log.last_seq
-
-    # and the machine is lost, and made again from the backup at the same place
+    # when the machine is lost, and a person types what the page says
     fleet.lose_machine()
-    gates["gate-after"].touch()
-    told = ok(fleet, "backup", "restore", str(saved))
-    assert "4 hosts refused" in told
-    await fleet.start()
+    work.gates["after"].touch()
+    for words in steps(saved, work.waits):
+        if words == ["up"]:
+            await fleet.start()
+            await before_anybody_is_accepted(fleet, work, history)
+            continue
+        ok(fleet, *words)
+        if words[:2] == ["host", "accept"]:
+            await fleet.online(*NAMES, "asleep")
 
-    # then: the history up to the backup is the same, byte for byte
-    assert raw_log(fleet, manifest.log.last_seq) == history
-    # and every host is refused, for all to see, until it is accepted
-    for name in (*NAMES, "asleep"):
-        await fleet.has(name, "refused")
-        assert fleet.shown(name)["refused_code"] == "restored"
-    assert fleet.run("doctor").returncode == 1
-    await held(fleet, waits)
-    # and accepting them needs a yes, and then lets them in
-    assert fleet.run("host", "accept", "--restored").returncode == 2
-    accepted = ok(fleet, "host", "accept", "--restored", "--yes", "--reason", "drill", "-o", "json")
-    assert sorted(json.loads(accepted)["accepted"]) == sorted((*NAMES, "asleep"))
-    await fleet.online(*NAMES, "asleep")
-    # and what may have run meanwhile is `lost`, or waits for a person, and does not run again
-    lost = await fleet.ended(ends_before_loss, ends_after_loss)
-    assert [only_outcome(view) for view in lost] == [{"lost"}, {"lost"}]
-    # and the end of the one that its host still held is shown beside it
-    await until(lambda: late_outcomes(fleet, ends_after_loss) == ["success"], END_S_MAX, "the late end is shown", LOOK_S)
-    assert fleet.client.show(waits).state != "ended"
-    ok(fleet, "abort", waits, "--reason", "it ran on the day of the loss")
-    (aborted,) = await fleet.ended(waits)
-    assert only_outcome(aborted) == {"skipped"}
-    # and new work runs, a run of the saved script among it
+    # then hosts are back, what may have run is not run again, and what is new runs, the saved script among it
+    await work.is_not_repeated()
     fresh = await fleet.submit(fleet.judge.command("true"), target="web0[1-3] or asleep")
     (done,) = await fleet.ended(fresh)
     assert only_outcome(done) == {"success"}
     greeting = json.loads(ok(fleet, "ls", "--name", "greeting", "-o", "json"))["items"][0]["task_id"]
     ok(fleet, "rerun", greeting)
-    # and sequences went on from the restored log, each position written once
-    await nothing_ran_twice(fleet, fresh)
-
-
-async def nothing_ran_twice(fleet: Fleet, fresh: str) -> None:
-    assert not [line for line, times in fleet.judge.lines().items() if times > 1]
     assert fleet.judge.began(fresh) == 4
+    assert not [line for line, times in fleet.judge.lines().items() if times > 1], "a command ran twice"
     sequences = [event.seq for event in fleet.log()]
     assert sequences == list(range(1, len(sequences) + 1))
     fleet.verify_projection()
+
+
+async def before_anybody_is_accepted(fleet: Fleet, work: Work, history: list[tuple[int, str, bytes]]) -> None:
+    """Require that the log is what it was, that every host is refused for all to see, and that what waited is held."""
+    assert raw_log(fleet, history[-1][0]) == history
+    for name in (*NAMES, "asleep"):
+        await fleet.has(name, "refused")
+        assert fleet.shown(name)["refused_code"] == "restored"
+    assert fleet.run("doctor").returncode == 1
+    await held(fleet, work.waits)
+    asked = fleet.run("host", "accept", "--restored")
+    assert asked.returncode == 2
+    assert all(name in asked.stdout for name in (*NAMES, "asleep")), "it shows whom it would let in"
+    await fleet.has("web01", "refused")
 
 
 def test_a_backup_is_for_its_owner_only_and_has_no_secret_in_what_is_printed(fleet: Fleet) -> None:
