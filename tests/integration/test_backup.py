@@ -16,15 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from fleetlog_runtime.shell.backup import verify
+from fleetlog_runtime.pure.bus import Batch, Draft
+from fleetlog_runtime.shell.backup import create, verify
+from fleetlog_runtime.shell.nats_bus import NatsBus
+from fleetlog_runtime.shell.restore import restore
 from fleetlog_schemas import events
 from fleetlog_schemas.view import TaskView
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
+from fleetlog_testing.homes import connected
+from fleetlog_testing.nats import running_server
 from fleetlog_testing.tree import ROOT
 from fleetlog_testing.waiting import until
 
 NAMES = ("web01", "web02", "web03")
 LOAD_TASKS_MAX = 200
+COPIES = 12
 
 
 @pytest.fixture
@@ -296,3 +302,31 @@ def test_the_restored_log_says_that_it_was_restored(saved: Path, tmp_path: Path)
         assert not [event for event in log if isinstance(event.data, events.SessionsRefused)]
     finally:
         fleet.close()
+
+
+def test_copies_made_among_batches_end_where_a_batch_ends_and_a_long_log_is_put_back_whole(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_server(tmp_path) as server, connected(server.home, "dispatcher") as bus:
+            stop = asyncio.Event()
+            loading = asyncio.create_task(batches(bus, stop))
+            for number in range(COPIES):
+                saved = tmp_path / f"{number}"
+                manifest = await create(server.home, saved, "test", print, output=False, agents=False)
+                assert not manifest.log.last_seq or (await bus.get("EVENTS", manifest.log.last_seq)).batch_end
+            stop.set()
+            await loading
+        # Messages that are all alike: one small chunk of the copy holds thousands of them.
+        assert manifest.log.last_seq > 2_000
+        restored = await restore(saved, tmp_path / "new", print)
+        assert restored.last_seq == manifest.log.last_seq
+
+    asyncio.run(scenario())
+
+
+async def batches(bus: NatsBus, stop: asyncio.Event) -> None:
+    """Append batches without a pause until *stop*."""
+    batch = tuple(Draft("evt.dispatch", b"x" * 300) for _ in range(200))
+    for number in range(1000):
+        if stop.is_set():
+            return
+        await bus.append(Batch(drafts=batch, message_id=f"{number}"))

@@ -50,6 +50,18 @@ def new_private(path: Path) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
+def sync_tree(folder: Path) -> None:
+    """Put every file and folder below *folder* on disk. Raises OSError."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(Path(parent) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(parent))
+
+
 def private_folder(path: Path) -> Path:
     """Make a folder that only its owner may enter, and return it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

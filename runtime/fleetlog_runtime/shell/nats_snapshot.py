@@ -22,6 +22,10 @@ from fleetlog_runtime.shell.files import new_private
 
 CHUNK_BYTES = 128 * 1024
 """Of one message: the server's own default, far below what the bus carries."""
+PUT_BACK_BYTES = 16 * 1024
+"""Of one message on the way back: the server stores all messages of a chunk before it answers, and gives up on the whole
+after 5 s of that. A chunk is compressed and may hold thousands; with a flush for each that is too long on any disk, so
+the server that takes them must flush late."""
 WINDOW_BYTES = 8 * 1024**2
 """Sent by the server before it waits for an acknowledgement: the server's own default."""
 BEGIN_SECONDS_MAX = 3_600
@@ -112,7 +116,7 @@ async def put_back(
     answer = await _ask(client, f"$JS.API.STREAM.RESTORE.{copy.name}", request, CHUNK_SECONDS_MAX)
     sent = 0
     with path.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        while chunk := await asyncio.to_thread(file.read, PUT_BACK_BYTES):
             reply = await client.request(answer["deliver_subject"], chunk, timeout=CHUNK_SECONDS_MAX)
             _refused(copy.name, reply.data)
             sent += len(chunk)

@@ -8,6 +8,7 @@ or aborts it). Work goes on in a folder beside the new home, which gets its name
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from fleetlog_runtime.shell.backup import (
     verify,
 )
 from fleetlog_runtime.shell.clock import Clock
-from fleetlog_runtime.shell.files import private_folder
+from fleetlog_runtime.shell.files import private_folder, sync_tree
 from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials, create_home
 from fleetlog_runtime.shell.nats_admin import INBOX, connect_admin
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
@@ -83,6 +84,7 @@ async def restore(folder: Path, target: Path, say: Say) -> Restored:
         copy_home(folder, manifest, work)
         create_home(work)
         restored = await _restore(folder, manifest, Home(work), say)
+        await asyncio.to_thread(sync_tree, work)
         _take_place(work, target)
     except (
         SnapshotError, StreamError, ServerError, HomeError, ConnectFailed, NatsError, NoAnswer, AppendRefused,

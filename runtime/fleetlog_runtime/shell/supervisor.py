@@ -74,8 +74,8 @@ class NatsServer:
 
         *listen* beyond loopback turns TLS on, with a certificate for it and for *names*; *port* 0 finds a free
         one once and remembers it; *binary* overrides the server that came with this installation. A log that ends
-        before *known_seq* is refused. *apart*: where nobody looks for it, and without making any stream; it is for
-        taking copies and for putting them back.
+        before *known_seq* is refused. *apart*: where nobody looks for it, without making any stream, and without flushing
+        each message; it is for taking copies and for putting them back.
         """
         self.home = home
         self.listen = listen
@@ -259,7 +259,7 @@ class NatsServer:
         folder = self.home.path / "nats"
         text = server_config(
             self.home, listen=self.listen, port=self.port, monitor_port=self.monitor_port,
-            file_bytes_max=file_bytes_max, tls=self.tls,
+            file_bytes_max=file_bytes_max, tls=self.tls, flush_late=self._apart,
         )
         write_atomic(folder / "server.conf", text.encode())
         with (folder / "start.log").open("wb") as log:
