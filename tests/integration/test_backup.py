@@ -30,7 +30,9 @@ from fleetlog_testing.waiting import until
 
 NAMES = ("web01", "web02", "web03")
 LOAD_TASKS_MAX = 200
-COPIES = 12
+COPIES = 8
+BATCH_PAUSE_S = 0.02
+"""So that the log that each copy reads stays short."""
 
 
 @pytest.fixture
@@ -211,27 +213,31 @@ def test_a_backup_is_for_its_owner_only_and_has_no_secret_in_what_is_printed(fle
     assert {copy.name for copy in verify(saved).streams} == {"REPORTS", "EVENTS", "OBJ_BLOBS", "OUTPUT"}
 
 
-def test_a_stopped_system_is_saved_and_restored_with_tls_as_without(tmp_path: Path) -> None:
-    # given a system that listens to other machines, with a host of its own, stopped
+def test_over_tls_an_agent_finds_the_restored_server_where_it_was_and_trusts_it(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, "--listen", "0.0.0.0")
-    asyncio.run(fleet.start())
-    fleet.close()
-    port = (fleet.home.path / "nats" / "port").read_bytes()
-    ca = (fleet.home.path / "tls" / "ca.pem").read_bytes()
-    # when
-    ok(fleet, "backup", "create", str(tmp_path / "one"))
-    assert not verify(tmp_path / "one").hot
-    shutil.rmtree(fleet.home.path)
-    ok(fleet, "backup", "restore", str(tmp_path / "one"))
-    # then agents find the bus where it was, behind the certificate that they pinned
-    assert (fleet.home.path / "nats" / "port").read_bytes() == port
-    assert (fleet.home.path / "tls" / "ca.pem").read_bytes() == ca
-    (tmp_path / "up.log").write_bytes(b"")
-    asyncio.run(fleet.start())
     try:
-        assert (fleet.home.path / "nats" / "url").read_text() == f"tls://127.0.0.1:{port.decode()}"
+        asyncio.run(lost_over_tls(fleet, tmp_path / "one"))
     finally:
         fleet.close()
+
+
+async def lost_over_tls(fleet: Fleet, saved: Path) -> None:
+    # given
+    await fleet.start("web01")
+    pinned = {name: (fleet.home.path / name).read_bytes() for name in ("nats/port", "tls/ca.pem")}
+    ok(fleet, "backup", "create", str(saved))
+    # when
+    fleet.lose_machine()
+    ok(fleet, "backup", "restore", str(saved))
+    assert {name: (fleet.home.path / name).read_bytes() for name in pinned} == pinned
+    await fleet.start()
+    assert fleet.home.nats_url().startswith("tls://")
+    # then
+    await fleet.has("web01", "refused")
+    ok(fleet, "host", "accept", "--restored", "--yes")
+    await fleet.online("web01")
+    (done,) = await fleet.ended(await fleet.submit(fleet.judge.command("true")))
+    assert only_outcome(done) == {"success"}
 
 
 @pytest.fixture(scope="module")
@@ -324,9 +330,10 @@ def test_copies_made_among_batches_end_where_a_batch_ends_and_a_long_log_is_put_
 
 
 async def batches(bus: NatsBus, stop: asyncio.Event) -> None:
-    """Append batches without a pause until *stop*."""
+    """Append batches until *stop*, so many that some copies would end within one."""
     batch = tuple(Draft("evt.dispatch", b"x" * 300) for _ in range(200))
     for number in range(1000):
         if stop.is_set():
             return
         await bus.append(Batch(drafts=batch, message_id=f"{number}"))
+        await asyncio.sleep(BATCH_PAUSE_S)

@@ -146,7 +146,8 @@ class Fleet:
     def join(self, name: str, **labels: str) -> Host:
         """Make a host of this name, whose agent does not run yet."""
         invited = self.gateway.post("/hosts", {"name": name, "labels": labels})
-        identity = join(self.folder / name, self.home.gateway_url(), invited["token"])
+        pinned = self.gateway.get("/ca")["sha256"] if self.home.gateway_url().startswith("https") else ""
+        identity = join(self.folder / name, self.home.gateway_url(), invited["token"], pinned)
         host = self.hosts[name] = Host(identity.host_id, self.folder / name)
         return host
 
