@@ -10,16 +10,19 @@ import asyncio
 import errno
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleetlog.exits import CliError
 from fleetlog_agent.journal import Journal, read_journal
 from fleetlog_agent.journal_records import Commit
-from fleetlog_reporter.store import FILE_NAME
+from fleetlog_reporter.store import FILE_NAME, position_of
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
 from fleetlog_runtime.pure.engine import Snapshot
 from fleetlog_runtime.shell import nats_config, snapshots
@@ -363,6 +366,31 @@ def until_full(journal: Journal) -> int:
             assert error.errno == errno.ENOSPC
             return counter - 1
     raise AssertionError("it never filled")
+
+
+def test_a_snapshot_that_finds_no_room_leaves_the_former_one_and_nothing_else(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "snapshots", 4) as disk:
+        path = disk / "dispatcher.snapshot"
+        former = Snapshot(unit="dispatcher", version=1, position=77, fence_seq=0, state=b"x" * 100)
+        snapshots.write(path, former, "0" * 64)
+        fill(disk, 100 * 1024)
+        with pytest.raises(OSError, match="No space left"):
+            snapshots.write(path, msgspec.structs.replace(former, position=78, state=b"x" * 1_000_000), "0" * 64)
+        assert snapshots.position_of(path) == 77
+        make_room(disk)
+        assert [one.name for one in disk.iterdir()] == ["dispatcher.snapshot"]
+
+
+def test_how_far_a_projection_reached_is_known_also_when_its_writer_was_killed(tmp_path: Path) -> None:
+    story = (
+        "import os, pathlib, sys; from fleetlog_reporter.store import FILE_NAME, Store;"
+        " store = Store(pathlib.Path(sys.argv[1]) / FILE_NAME);"
+        " store.connection.execute('UPDATE checkpoint SET position = 42'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", story, str(tmp_path)], check=True)
+    assert position_of(tmp_path / FILE_NAME) == 42
+    (tmp_path / FILE_NAME).write_bytes(b"garbage")
+    assert position_of(tmp_path / FILE_NAME) == 0
 
 
 @pytest.mark.parametrize("damage", ["cut short", "garbage", "empty"])

@@ -71,10 +71,15 @@ def private_folder(path: Path) -> Path:
 def _written_beside(path: Path, body: bytes, mode: int) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # On a full disk every try would leave another part behind.
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 
