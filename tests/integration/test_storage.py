@@ -117,9 +117,20 @@ async def nearly_full(fleet: Fleet, disk: Path) -> None:
     assert ended.outcome == "success"
     # and new tasks are taken as soon as there is room
     make_room(disk)
+    writes = await fleet.submit(fleet.judge.command(f"while [ -e {gate} ]; do sleep 0.05; done; head -c 3000000 /dev/zero"))
+    await fleet.began(writes, 1)
+    # when there is none at all, and a command goes on to write and to end
+    fill(disk, 64 * 1024)
+    gate.unlink()
+    await until(lambda: "the disk of the bus is full" in fleet.diagnostics("up"), END_S_MAX, "it is said", LOOK_S)
+    # then it is recorded as it ended once there is room again, with nobody's help
+    make_room(disk)
+    (late,) = await fleet.ended(writes)
+    assert late.outcome == "success"
     (later,) = await fleet.ended(await fleet.submit(fleet.judge.command("true")))
     assert later.outcome == "success"
-    fleet.judge.agrees([ended, later])
+    fleet.judge.agrees([ended, late, later])
+    fleet.verify_projection()
 
 
 # --- a log that went away ------------------------------------------------------------------------------------------
