@@ -191,7 +191,10 @@ async def before_anybody_is_accepted(fleet: Fleet, work: Work, history: list[tup
     for name in (*NAMES, "asleep"):
         await fleet.has(name, "refused")
         assert fleet.shown(name)["refused_code"] == "restored"
-    assert fleet.run("doctor").returncode == 1
+    doctor = fleet.run("doctor")
+    assert doctor.returncode == 1
+    assert "4 hosts refused because the log was restored" in doctor.stdout
+    assert "fleetlog host accept --restored" in doctor.stdout
     await held(fleet, work.waits)
     asked = fleet.run("host", "accept", "--restored")
     assert asked.returncode == 2

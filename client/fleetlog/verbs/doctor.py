@@ -21,6 +21,7 @@ from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
 from fleetlog.verbs.about import own_version
+from fleetlog.verbs.hosts import RESTORED
 from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
 
 OK, NOTE, BAD = "ok", "note", "bad"
@@ -166,7 +167,15 @@ def _hosts(console: Console) -> Iterator[Finding]:
         "hosts", OK if living else NOTE, f"{count_of(len(living), 'host')}, {online} online, {away} offline",
         "" if living else "`fleetlog host add NAME` prints the line that joins one",
     )
+    restored = [host["name"] for host in living if host["presence"] == "refused" and host["refused_code"] == RESTORED]
+    if restored:
+        yield Finding(
+            "hosts", BAD, f"{count_of(len(restored), 'host')} refused because the log was restored from a backup",
+            "look at them, then: fleetlog host accept --restored --reason '...'",
+        )
     for host in living:
+        if host["name"] in restored:
+            continue
         if host["presence"] == "refused":
             yield Finding(
                 "host", BAD, f"{host['name']} is refused: {host['refused_reason']}",
