@@ -179,6 +179,9 @@ async def drill(fleet: Fleet) -> None:
     greeting = json.loads(ok(fleet, "ls", "--name", "greeting", "-o", "json"))["items"][0]["task_id"]
     ok(fleet, "rerun", greeting)
     assert fleet.judge.began(fresh) == 4
+    assert "hello from a blob" in ok(fleet, "output", "last"), "new frames stand where the log says"
+    old = fleet.client.show(greeting).commands[0].attempts[0]
+    assert old.tail == "hello from a blob\n", "what the log itself keeps of old output is there"
     assert not [line for line, times in fleet.judge.lines().items() if times > 1], "a command ran twice"
     sequences = [event.seq for event in fleet.log()]
     assert sequences == list(range(1, len(sequences) + 1))

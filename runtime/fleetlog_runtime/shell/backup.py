@@ -79,6 +79,8 @@ class Manifest(msgspec.Struct, frozen=True):
     hot: bool
     """Whether it was taken from a running system."""
     log: LogExtent
+    output_seq: int
+    """The last sequence of OUTPUT: the log names frames by sequence, so a new OUTPUT must go on behind it."""
     streams: tuple[StreamCopy, ...]
     files: tuple[FileCopy, ...]
 
@@ -181,6 +183,7 @@ async def _create(
         events = next(copy for copy in copies if copy.name == subjects.EVENTS)
         say(f"reading the log through {events.last_seq}")
         first = int(events.state.get("first_seq", 0))
+        output_seq = (await bus.state(subjects.OUTPUT)).last_seq
         extent = LogExtent(first, events.last_seq, await chain_of(bus, first, events.last_seq))
     finally:
         if client is not None:
@@ -188,7 +191,7 @@ async def _create(
         await bus.close()
     manifest = Manifest(
         format=FORMAT, made_at=rfc3339(Clock().now_ms()), fleetlog=version, nats_server=server_version,
-        machine=platform.node(), hot=hot, log=extent, streams=tuple(copies), files=files,
+        machine=platform.node(), hot=hot, log=extent, output_seq=output_seq, streams=tuple(copies), files=files,
     )
     _seal(target, manifest)
     return manifest

@@ -131,7 +131,7 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
                         " space, or restore to a larger disk"
                     )
                 await put_back(client, copy, folder / STREAMS / f"{copy.name}.snapshot", bytes_max)
-            await ensure_streams(client, sizes)
+            await ensure_streams(client, sizes, manifest.output_seq)
         finally:
             await client.close()
         bus = await NatsBus.connect(server.url, admin_credentials(home, _RIGHTS), "restore", inbox_prefix=INBOX)

@@ -144,14 +144,17 @@ async def check_log_reaches(client: Client, known_seq: int) -> None:
     )
 
 
-async def ensure_streams(client: Client, sizes: dict[str, int]) -> None:
+async def ensure_streams(client: Client, sizes: dict[str, int], output_seq: int = 0) -> None:
     """Make every stream, the bucket of blobs and the recorders' consumer, or bring them to their definition.
+
+    An OUTPUT that has to be made goes on behind *output_seq*.
 
     Raises:
         StreamError: the server refused.
     """
     for stream in subjects.STREAMS:
-        await _ensure(client, stream_config(stream, sizes[stream.name]))
+        first = {"first_seq": output_seq + 1} if stream.name == subjects.OUTPUT and output_seq else {}
+        await _ensure(client, stream_config(stream, sizes[stream.name]), first)
     await _ensure(client, _blobs_config(sizes[subjects.BLOBS]))
     consumer = {
         "durable_name": subjects.RECORDER_CONSUMER,
@@ -167,13 +170,14 @@ async def ensure_streams(client: Client, sizes: dict[str, int]) -> None:
     await _api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
 
 
-async def _ensure(client: Client, config: dict[str, Any]) -> None:
+async def _ensure(client: Client, config: dict[str, Any], first: dict[str, Any] | None = None) -> None:
+    """Make a stream, at first with *first*, or bring it to its configuration."""
     try:
         found = (await _api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
         if error.args[1] != _NOT_FOUND:
             raise
-        await _api(client, f"STREAM.CREATE.{config['name']}", config)
+        await _api(client, f"STREAM.CREATE.{config['name']}", config | (first or {}))
         return
     # The server leaves out what is false, zero or empty.
     if any(found.get(key, None) != value for key, value in config.items() if value or key in found):
