@@ -14,10 +14,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleetlog_runtime.pure.bus import Batch, Draft
-from fleetlog_runtime.shell.backup import create, verify
+from fleetlog_runtime.shell.backup import create, seal, verify
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_runtime.shell.restore import restore
 from fleetlog_schemas import events
@@ -288,6 +289,20 @@ def test_what_was_interrupted_or_is_something_else_is_refused(saved: Path, tmp_p
             assert expected in refused.stderr
     listed = json.loads(ok(fleet, "backup", "ls", str(tmp_path), "-o", "json"))
     assert [row["whole"] for row in listed if row["folder"] == str(copy)] == [False]
+
+
+def test_a_log_that_is_not_the_one_that_was_saved_is_refused_and_nothing_is_left(saved: Path, tmp_path: Path) -> None:
+    # given a backup whose files are as its sums say, of which one was exchanged before the sums were written
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    manifest = verify(copy)
+    seal(copy, msgspec.structs.replace(manifest, log=msgspec.structs.replace(manifest.log, chain_head="0" * 64)))
+    # when
+    fleet = Fleet(tmp_path)
+    refused = fleet.run("backup", "restore", str(copy))
+    # then
+    assert refused.returncode == 6
+    assert "not the one that was saved" in refused.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "judge"]
 
 
 def test_a_folder_that_is_there_is_never_overwritten(saved: Path, tmp_path: Path) -> None:

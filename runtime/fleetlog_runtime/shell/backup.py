@@ -193,7 +193,7 @@ async def _create(
         format=FORMAT, made_at=rfc3339(Clock().now_ms()), fleetlog=version, nats_server=server_version,
         machine=platform.node(), hot=hot, log=extent, output_seq=output_seq, streams=tuple(copies), files=files,
     )
-    _seal(target, manifest)
+    seal(target, manifest)
     return manifest
 
 
@@ -247,7 +247,8 @@ def _hashed(source: BinaryIO, into: BinaryIO | None = None) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _seal(target: Path, manifest: Manifest) -> None:
+def seal(target: Path, manifest: Manifest) -> None:
+    """Write the manifest and the sums of all files: from now on the folder is a backup. Raises OSError."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
     write_atomic(target / MANIFEST, body)
     lines = [f"{digest}  {name}\n" for name, digest in _sums(manifest).items()]

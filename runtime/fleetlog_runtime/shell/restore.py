@@ -17,14 +17,22 @@ from pathlib import Path
 import msgspec
 from nats.errors import Error as NatsError
 
-from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, Draft, NoAnswer
+from fleetlog_runtime.pure.bus import (
+    AppendRefused,
+    AppendUnsettled,
+    Batch,
+    BusFull,
+    Draft,
+    NoAnswer,
+    StreamState,
+)
 from fleetlog_runtime.pure.split import split
 from fleetlog_runtime.shell.backup import (
     STREAMS,
     BackupError,
+    Chain,
     Manifest,
     Say,
-    chain_of,
     copy_home,
     stored_from,
     verify,
@@ -137,37 +145,20 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
         bus = await NatsBus.connect(server.url, admin_credentials(home, _RIGHTS), "restore", inbox_prefix=INBOX)
         try:
             say("comparing the log with the backup")
-            head = await chain_of(bus, manifest.log.first_seq, manifest.log.last_seq)
-            if head != manifest.log.chain_head:
-                raise BackupError("the log that was put back is not the one that was saved: use another backup")
-            return await _tell(bus, manifest)
+            state = await bus.state(subjects.EVENTS)
+            return await _tell(bus, manifest, state.last_seq, await _compared(bus, manifest, state))
         finally:
             await bus.close()
     finally:
         await server.stop()
 
 
-async def _tell(bus: NatsBus, manifest: Manifest) -> Restored:
-    """Refuse every host and pause every open task in the restored log."""
-    state = await bus.state(subjects.EVENTS)
-    known = await _folded(bus, state.first_seq, state.last_seq)
-    message = f"the log was restored from a backup made at {manifest.made_at}: what the host did since is not in it"
-    refusals = [
-        events.SessionRefusal(host_id=host.host_id, code=CODE, message=message)
-        for host in known.hosts.by_id.values()
-        # A host that was refused before stays refused for that reason.
-        if not host.revoked and not host.blocked
-    ]
-    paused = [task.task_id for task in known.tasks.by_id.values() if not task.stop and not task.hold]
-    reason = f"restored from a backup made at {manifest.made_at}: what waits here may have run since; look, then resume or abort"
-    await _append(bus, events.DISPATCH, split(lambda entries: events.SessionsRefused(hosts=entries), refusals))
-    await _append(bus, events.REQUEST, (events.PauseRequested(task_id=task_id, reason=reason) for task_id in paused))
-    return Restored("", manifest.made_at, state.last_seq, len(refusals), len(paused))
-
-
-async def _folded(bus: NatsBus, first_seq: int, last_seq: int) -> _Open:
-    known = _Open()
-    async for stored in stored_from(bus, first_seq, last_seq):
+async def _compared(bus: NatsBus, manifest: Manifest, state: StreamState) -> _Open:
+    """Return the fold of the log, which must be the one that was saved. Raises BackupError."""
+    known, chain = _Open(), Chain()
+    async for stored in stored_from(bus, state.first_seq, state.last_seq):
+        if stored.seq <= manifest.log.last_seq:
+            chain.add(stored.seq, stored.subject, stored.body)
         try:
             event = codec.decode(
                 stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms, batch_end=stored.batch_end
@@ -179,7 +170,25 @@ async def _folded(bus: NatsBus, first_seq: int, last_seq: int) -> _Open:
                 raise BackupError(f"message {stored.seq} of the log needs a newer fleetlog: {error}") from None
             continue
         known.fold(event)
+    if state.last_seq < manifest.log.last_seq or chain.head != manifest.log.chain_head:
+        raise BackupError("the log that was put back is not the one that was saved: use another backup")
     return known
+
+
+async def _tell(bus: NatsBus, manifest: Manifest, last_seq: int, known: _Open) -> Restored:
+    """Refuse every host and pause every open task in the restored log."""
+    message = f"the log was restored from a backup made at {manifest.made_at}: what the host did since is not in it"
+    refusals = [
+        events.SessionRefusal(host_id=host.host_id, code=CODE, message=message)
+        for host in known.hosts.by_id.values()
+        # A host that was refused before stays refused for that reason.
+        if not host.revoked and not host.blocked
+    ]
+    paused = [task.task_id for task in known.tasks.by_id.values() if not task.stop and not task.hold]
+    reason = f"restored from a backup made at {manifest.made_at}: what waits here may have run since; look, then resume or abort"
+    await _append(bus, events.DISPATCH, split(lambda entries: events.SessionsRefused(hosts=entries), refusals))
+    await _append(bus, events.REQUEST, (events.PauseRequested(task_id=task_id, reason=reason) for task_id in paused))
+    return Restored("", manifest.made_at, last_seq, len(refusals), len(paused))
 
 
 async def _append(bus: NatsBus, subject: str, data: Iterator[events.Data]) -> None:
