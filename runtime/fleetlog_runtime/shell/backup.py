@@ -21,7 +21,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from fleetlog_runtime.pure.bus import NoAnswer, Stored
+from fleetlog_runtime.pure.bus import Bus, NoAnswer, Stored
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.files import new_private, write_atomic
 from fleetlog_runtime.shell.home import Home, HomeError
@@ -29,7 +29,7 @@ from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.nats_snapshot import TAKE_RIGHTS, SnapshotError, StreamCopy, take
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError, is_running
-from fleetlog_schemas import subjects
+from fleetlog_schemas import chain, subjects
 from fleetlog_schemas.codec import rfc3339
 
 FORMAT = 1
@@ -85,35 +85,25 @@ class Manifest(msgspec.Struct, frozen=True):
     files: tuple[FileCopy, ...]
 
 
-class Chain:
-    """The hash over all messages of a log in order: two logs with the same head are the same, byte for byte."""
-
-    def __init__(self) -> None:
-        self.head = hashlib.sha256().hexdigest()
-
-    def add(self, seq: int, subject: str, body: bytes) -> None:
-        """Take in the next message."""
-        link = hashlib.sha256(self.head.encode())
-        link.update(f" {seq} {subject} {len(body)} ".encode())
-        link.update(body)
-        self.head = link.hexdigest()
-
-
-async def chain_of(bus: NatsBus, first_seq: int, last_seq: int) -> str:
+async def chain_of(bus: Bus, first_seq: int, last_seq: int) -> str:
     """Return the head of the chain from one sequence of the log through another. Raises BackupError."""
-    chain = Chain()
+    head = chain.START
     async for stored in stored_from(bus, first_seq, last_seq):
-        chain.add(stored.seq, stored.subject, stored.body)
-    return chain.head
+        head = chain.link(head, stored.seq, stored.subject, stored.body)
+    return head
 
 
-async def stored_from(bus: NatsBus, first_seq: int, last_seq: int) -> AsyncIterator[Stored]:
-    """Yield the messages of the log from one sequence through another, wherever an atomic batch ends. Raises BackupError."""
+async def stored_from(bus: Bus, first_seq: int, last_seq: int) -> AsyncIterator[Stored]:
+    """Yield the messages of the log from one sequence through another, wherever an atomic batch ends.
+
+    Raises:
+        BackupError: one is missing.
+    """
     next_seq = max(1, first_seq)
     while next_seq <= last_seq:
         part = await bus.get_range(subjects.EVENTS, next_seq, READ_MESSAGES)
-        if not part:
-            raise BackupError(f"the log has no message from {next_seq} on, and should reach {last_seq}")
+        if not part or any(stored.seq != next_seq + place for place, stored in enumerate(part)):
+            raise BackupError(f"the log reaches {last_seq}, and a message from {next_seq} on is missing")
         for stored in part:
             if stored.seq <= last_seq:
                 yield stored
@@ -182,7 +172,7 @@ async def _create(
         files = tuple(await asyncio.to_thread(_copy_files, home.path, target / FILES, (*KEPT, "agents") if agents else KEPT))
         events = next(copy for copy in copies if copy.name == subjects.EVENTS)
         say(f"reading the log through {events.last_seq}")
-        first = int(events.state.get("first_seq", 0))
+        first = (await bus.state(subjects.EVENTS)).first_seq
         output_seq = (await bus.state(subjects.OUTPUT)).last_seq
         extent = LogExtent(first, events.last_seq, await chain_of(bus, first, events.last_seq))
     finally:

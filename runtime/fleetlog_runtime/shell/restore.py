@@ -30,7 +30,6 @@ from fleetlog_runtime.pure.split import split
 from fleetlog_runtime.shell.backup import (
     STREAMS,
     BackupError,
-    Chain,
     Manifest,
     Say,
     copy_home,
@@ -45,7 +44,7 @@ from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.nats_snapshot import PUT_BACK_RIGHTS, SnapshotError, put_back
 from fleetlog_runtime.shell.streams import StreamError, ensure_streams, reservations
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
-from fleetlog_schemas import codec, events, hosts, lifecycle, limits, records, subjects
+from fleetlog_schemas import chain, codec, events, hosts, lifecycle, limits, records, subjects
 from fleetlog_schemas.ids import new_id
 
 SOURCE = "/fleetlog/backup"
@@ -155,10 +154,10 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
 
 async def _compared(bus: NatsBus, manifest: Manifest, state: StreamState) -> _Open:
     """Return the fold of the log, which must be the one that was saved. Raises BackupError."""
-    known, chain = _Open(), Chain()
+    known, head = _Open(), chain.START
     async for stored in stored_from(bus, state.first_seq, state.last_seq):
         if stored.seq <= manifest.log.last_seq:
-            chain.add(stored.seq, stored.subject, stored.body)
+            head = chain.link(head, stored.seq, stored.subject, stored.body)
         try:
             event = codec.decode(
                 stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms, batch_end=stored.batch_end
@@ -170,7 +169,7 @@ async def _compared(bus: NatsBus, manifest: Manifest, state: StreamState) -> _Op
                 raise BackupError(f"message {stored.seq} of the log needs a newer fleetlog: {error}") from None
             continue
         known.fold(event)
-    if state.last_seq < manifest.log.last_seq or chain.head != manifest.log.chain_head:
+    if state.last_seq < manifest.log.last_seq or head != manifest.log.chain_head:
         raise BackupError("the log that was put back is not the one that was saved: use another backup")
     return known
 
