@@ -295,7 +295,7 @@ def test_a_log_that_is_not_the_one_that_was_saved_is_refused_and_nothing_is_left
     # given a backup whose files are as its sums say, of which one was exchanged before the sums were written
     copy = shutil.copytree(saved, tmp_path / "copy")
     manifest = verify(copy)
-    seal(copy, msgspec.structs.replace(manifest, log=msgspec.structs.replace(manifest.log, chain_head="0" * 64)))
+    seal(copy, msgspec.structs.replace(manifest, log=msgspec.structs.replace(manifest.log, chain_head="1" * 64)))
     # when
     fleet = Fleet(tmp_path)
     refused = fleet.run("backup", "restore", str(copy))
