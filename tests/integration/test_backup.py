@@ -11,6 +11,8 @@ import json
 import shlex
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,9 @@ async def drill(fleet: Fleet) -> None:
         ok(fleet, *words)
         if words[:2] == ["host", "accept"]:
             await fleet.online(*NAMES, "asleep")
+    # and who joined after the backup is told to join again
+    stranger = fleet.hosts["newcomer"]
+    await until(lambda: "not enrolled: join it again" in stranger.diagnostics(), END_S_MAX, "the newcomer is told", LOOK_S)
 
     # then hosts are back, what may have run is not run again, and what is new runs, the saved script among it
     await work.is_not_repeated()
@@ -245,6 +250,26 @@ async def lost_over_tls(fleet: Fleet, saved: Path) -> None:
     await fleet.online("web01")
     (done,) = await fleet.ended(await fleet.submit(fleet.judge.command("true")))
     assert only_outcome(done) == {"success"}
+
+
+def test_a_backup_that_was_killed_is_none_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    # given a stopped system, whose bus is started by the backup
+    fleet = Fleet(tmp_path)
+    asyncio.run(fleet.start())
+    fleet.close()
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "fleetlog.main", "--data", str(fleet.home.path), "backup", "create", str(tmp_path / "one")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    # when
+    asyncio.run(until((tmp_path / "one" / "streams").exists, END_S_MAX, "it has begun"))
+    killed.kill()
+    killed.wait()
+    # then
+    assert "not a finished backup" in fleet.run("backup", "verify", str(tmp_path / "one")).stderr
+    ok(fleet, "backup", "create", str(tmp_path / "two"))
+    assert verify(tmp_path / "two")
+    assert fleet.processes() == [], "the bus that the killed one left behind was taken over and ended"
 
 
 @pytest.fixture(scope="module")
