@@ -12,7 +12,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from fleetlog_runtime.shell import nats_config, snapshots
 from fleetlog_runtime.shell.home import create_home
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
-from fleetlog_testing.disks import fill, make_room, small_disk
+from fleetlog_testing.disks import fill, make_room, protect, small_disk
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
 from fleetlog_testing.homes import connected
 from fleetlog_testing.nats import real_server
@@ -241,22 +240,31 @@ def test_a_projection_without_room_waits_for_it_and_is_equal_afterwards(tmp_path
         asyncio.run(scenario(disk))
 
 
-def test_a_projection_that_cannot_even_be_made_is_made_when_there_is_room(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_projection_that_cannot_even_be_made_is_made_as_soon_as_its_disk_takes_it(
+    tmp_path: Path, trouble: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     bus = LogBus()
     task_id = bus.whole("web01")
 
     async def scenario(disk: Path) -> None:
-        fill(disk, 0)
-
-        async def room_later() -> None:
-            await until(lambda: any(disk.glob(FILE_NAME + "*")) or time.monotonic() > looked + 2, END_S_MAX)
-            make_room(disk)
-
-        looked = time.monotonic()
-        room = asyncio.create_task(room_later())
+        fill(disk, 0) if trouble == "full" else protect(disk, on=True)
+        room = asyncio.create_task(room_once_it_was_said(disk))
         async with reporter(bus, disk) as running:
             assert (await running.data("task", task_id=task_id))["state"] == "ended"
+            assert (await running.data("verify"))["equal"]
         await room
+
+    async def room_once_it_was_said(disk: Path) -> None:
+        said = ""
+
+        def was_said() -> bool:
+            nonlocal said
+            said += "".join(capsys.readouterr())
+            return "projection-not-writable" in said
+
+        await until(was_said, END_S_MAX, "it is said")
+        make_room(disk) if trouble == "full" else protect(disk, on=False)
 
     with small_disk(tmp_path / "reporter", 64) as disk:
         asyncio.run(scenario(disk))

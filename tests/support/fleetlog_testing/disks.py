@@ -41,3 +41,8 @@ def fill(folder: Path, bytes_left: int) -> None:
 def make_room(folder: Path) -> None:
     """Take back what `fill` took."""
     (folder / _FILLER).unlink(missing_ok=True)
+
+
+def protect(folder: Path, *, on: bool) -> None:
+    """Make the disk read-only, or writable again."""
+    subprocess.run(["mount", "-o", f"remount,{'ro' if on else 'rw'}", str(folder)], check=True)
