@@ -136,12 +136,12 @@ async def check_log_reaches(client: Client, known_seq: int) -> None:
         return
     found = "there is no log" if last_seq < 0 else f"the log ends at {last_seq}"
     known = f", but what was derived from it knows {known_seq} events" if known_seq else ", but this system has run before"
-    raise StreamError(
-        f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.\n"
-        "  with a backup:    fleetlog backup restore BACKUP --data NEWFOLDER\n"
-        "  without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder\n"
-        "  to begin anew:    fleetlog up --data NEWFOLDER, and join every host again", None,
-    )
+    ways = ["with a backup:    fleetlog backup restore BACKUP --data NEWFOLDER"]
+    if last_seq >= 0:
+        ways.append("without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder")
+    ways.append("to begin anew:    fleetlog up --data NEWFOLDER, and join every host again")
+    text = "\n  ".join([f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.", *ways])
+    raise StreamError(text, None)
 
 
 async def ensure_streams(client: Client, sizes: dict[str, int], output_seq: int = 0) -> None:
