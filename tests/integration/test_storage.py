@@ -33,6 +33,7 @@ from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
 from fleetlog_testing.homes import connected
 from fleetlog_testing.nats import real_server
 from fleetlog_testing.reporter_rig import LogBus, reporter
+from fleetlog_testing.server import Server
 from fleetlog_testing.waiting import until
 
 BUS_DISK_MB = 512
@@ -142,7 +143,6 @@ def stopped(folder: Path) -> Fleet:
     for number in range(3):
         fleet.gateway.post("/hosts", {"name": f"host{number}"})
     fleet.close()
-    (folder / "up.log").write_bytes(b"")
     return fleet
 
 
@@ -195,7 +195,6 @@ def test_a_log_that_was_set_back_is_refused_and_what_is_left_can_be_saved_and_re
     assert fleet.run("backup", "create", str(tmp_path / "left")).returncode == 0
     shutil.rmtree(fleet.home.path)
     assert fleet.run("backup", "restore", str(tmp_path / "left")).returncode == 0
-    (tmp_path / "up.log").write_bytes(b"")
     asyncio.run(fleet.start())
     fleet.close()
 
@@ -318,7 +317,7 @@ def test_doctor_asks_the_bus_whether_it_flushes_before_it_acknowledges(
     )
     with real_server(tmp_path) as home:
         fleet = Fleet(tmp_path)
-        fleet.home = home
+        fleet.servers = [Server(home.path, tmp_path / "up.log", fleet.environment)]
         assert [found for found, _ in findings(fleet, "bus")] == [state]
 
 

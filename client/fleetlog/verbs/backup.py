@@ -10,7 +10,7 @@ from typing import Any
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, moment, size, table
-from fleetlog.verbs.about import own_version
+from fleetlog_schemas.versions import VERSION
 
 
 def _server(module: str) -> Any:
@@ -34,7 +34,7 @@ def create(console: Console) -> int:
     target = _folder(console)
     try:
         manifest = asyncio.run(
-            backup.create(home, target, own_version(), console.say, output=options.with_output, agents=options.with_agents)
+            backup.create(home, target, VERSION, console.say, output=options.with_output, agents=options.with_agents)
         )
     except backup.BackupError as error:
         raise CliError(Exit.INTERNAL, str(error)) from None

@@ -24,11 +24,12 @@ from nats.errors import Error as NatsError
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, Stored
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.files import new_private, write_atomic
+from fleetlog_runtime.shell.folder_lock import is_running
 from fleetlog_runtime.shell.home import Home, HomeError
 from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.nats_snapshot import TAKE_RIGHTS, SnapshotError, StreamCopy, take
-from fleetlog_runtime.shell.supervisor import NatsServer, ServerError, is_running
+from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 from fleetlog_schemas import chain, subjects
 from fleetlog_schemas.codec import rfc3339
 
@@ -162,7 +163,7 @@ async def _create(
     )
     client = None
     try:
-        client = await connect_admin(home, url, TAKE_RIGHTS, tls=tls)
+        client = await connect_admin(home, url, tls=tls, rights=TAKE_RIGHTS)
         server_version = str(client.connected_server_version)
         copies = []
         for name in names:

@@ -13,8 +13,10 @@ from fleetlog_runtime.shell.tls import client_context
 INBOX = "_INBOX_admin"
 
 
-async def connect_admin(home: Home, url: str, rights: tuple[str, ...], *, tls: bool) -> Client:
-    """Connect as somebody who may publish *rights* and hears the own inbox.
+async def connect_admin(
+    home: Home, url: str, *, tls: bool, account: str = "account-core", rights: tuple[str, ...] = ()
+) -> Client:
+    """Connect as the admin of an account, or as somebody who may publish no more than *rights*.
 
     Raises:
         OSError, nats.errors.Error: the bus cannot be reached, or refuses.
@@ -26,7 +28,7 @@ async def connect_admin(home: Home, url: str, rights: tuple[str, ...], *, tls: b
         log.warning("bus error", error=str(error) or type(error).__name__)
 
     return await nats.connect(
-        url, user_credentials=RawCredentials(nats_auth.credentials(*admin_credentials(home, rights))),
+        url, user_credentials=RawCredentials(nats_auth.credentials(*admin_credentials(home, account, rights))),
         name="fleetlog admin", inbox_prefix=INBOX, error_cb=on_error, allow_reconnect=False,
         **({"tls": client_context(home.ca_path)} if tls else {}),
     )

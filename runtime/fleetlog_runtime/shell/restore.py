@@ -126,7 +126,7 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
     server = NatsServer(home, apart=True)
     await server.start()
     try:
-        client = await connect_admin(home, server.url, PUT_BACK_RIGHTS, tls=False)
+        client = await connect_admin(home, server.url, tls=False, rights=PUT_BACK_RIGHTS)
         try:
             for copy in manifest.streams:
                 say(f"putting back {copy.name}")
@@ -138,10 +138,10 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
                         " space, or restore to a larger disk"
                     )
                 await put_back(client, copy, folder / STREAMS / f"{copy.name}.snapshot", bytes_max)
-            await ensure_streams(client, sizes, manifest.output_seq)
+            await ensure_streams(client, sizes, output_seq=manifest.output_seq)
         finally:
             await client.close()
-        bus = await NatsBus.connect(server.url, admin_credentials(home, _RIGHTS), "restore", inbox_prefix=INBOX)
+        bus = await NatsBus.connect(server.url, admin_credentials(home, rights=_RIGHTS), "restore", inbox_prefix=INBOX)
         try:
             say("comparing the log with the backup")
             state = await bus.state(subjects.EVENTS)

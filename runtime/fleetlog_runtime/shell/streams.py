@@ -31,14 +31,30 @@ ACKS_PENDING_MAX = 5_000
 CONSUMERS_PER_STREAM_MAX = 5_000
 """Readers of one stream at once, as in the server's configuration."""
 API_TIMEOUT_SECONDS = 10
-ADMIN_RIGHTS = ("$JS.API.>",)
-"""What whoever makes the streams may publish."""
+PERSIST_MODE = "persist_mode"
+"""`async` confirms before it syncs, of one stream. The server takes it only where a stream is made, and not with replicas."""
 _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
 
+_NOT_NOW = 503
+"""What a cluster says that has no leader at the moment."""
+_NO_NODES = 10005
+"""What it says when too few nodes are there to hold the copies."""
+
+
 class StreamError(Exception):
     """A stream cannot be made as defined; the message carries the server's reason."""
+
+    def __init__(self, message: str, code: int = 0, number: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.number = number
+
+    @property
+    def refused(self) -> bool:
+        """Whether asking again later changes nothing."""
+        return self.code != _NOT_NOW and self.number != _NO_NODES
 
 
 def reservations(home: Home) -> dict[str, int]:
@@ -73,7 +89,7 @@ def _fitted(wanted: dict[str, int], budget: int) -> dict[str, int]:
     return fixed | {name: max(FIXED_BYTES_MAX, int(size * ratio)) for name, size in scaled.items()}
 
 
-def stream_config(stream: subjects.Stream, bytes_max: int) -> dict[str, Any]:
+def stream_config(stream: subjects.Stream, bytes_max: int, replicas: int = 1) -> dict[str, Any]:
     """Return the server's configuration of one stream."""
     return {
         "name": stream.name,
@@ -81,7 +97,7 @@ def stream_config(stream: subjects.Stream, bytes_max: int) -> dict[str, Any]:
         "subjects": list(stream.subjects),
         "retention": "workqueue" if stream.work_queue else "limits",
         "storage": "file",
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "max_bytes": bytes_max,
         "max_msgs_per_subject": stream.per_subject_max or -1,
         "max_age": stream.age_seconds_max * _SECOND_NS,
@@ -95,10 +111,11 @@ def stream_config(stream: subjects.Stream, bytes_max: int) -> dict[str, Any]:
         "allow_msg_ttl": stream.ttl,
         "deny_delete": stream.deny_delete,
         "deny_purge": False,
+        **({PERSIST_MODE: "async"} if stream.synced_late and replicas == 1 else {}),
     }
 
 
-def _blobs_config(bytes_max: int) -> dict[str, Any]:
+def _blobs_config(bytes_max: int, replicas: int) -> dict[str, Any]:
     # The layout of a NATS object store (ADR-20), so that the tools of NATS can read it.
     return {
         "name": f"OBJ_{subjects.BLOBS}",
@@ -106,7 +123,7 @@ def _blobs_config(bytes_max: int) -> dict[str, Any]:
         "subjects": [f"$O.{subjects.BLOBS}.C.>", f"$O.{subjects.BLOBS}.M.>"],
         "retention": "limits",
         "storage": "file",
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "max_bytes": bytes_max,
         "max_msg_size": limits.BUS_MESSAGE_BYTES_MAX,
         "max_consumers": CONSUMERS_PER_STREAM_MAX,
@@ -127,9 +144,9 @@ async def check_log_reaches(client: Client, known_seq: int) -> None:
         StreamError: it is not; the message says what to do.
     """
     try:
-        last_seq = int((await _api(client, f"STREAM.INFO.{subjects.EVENTS}", {}))["state"]["last_seq"])
+        last_seq = int((await call_api(client, f"STREAM.INFO.{subjects.EVENTS}", {}))["state"]["last_seq"])
     except StreamError as error:
-        if error.args[1] != _NOT_FOUND:
+        if error.code != _NOT_FOUND:
             raise
         last_seq = -1
     if last_seq >= known_seq:
@@ -141,21 +158,21 @@ async def check_log_reaches(client: Client, known_seq: int) -> None:
         ways.append("without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder")
     ways.append("to begin anew:    fleetlog up --data NEWFOLDER, and join every host again")
     text = "\n  ".join([f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.", *ways])
-    raise StreamError(text, None)
+    raise StreamError(text)
 
 
-async def ensure_streams(client: Client, sizes: dict[str, int], output_seq: int = 0) -> None:
+async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1, output_seq: int = 0) -> None:
     """Make every stream, the bucket of blobs and the recorders' consumer, or bring them to their definition.
 
-    An OUTPUT that has to be made goes on behind *output_seq*.
+    Each has a copy on *replicas* nodes. An OUTPUT that has to be made goes on behind *output_seq*.
 
     Raises:
         StreamError: the server refused.
     """
     for stream in subjects.STREAMS:
         first = {"first_seq": output_seq + 1} if stream.name == subjects.OUTPUT and output_seq else {}
-        await _ensure(client, stream_config(stream, sizes[stream.name]), first)
-    await _ensure(client, _blobs_config(sizes[subjects.BLOBS]))
+        await _ensure(client, stream_config(stream, sizes[stream.name], replicas), first)
+    await _ensure(client, _blobs_config(sizes[subjects.BLOBS], replicas))
     consumer = {
         "durable_name": subjects.RECORDER_CONSUMER,
         "name": subjects.RECORDER_CONSUMER,
@@ -165,29 +182,52 @@ async def ensure_streams(client: Client, sizes: dict[str, int], output_seq: int 
         "max_deliver": -1,
         "deliver_policy": "all",
         "replay_policy": "instant",
+        "num_replicas": replicas,
     }
     body = {"stream_name": subjects.REPORTS, "config": consumer}
-    await _api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
+    await call_api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
+
+
+async def streams_exist(client: Client) -> bool:
+    """Tell whether everything that `ensure_streams` makes is there. Raises StreamError."""
+    calls = [f"STREAM.INFO.{stream.name}" for stream in subjects.STREAMS]
+    calls += [f"STREAM.INFO.OBJ_{subjects.BLOBS}", f"CONSUMER.INFO.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}"]
+    try:
+        for call in calls:
+            await call_api(client, call, {})
+    except StreamError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _ensure(client: Client, config: dict[str, Any], first: dict[str, Any] | None = None) -> None:
     """Make a stream, at first with *first*, or bring it to its configuration."""
     try:
-        found = (await _api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
+        found = (await call_api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
-        if error.args[1] != _NOT_FOUND:
+        if error.code != _NOT_FOUND:
             raise
-        await _api(client, f"STREAM.CREATE.{config['name']}", config | (first or {}))
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config | (first or {}))
+        return
+    if config["num_replicas"] > 1 and found.get(PERSIST_MODE) == "async":
+        # Such a stream cannot get copies. It is made anew: whoever sent what it holds has kept it, and sends it again.
+        await call_api(client, f"STREAM.DELETE.{config['name']}", {})
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config)
         return
     # The server leaves out what is false, zero or empty.
-    if any(found.get(key, None) != value for key, value in config.items() if value or key in found):
-        await _api(client, f"STREAM.UPDATE.{config['name']}", found | config)
+    wanted = {key: value for key, value in config.items() if key != PERSIST_MODE}
+    if any(found.get(key, None) != value for key, value in wanted.items() if value or key in found):
+        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | wanted)
 
 
-async def _api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:
+async def call_api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call the JetStream API as the admin. Raises StreamError."""
     reply = await client.request(f"$JS.API.{call}", json.dumps(body).encode(), timeout=API_TIMEOUT_SECONDS)
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:
         error = answer["error"]
-        raise StreamError(f"nats-server refused {call}: {error.get('description')}", error.get("code"))
+        numbers = int(error.get("code", 0)), int(error.get("err_code", 0))
+        raise StreamError(f"nats-server refused {call}: {error.get('description')}", *numbers)
     return answer

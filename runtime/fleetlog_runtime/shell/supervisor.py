@@ -8,12 +8,9 @@ recognised by the second lock, asked to end, and waited for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,15 +18,18 @@ import time
 from pathlib import Path
 
 import structlog
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from fleetlog_runtime.pure.cluster import Cluster
+from fleetlog_runtime.shell import cut_off, growing, meeting, monitor
 from fleetlog_runtime.shell.files import write_atomic
+from fleetlog_runtime.shell.folder_lock import take_over, try_lock
 from fleetlog_runtime.shell.home import Home, HomeError
 from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_config import server_config
 from fleetlog_runtime.shell.nats_health import ailment, has_room, is_stuck
 from fleetlog_runtime.shell.streams import (
-    ADMIN_RIGHTS,
     SLACK_BYTES,
     StreamError,
     check_log_reaches,
@@ -68,18 +68,22 @@ class NatsServer:
 
     def __init__(
         self, home: Home, *, listen: str = "127.0.0.1", port: int = 0, binary: Path | None = None,
-        names: tuple[str, ...] = (), known_seq: int = 0, apart: bool = False,
+        names: tuple[str, ...] = (), cluster: Cluster | None = None, say: meeting.Say = lambda _: None,
+        known_seq: int = 0, apart: bool = False,
     ) -> None:
         """Prepare to run it.
 
         *listen* beyond loopback turns TLS on, with a certificate for it and for *names*; *port* 0 finds a free
-        one once and remembers it; *binary* overrides the server that came with this installation. A log that ends
-        before *known_seq* is refused. *apart*: where nobody looks for it, without making any stream, and without flushing
-        each message; it is for taking copies and for putting them back.
+        one once and remembers it; *binary* overrides the server that came with this installation. As a node of a
+        *cluster* it listens where that says, and *say* tells a person whom it waits for. A log that ends before *known_seq*
+        is refused. *apart*: where nobody looks for it, without making any stream, and without flushing each message; it
+        is for taking copies and for putting them back.
         """
         self.home = home
-        self.listen = listen
-        self.port = port
+        self.cluster = cluster
+        self.listen = cluster.own.address if cluster else listen
+        self.port = cluster.own.bus_port if cluster else port
+        self._say = say
         self.monitor_port = 0
         self._binary = binary
         self._names = names
@@ -114,14 +118,18 @@ class NatsServer:
             ServerError: it does not start, or another one runs on this folder.
         """
         binary = find_binary(self._binary)
+        if self.cluster is not None and growing.ran_alone(self.home):
+            await self._save_what_ran_alone(self.cluster)
         await asyncio.to_thread(self._lock)
         try:
             sizes = reservations(self.home)
             if self.tls:
-                ensure_server_certificate(self.home, (self.listen, *self._names))
+                # A client that learns of a node from another one looks for the name that it came by.
+                nodes = self.cluster.nodes if self.cluster else ()
+                ensure_server_certificate(self.home, (self.listen, *self._names, *(node.address for node in nodes)))
             await self._start_on_a_free_port(binary, sum(sizes.values()) + SLACK_BYTES)
             if not self._apart:
-                await self._make_streams(sizes)
+                await self._provide_streams(sizes)
         except (OSError, StreamError, NatsError, HomeError) as error:
             await self.stop()
             raise ServerError(f"nats-server on {self.home.path / 'nats'}: {error}") from error
@@ -129,12 +137,37 @@ class NatsServer:
             await self.stop()
             raise
         if not self._apart:
-            write_atomic(self.home.path / "nats" / "url", self.url.encode())
+            urls = self.cluster.urls() if self.cluster else [self.url]
+            write_atomic(self.home.path / "nats" / "url", "\n".join(urls).encode())
             write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
         return self.url
 
-    async def _make_streams(self, sizes: dict[str, int]) -> None:
-        client = await connect_admin(self.home, self.url, ADMIN_RIGHTS, tls=self.tls)
+    async def _save_what_ran_alone(self, cluster: Cluster) -> None:
+        if not cluster.first:
+            raise ServerError(
+                f"{self.home.path} has a log of its own, so it must be the first node: put {cluster.own.name} first in the"
+                " list on every node (or, to throw its log away, move its nats/jetstream away)"
+            )
+        alone = NatsServer(self.home, port=_free_port("127.0.0.1"), binary=self._binary)
+        await alone.start()
+        try:
+            await growing.save(self.home, alone._connect_admin, self._say)
+        except (NatsError, OSError, TimeoutError, StreamError) as error:
+            raise ServerError(f"the streams could not be saved for the other nodes: {error}") from error
+        finally:
+            await alone.stop()
+        try:
+            aside = growing.put_aside(self.home)
+        except (OSError, StreamError) as error:
+            raise ServerError(str(error)) from error
+        self._say(f"the store of before is in {aside}; remove it when the cluster works")
+
+    async def _provide_streams(self, sizes: dict[str, int]) -> None:
+        if self.cluster is not None:
+            await meeting.meet(self.monitor_port, self.cluster, self._say, self._check_alive)
+            await meeting.provide_streams(self.home, self._connect_admin, self.cluster, self._say, self._check_alive)
+            return
+        client = await self._connect_admin()
         try:
             if self._known_seq or (self.home.path / "nats" / "url").exists():
                 await check_log_reaches(client, self._known_seq)
@@ -143,7 +176,19 @@ class NatsServer:
             await client.close()
 
     async def watch(self) -> None:
-        """Restart it when it dies, or stops storing, until `stop`. Raises ServerError when it cannot be started again."""
+        """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
+        if self.cluster is None:
+            await self._restart_for_ever()
+            return
+        looking = asyncio.create_task(
+            cut_off.send_away(lambda: self.monitor_port, self.cluster, lambda: self._connect_admin("account-sys"))
+        )
+        try:
+            await self._restart_for_ever()
+        finally:
+            looking.cancel()
+
+    async def _restart_for_ever(self) -> None:
         pause_seconds = RESTART_SECONDS_MIN
         looked = began = time.monotonic()
         while (process := self._process) is not None:
@@ -196,14 +241,14 @@ class NatsServer:
 
     def _lock(self) -> None:
         folder = self.home.path / "nats"
-        own = _try_lock(folder / "supervisor.lock")
+        own = try_lock(folder / "supervisor.lock")
         if own is None:
             raise ServerError(f"another fleetlog already runs on {self.home.path}: stop it, or use another --data")
         self._locks = [own]
-        inherited = _try_lock(folder / "server.lock")
+        inherited = try_lock(folder / "server.lock")
         if inherited is None:
             self._log.warning("ending a nats-server that was left behind", folder=str(folder))
-            inherited = _take_over(folder)
+            inherited = take_over(folder)
         if inherited is None:
             self._unlock()
             raise ServerError(f"a nats-server runs on {folder} and does not end; see {folder / 'pid'}")
@@ -225,7 +270,7 @@ class NatsServer:
             try:
                 await self._until_ready()
             except ServerError:
-                if tries_left and "address already in use" in self._log_tail():
+                if tries_left and not self.cluster and "address already in use" in self._log_tail():
                     continue
                 raise
             if not self._apart:
@@ -259,7 +304,7 @@ class NatsServer:
         folder = self.home.path / "nats"
         text = server_config(
             self.home, listen=self.listen, port=self.port, monitor_port=self.monitor_port,
-            file_bytes_max=file_bytes_max, tls=self.tls, flush_late=self._apart,
+            file_bytes_max=file_bytes_max, tls=self.tls, cluster=self.cluster, flush_late=self._apart,
         )
         write_atomic(folder / "server.conf", text.encode())
         with (folder / "start.log").open("wb") as log:
@@ -274,12 +319,20 @@ class NatsServer:
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise ServerError(f"nats-server ended at once (exit {self._process.returncode}):\n{self._log_tail()}")
-            if await ailment(self.monitor_port) == "":
+            self._check_alive()
+            if await monitor.serves(self.monitor_port, self.cluster):
                 return
             await asyncio.sleep(POLL_SECONDS)
         raise ServerError(f"nats-server does not answer after {START_SECONDS_MAX} s:\n{self._log_tail()}")
+
+    def _check_alive(self) -> None:
+        """Raise ServerError when it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            code = self._process.returncode if self._process else "none"
+            raise ServerError(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
+
+    async def _connect_admin(self, account: str = "account-core") -> Client:
+        return await connect_admin(self.home, self.url, tls=self.tls, account=account)
 
     def _log_tail(self) -> str:
         lines: list[str] = []
@@ -288,15 +341,6 @@ class NatsServer:
             if path.exists():
                 lines += path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(lines)
-
-
-def is_running(home: Home) -> bool:
-    """Tell whether somebody runs the bus of this home."""
-    path = home.path / "nats" / "supervisor.lock"
-    own = _try_lock(path) if path.parent.is_dir() else None
-    if own is not None:
-        os.close(own)
-    return own is None and path.exists()
 
 
 def find_binary(given: Path | None = None) -> Path:
@@ -321,40 +365,6 @@ def find_binary(given: Path | None = None) -> Path:
 def is_loopback(address: str) -> bool:
     """Tell whether only this machine can reach an address."""
     return address in ("localhost", "::1") or address.startswith("127.")
-
-
-def _try_lock(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _take_over(folder: Path) -> int | None:
-    """End the server that holds the lock and return the lock, or None if that cannot be done."""
-    try:
-        pid = int((folder / "pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return _lock_within(folder / "server.lock", 1)
-    if str(folder / "server.conf").encode() not in command:
-        return None
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    return _lock_within(folder / "server.lock", STOP_SECONDS_MAX)
-
-
-def _lock_within(path: Path, seconds: float) -> int | None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = _try_lock(path)
-        if found is not None:
-            return found
-        time.sleep(POLL_SECONDS)
-    return None
 
 
 async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

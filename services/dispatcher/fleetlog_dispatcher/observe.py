@@ -78,12 +78,14 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
     """Take in what time brings (retries that are due, windows that open and close), and changes of many hosts at once."""
     for host_id in queues.ripen(live.queues, state.tasks.by_id, now_ms, settings.ageing_ms):
         live.touched_next[host_id] = None
-    if live.directory is None:
+    narrowed = state.policies.freezes or state.policies.windows
+    if live.directory is None and (live.to_plan or live.questions or narrowed):
+        # Only now that somebody looks: made anew for each host, it would cost a fleet that joins the square of its size.
         live.directory = Directory(state.hosts.by_id.values())
         live.closed_stale = True
     if live.closed_stale or (live.sweep and state.policies.windows):
         before = live.closed
-        live.closed = closed_hosts(state.policies, live.directory, now_ms)
+        live.closed = closed_hosts(state.policies, live.directory, now_ms) if live.directory and narrowed else {}
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}
@@ -204,9 +206,6 @@ def _session_opened(live: Live, host: Host, pending: PendingOpen, now_ms: int) -
     )
     live.presence[host.host_id] = presence
     _compare(live, host.host_id, presence, now_ms)
-    for key, flight in live.flights.get(host.host_id, {}).items():
-        if key not in held and not flight.seen_held:
-            live.fresh.setdefault(host.host_id, {})[key] = flight
 
 
 # --- messages came -------------------------------------------------------------------------------------------
@@ -274,6 +273,15 @@ def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: 
     if beat.newest_seq <= state.position and beat.counter >= host.counter:
         _compare(live, host_id, presence, now_ms)
         _compare_held(settings, state, live, host_id, presence, now_ms)
+    if known is None or not same_session or known.load is None:
+        _session_used(live, host_id, presence)
+
+
+def _session_used(live: Live, host_id: str, presence: Presence) -> None:
+    """Push at once what a host that has come back does not hold: what was sent before its first heartbeat it cannot obey."""
+    for key, flight in live.flights.get(host_id, {}).items():
+        if key not in presence.held and not flight.seen_held:
+            live.fresh.setdefault(host_id, {})[key] = flight
 
 
 def _compare(live: Live, host_id: str, presence: Presence, now_ms: int) -> None:
@@ -327,7 +335,9 @@ def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:
         if isinstance(push, pushes.StartPush):
             _drop(live.fresh, push.host_id, key)
             if flight is not None:
-                flight.pushed_ms, flight.pushes, flight.pushed_epoch = now_ms, flight.pushes + 1, push.epoch
+                # What was sent in an earlier session could not be obeyed in this one: pauses begin anew.
+                flight.pushes = flight.pushes + 1 if flight.pushed_epoch == push.epoch else 1
+                flight.pushed_ms, flight.pushed_epoch = now_ms, push.epoch
         elif isinstance(push, pushes.CancelPush):
             live.cancels.get(push.host_id, {}).pop(key, None)
             if flight is not None:
