@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.pure.cluster import parse_cluster
-from fleetlog_runtime.shell.backup import chain_of
+from fleetlog_runtime.shell.backup import BackupError, chain_of, create
 from fleetlog_runtime.shell.home import Home, create_home
 from fleetlog_runtime.shell.key_bundle import export_keys, import_keys
+from fleetlog_runtime.shell.restore import restore
 from fleetlog_runtime.shell.supervisor import NatsServer
 from fleetlog_testing.cluster import NAMES, free_ports
 from fleetlog_testing.homes import connected
@@ -43,8 +46,14 @@ async def alone_and_then_three(folder: Path) -> None:
             async with connected(one, "dispatcher") as bus:
                 assert (await bus.state("EVENTS")).last_seq == last_seq
                 assert await chain_of(bus, 1, last_seq) == before
+        # and a backup made on any of them holds it too, and makes a server alone again
+        await create(homes[1], folder / "saved", "test", print, output=True, agents=False)
+        restored = await restore(folder / "saved", folder / "alone", print)
+        assert restored.last_seq == last_seq
     finally:
         await asyncio.gather(*(node.stop() for node in nodes))
+    with pytest.raises(BackupError, match="on a node that runs"):
+        await create(homes[1], folder / "cold", "test", print, output=False, agents=False)
 
 
 def three(homes: list[Home]) -> list[NatsServer]:

@@ -25,6 +25,7 @@ from fleetlog_runtime.pure.bus import Bus, NoAnswer, Stored
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.files import new_private, write_atomic
 from fleetlog_runtime.shell.folder_lock import is_running
+from fleetlog_runtime.shell.growing import ran_with_others
 from fleetlog_runtime.shell.home import Home, HomeError
 from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
@@ -124,8 +125,10 @@ async def create(home: Home, target: Path, version: str, say: Say, *, output: bo
     """
     if not home.exists():
         raise BackupError(f"{home.path} is no data folder of fleetlog: name it with --data")
-    _new_folder(target)
     hot = is_running(home)
+    if not hot and ran_with_others(home):
+        raise BackupError(f"{home.path} is a node of a cluster: make the backup on a node that runs")
+    _new_folder(target)
     server = None if hot else NatsServer(home, apart=True)
     try:
         if server is not None:

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_snapshot import SnapshotError, StreamCopy, put_back, take
-from fleetlog_runtime.shell.streams import PERSIST_MODE, StreamError, call_api, reservations
+from fleetlog_runtime.shell.streams import StreamError, call_api, reservations
 from fleetlog_schemas import subjects
 
 STREAMS = (*(stream.name for stream in subjects.STREAMS if stream.name != subjects.LEADERS), f"OBJ_{subjects.BLOBS}")
@@ -29,8 +29,16 @@ Say = Callable[[str], None]
 
 def ran_alone(home: Home) -> bool:
     """Tell whether the store of a home is one that no cluster has taken part in."""
-    store = home.path / "nats" / "jetstream" / "jetstream"  # the server adds the second one
-    return any(store.glob(f"*/streams/{subjects.EVENTS}")) and not any(store.glob("*/_js_/_meta_"))
+    return any(_store(home).glob(f"*/streams/{subjects.EVENTS}")) and not ran_with_others(home)
+
+
+def ran_with_others(home: Home) -> bool:
+    """Tell whether the store of a home is that of a node of a cluster."""
+    return any(_store(home).glob("*/_js_/_meta_"))
+
+
+def _store(home: Home) -> Path:
+    return home.path / "nats" / "jetstream" / "jetstream"  # the server adds the second one
 
 
 def _saved(home: Home) -> Path:
@@ -86,10 +94,7 @@ async def restore(home: Home, client: Client, replicas: int, say: Say) -> None:
 
 
 async def _put_back(client: Client, copy: StreamCopy, folder: Path, bytes_max: int, replicas: int) -> dict[str, Any]:
-    # A stream that is synced late cannot have copies on other nodes.
-    config = {key: value for key, value in copy.config.items() if key != PERSIST_MODE or replicas == 1}
-    wanted = msgspec.structs.replace(copy, config=config | {"num_replicas": replicas})
     try:
-        return await put_back(client, wanted, folder / f"{copy.name}.snapshot", bytes_max)
+        return await put_back(client, copy, folder / f"{copy.name}.snapshot", bytes_max, replicas)
     except SnapshotError as error:
         raise StreamError(str(error)) from None

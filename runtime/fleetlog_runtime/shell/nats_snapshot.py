@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +18,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from fleetlog_runtime.shell.files import new_private
+from fleetlog_runtime.shell.streams import PERSIST_MODE
 
 CHUNK_BYTES = 128 * 1024
 """Of one message: the server's own default, far below what the bus carries."""
@@ -102,26 +102,20 @@ async def _receive(client: Client, stream: str, chunks: asyncio.Queue[Msg], file
             await client.publish(chunk.reply, b"")
 
 
-async def put_back(
-    client: Client, copy: StreamCopy, path: Path, bytes_max: int, say: Callable[[int], Awaitable[None]] | None = None
-) -> dict[str, Any]:
-    """Make a stream anew from a snapshot, with *bytes_max* as its limit, and return its state.
-
-    *say* hears how many bytes have gone.
+async def put_back(client: Client, copy: StreamCopy, path: Path, bytes_max: int, replicas: int = 1) -> dict[str, Any]:
+    """Make a stream anew from a snapshot, with *bytes_max* as its limit, on *replicas* nodes, and return its state.
 
     Raises:
         SnapshotError: the server refused it, such as because the stream exists.
     """
-    request = {"config": copy.config | {"max_bytes": bytes_max}, "state": copy.state}
+    # A stream that is synced late cannot have copies on other nodes.
+    config = {key: value for key, value in copy.config.items() if key != PERSIST_MODE or replicas == 1}
+    request = {"config": config | {"max_bytes": bytes_max, "num_replicas": replicas}, "state": copy.state}
     answer = await _ask(client, f"$JS.API.STREAM.RESTORE.{copy.name}", request, CHUNK_SECONDS_MAX)
-    sent = 0
     with path.open("rb") as file:
         while chunk := await asyncio.to_thread(file.read, PUT_BACK_BYTES):
             reply = await client.request(answer["deliver_subject"], chunk, timeout=CHUNK_SECONDS_MAX)
             _refused(copy.name, reply.data)
-            sent += len(chunk)
-            if say is not None:
-                await say(sent)
     reply = await client.request(answer["deliver_subject"], b"", timeout=BEGIN_SECONDS_MAX)
     return dict(_refused(copy.name, reply.data).get("state", {}))
 
