@@ -269,7 +269,7 @@ def test_a_backup_that_was_killed_is_none_and_the_next_one_succeeds(tmp_path: Pa
     assert "not a finished backup" in fleet.run("backup", "verify", str(tmp_path / "one")).stderr
     ok(fleet, "backup", "create", str(tmp_path / "two"))
     assert verify(tmp_path / "two")
-    assert fleet.processes() == [], "the bus that the killed one left behind was taken over and ended"
+    assert fleet.server.processes() == [], "the bus that the killed one left behind was taken over and ended"
 
 
 @pytest.fixture(scope="module")
