@@ -27,20 +27,20 @@ _CUT = "[cut out]"
 
 
 class _Lossy:
-    """A file that may lose lines: a full disk behind it, or nobody who reads, must not end what it tells of."""
+    """A stream that may lose lines: a full disk behind it, or nobody who reads, must not end what it tells of."""
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> None:
         """Write *text* if that can be done."""
         with contextlib.suppress(OSError):
-            self._file.write(text)
+            self._stream.write(text)
 
     def flush(self) -> None:
         """Write what is buffered if that can be done."""
         with contextlib.suppress(OSError):
-            self._file.flush()
+            self._stream.flush()
 
 
 def configure(level: str = "info") -> None:
