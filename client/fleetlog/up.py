@@ -27,6 +27,7 @@ from fleetlog.addresses import cluster_flags, cluster_of, free_port, own_names
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog.known import known_seq
 from fleetlog.processes import Child, end_left_behind
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
@@ -148,7 +149,10 @@ class System:
         self._agent_folder = home.path / "agents" / "local"
         self.settings = load_settings(home.path, flags)
         listen = listen or "127.0.0.1"
-        self._server = NatsServer(home, listen=listen, names=own_names(listen), cluster=cluster, say=console.say)
+        self._server = NatsServer(
+            home, listen=listen, names=own_names(listen), cluster=cluster, say=console.say,
+            known_seq=0 if cluster else known_seq(home.path),
+        )
         self._standby_serves = cluster is not None
         self._watch: asyncio.Task[None] | None = None
         self._asked: NatsBus | None = None

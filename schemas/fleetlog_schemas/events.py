@@ -386,7 +386,7 @@ class SessionsOpened(Data, frozen=True):
 
 
 class SessionRefusal(Data, frozen=True):
-    """Why a host was not let in: `ticket` or `counter` (a copied key, a restored or re-imaged machine)."""
+    """Why a host was not let in: `ticket`, `counter` (a copied key, a machine set back), or `restored` (an older log)."""
 
     host_id: str
     code: str

@@ -37,6 +37,14 @@ def write(path: Path, snapshot: Snapshot, message_sha256: str) -> None:
     write_atomic(path, msgspec.msgpack.encode(Kept(snapshot, message_sha256)))
 
 
+def position_of(path: Path) -> int:
+    """Return the place in the log of a snapshot file, whichever unit and version wrote it; 0 when it cannot be read."""
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=Kept).snapshot.position
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
+        return 0
+
+
 async def load(path: Path, unit: str, version: int, bus: Bus, log: Any) -> Snapshot | None:
     """Return the snapshot to start from, or None to read the log from its beginning. Raises NoAnswer."""
     try:

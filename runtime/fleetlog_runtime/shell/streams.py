@@ -69,7 +69,7 @@ def reservations(home: Home) -> dict[str, int]:
     kept: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
     missing = {name: size for name, size in wanted.items() if name not in kept}
     if missing:
-        free = shutil.disk_usage(home.path).free - sum(kept.values())
+        free = shutil.disk_usage(home.path / "nats").free - sum(kept.values())
         kept |= _fitted(missing, int(free * DISK_SHARE))
         write_atomic(path, json.dumps(kept, indent=1).encode())
     return kept
@@ -135,16 +135,43 @@ def _blobs_config(bytes_max: int, replicas: int) -> dict[str, Any]:
     }
 
 
-async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1) -> None:
+async def check_log_reaches(client: Client, known_seq: int) -> None:
+    """Check that the log of a home that has run before is there, and no shorter than what was derived from it.
+
+    A new log that began in its place would give out the same sequences again, and know nothing of what ran.
+
+    Raises:
+        StreamError: it is not; the message says what to do.
+    """
+    try:
+        last_seq = int((await call_api(client, f"STREAM.INFO.{subjects.EVENTS}", {}))["state"]["last_seq"])
+    except StreamError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        last_seq = -1
+    if last_seq >= known_seq:
+        return
+    found = "there is no log" if last_seq < 0 else f"the log ends at {last_seq}"
+    known = f", but what was derived from it knows {known_seq} events" if known_seq else ", but this system has run before"
+    ways = ["with a backup:    fleetlog backup restore BACKUP --data NEWFOLDER"]
+    if last_seq >= 0:
+        ways.append("without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder")
+    ways.append("to begin anew:    fleetlog up --data NEWFOLDER, and join every host again")
+    text = "\n  ".join([f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.", *ways])
+    raise StreamError(text)
+
+
+async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1, output_seq: int = 0) -> None:
     """Make every stream, the bucket of blobs and the recorders' consumer, or bring them to their definition.
 
-    Each has a copy on *replicas* nodes.
+    Each has a copy on *replicas* nodes. An OUTPUT that has to be made goes on behind *output_seq*.
 
     Raises:
         StreamError: the server refused.
     """
     for stream in subjects.STREAMS:
-        await _ensure(client, stream_config(stream, sizes[stream.name], replicas))
+        first = {"first_seq": output_seq + 1} if stream.name == subjects.OUTPUT and output_seq else {}
+        await _ensure(client, stream_config(stream, sizes[stream.name], replicas), first)
     await _ensure(client, _blobs_config(sizes[subjects.BLOBS], replicas))
     consumer = {
         "durable_name": subjects.RECORDER_CONSUMER,
@@ -175,13 +202,14 @@ async def streams_exist(client: Client) -> bool:
     return True
 
 
-async def _ensure(client: Client, config: dict[str, Any]) -> None:
+async def _ensure(client: Client, config: dict[str, Any], first: dict[str, Any] | None = None) -> None:
+    """Make a stream, at first with *first*, or bring it to its configuration."""
     try:
         found = (await call_api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
         if error.code != _NOT_FOUND:
             raise
-        await call_api(client, f"STREAM.CREATE.{config['name']}", config)
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config | (first or {}))
         return
     if config["num_replicas"] > 1 and found.get(PERSIST_MODE) == "async":
         # Such a stream cannot get copies. It is made anew: whoever sent what it holds has kept it, and sends it again.

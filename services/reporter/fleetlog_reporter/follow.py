@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,7 @@ import duckdb
 import structlog
 
 from fleetlog_reporter.apply import Batch, Projector
-from fleetlog_reporter.store import Damaged, Store
+from fleetlog_reporter.store import Damaged, Store, is_disk_trouble
 from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_schemas.subjects import EVENTS
 
@@ -32,7 +33,9 @@ OPEN_STATE_BYTES_MIN = 4 * 1024 * 1024
 OPEN_STATE_RATIO = 4
 """And at least this many times the size of the last copy, so that copying stays a small part of the work."""
 WRITE_TRIES_MAX = 60
-"""Attempts at one batch, a second apart (the disk may be full); then the service stops and says why."""
+"""Attempts at one batch, a second apart; then the service stops and says why. A disk that is full is waited for."""
+TELL_TRIES = 30
+"""Failed attempts between two lines about a disk that stays full."""
 
 
 class Follower:
@@ -159,13 +162,17 @@ class Follower:
         # Between two awaits the fold stands at the end of an atomic batch, so what is taken here is whole.
         batch = self._in_flight = self.projector.take()
         open_state = self._open_state()
-        for number in range(1, WRITE_TRIES_MAX + 1):
+        for number in itertools.count(1):
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, batch, open_state)
                 break
             except duckdb.Error as error:
-                self._log.error("projection-not-written", attempt=number, error=str(error)[:500])
-                if number == WRITE_TRIES_MAX:
+                if number % TELL_TRIES == 1:
+                    self._log.error("projection-not-written", alarm=True, attempt=number, error=str(error)[:500])
+                if self._stopping and is_disk_trouble(error):
+                    self._in_flight = None  # the next start reads it from the log again
+                    return
+                if number >= WRITE_TRIES_MAX and not is_disk_trouble(error):
                     raise
                 await asyncio.sleep(1)
         self._settle(batch, open_state)

@@ -27,7 +27,16 @@ from fleetlog_reporter.answers import (
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
-from fleetlog_reporter.store import FILE_NAME, VERSION, Damaged, Store, file_name, move_aside, open_store
+from fleetlog_reporter.store import (
+    FILE_NAME,
+    VERSION,
+    Damaged,
+    Store,
+    Unwritable,
+    file_name,
+    move_aside,
+    open_store,
+)
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
@@ -39,6 +48,8 @@ REBUILDS_MAX = 3
 """Rebuilds of one process: a disk that breaks every file needs a person."""
 BUS_RETRY_SECONDS = 1.0
 """Between two tries to begin while the bus does not answer."""
+DISK_RETRY_SECONDS = 5.0
+"""Between two tries to open the projection on a disk that does not take it."""
 FINISH_SECONDS_MAX = 2.0
 """How long answers may still take after a stop; a verification would take minutes."""
 
@@ -95,11 +106,13 @@ class Reporter:
                     raise
                 rebuilds += 1
                 await asyncio.to_thread(move_aside, self._folder / FILE_NAME)
+            except Unwritable as error:
+                # The log is the truth and everybody else goes on: this waits, however long it takes.
+                self._log.error("projection-not-writable", alarm=True, folder=str(self._folder), error=str(error)[:500])
+                await _pause(stop, DISK_RETRY_SECONDS)
             except NoAnswer as error:
                 self._log.warning("bus-silent", error=str(error)[:500])
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BUS_RETRY_SECONDS):
-                        await stop.wait()
+                await _pause(stop, BUS_RETRY_SECONDS)
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         store, why = await asyncio.to_thread(
@@ -186,6 +199,12 @@ class Reporter:
         for task in slow:
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def remove_leftovers(folder: Path) -> None:

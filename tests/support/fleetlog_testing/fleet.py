@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,11 @@ class Fleet:
     def kill(self, part: str) -> int:
         """End a service or `nats-server` with SIGKILL and return the process id that it had."""
         return self.server.kill(part)
+
+    def lose_machine(self) -> None:
+        """End everything of the server at once, with SIGKILL, and delete its folder; the agents live on."""
+        self.server.lose()
+        shutil.rmtree(self.home.path)
 
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""
