@@ -12,6 +12,7 @@ from bench.decisions import decisions
 from bench.figures import Figure, as_table, write_json
 from bench.fleet import fleet
 from bench.history import history
+from bench.memory import memory
 from bench.output import output
 from bench.projection import projection
 from bench.questions import ask_much
@@ -72,6 +73,10 @@ def _decisions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
     return decisions(options.hosts, options.rounds)
 
 
+def _memory(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return memory(options.hosts)
+
+
 def _fleet(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
     return fleet(options.fleet, options.rounds)
 
@@ -82,7 +87,7 @@ def _questions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
 
 SECTIONS: dict[str, Section] = {
     "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "output": _output,
-    "projection": _projection, "history": _history, "decisions": _decisions, "fleet": _fleet, "questions": _questions,
+    "projection": _projection, "history": _history, "decisions": _decisions, "memory": _memory, "fleet": _fleet, "questions": _questions,
 }
 ASKED_FOR = ("fleet", "questions")
 """Sections that take minutes, and run only when they are named."""
