@@ -18,6 +18,8 @@ from bench.projection import projection
 from bench.questions import ask_much
 from bench.system import BenchError, load_is_calm
 
+TRACED_HOSTS_MAX = 2_000
+"""Counting every allocation is slow, and a host costs the same among any number."""
 MANY_SLOTS = 64
 """With the default of 4, throughput is 4 divided by the time of one round trip; with more, the machine is the limit."""
 
@@ -74,7 +76,7 @@ def _decisions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
 
 
 def _memory(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
-    return memory(options.hosts)
+    return memory(min(options.hosts, TRACED_HOSTS_MAX))
 
 
 def _fleet(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
