@@ -41,7 +41,9 @@ SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
 ASK_MS_MAX = 5_000
 SAMPLE_SECONDS = 4.0
 WARM_RATIO = 0.35
-"""Share of the time that warms up: caches fill, allocators reach their size, each kind of task has run."""
+WARM_SECONDS_MIN = 240.0
+"""This share of the time, and at least so long, warms up: the gateway's ring of the newest events is full after about 200 s of
+this load, the bus's memory of message ids after 120, allocators reach their size, each kind of task has run."""
 POINTS_MIN = 12
 """Fewer samples after the warm-up say nothing."""
 TASK_PAUSE_SECONDS = 0.25
@@ -258,8 +260,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def verdicts(series: dict[tuple[str, str], list[tuple[float, float]]]) -> list[Verdict]:
     """Judge every series. Raises BenchError when there is too little to judge."""
-    steady = {key: points[round(WARM_RATIO * len(points)) :] for key, points in series.items()}
-    tasks = steady[("load", "submitted")]
+    ends = max(points[-1][0] for points in series.values())
+    warm = max(WARM_SECONDS_MIN, WARM_RATIO * ends)
+    steady = {key: [point for point in points if point[0] >= warm] for key, points in series.items()}
+    steady = {key: points for key, points in steady.items() if points}
+    tasks = steady.get(("load", "submitted"), [])
     if len(tasks) < POINTS_MIN:
         raise BenchError(f"{len(tasks)} samples after the warm-up say nothing: run for longer")
     hours = (tasks[-1][0] - tasks[0][0]) / 3600
@@ -298,7 +303,7 @@ def soak(minutes: float, seed: int) -> list[Verdict]:
 def main() -> int:
     """Read the arguments, run, and say what grows."""
     parser = argparse.ArgumentParser(prog="just soak", description="Run the whole system under load and see what grows.")
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long (default 20); under 3 there is little to see")
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long (default 20); the first four only warm up")
     parser.add_argument("--seed", type=int, default=1, help="of the load")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the verdicts here")
     options = parser.parse_args()
