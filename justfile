@@ -34,6 +34,10 @@ simulate *arguments:
 bench *arguments:
     python -m bench "$@"
 
+# run the whole system under mixed load and see what grows: `just soak --minutes 20`
+soak *arguments:
+    python -m bench.soak "$@"
+
 # write every generated page again
 docs:
     python docs/generate.py

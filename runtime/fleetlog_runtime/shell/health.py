@@ -28,6 +28,8 @@ class HealthAnswer(msgspec.Struct, frozen=True):
     parked: int
     """Messages it could not read and passed over."""
     notes: dict[str, Any] = {}
+    tasks: int = 0
+    """asyncio tasks that it runs: a number that only grows is a leak."""
 
 
 class Health:
@@ -50,7 +52,7 @@ class Health:
         return HealthAnswer(
             service=self.service, instance=self.instance, version=VERSION,
             ready=self.ready.is_set(), leading=self.leading, position=self.position,
-            lag=max(0, self.last_seq - self.position), parked=self.parked, notes=self.notes,
+            lag=max(0, self.last_seq - self.position), parked=self.parked, notes=self.notes, tasks=len(asyncio.all_tasks()),
         )
 
     async def serve(self, bus: Bus) -> Callable[[], Awaitable[None]]:

@@ -28,6 +28,8 @@ RESEND_SECONDS = 0.2
 """Before an unsettled append is sent again; the append itself has waited for its own time limit."""
 FULL_SECONDS = 5.0
 """Before an append that found no room is sent again."""
+SNAPSHOT_BYTES_PER_EVENT = 500
+"""A copy of the state is taken again when the log has grown by about its size: a large state would cost more than its events."""
 IDLE_SECONDS_MAX = 1.0
 """The loop looks at the time at least this often, also when nothing is due."""
 
@@ -70,7 +72,7 @@ class EngineRunner(Generic[S, L]):
         """Set by whatever may make something due, leadership among it."""
         self._folded = asyncio.Event()
         self._append: asyncio.Task[None] | None = None
-        self._snapshot_position = 0
+        self._snapshot_position = self._snapshot_bytes = 0
         self._last_digest = ""
 
     def _new_engine(self, snapshot: Snapshot | None) -> Engine[S, L]:
@@ -129,6 +131,7 @@ class EngineRunner(Generic[S, L]):
             self._log.warning("the snapshot's state does not fit and is passed over", error=str(error))
             self.engine = self._new_engine(None)
         self._snapshot_position = self.engine.position
+        self._snapshot_bytes = len(found.state) if found is not None else 0
         self._health.position = self.engine.position
 
     async def _read(self) -> None:
@@ -156,7 +159,8 @@ class EngineRunner(Generic[S, L]):
         self._health.position = self.engine.position
         self._health.last_seq = max(self._health.last_seq, self.engine.position)
         self._last_digest = snapshots.digest(chunk[-1].body)
-        if self.engine.at_batch_end and self.engine.position - self._snapshot_position >= self._snapshot_events:
+        due_events = max(self._snapshot_events, self._snapshot_bytes // SNAPSHOT_BYTES_PER_EVENT)
+        if self.engine.at_batch_end and self.engine.position - self._snapshot_position >= due_events:
             self._snapshot()
 
     def _decoded(self, stored: Stored) -> codec.Event | None:
@@ -190,7 +194,7 @@ class EngineRunner(Generic[S, L]):
         except OSError as error:
             self._log.error("the snapshot could not be written", path=str(self._snapshot_path), error=str(error))
             return
-        self._snapshot_position = engine.position
+        self._snapshot_position, self._snapshot_bytes = engine.position, len(snapshot.state)
 
     # --- leading --------------------------------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ class SimDispatcher:
         if wake_at_ms is not None and not now_ms <= self._woken_for <= max(wake_at_ms, now_ms) + WAKE_LATE_MS:
             self._woken_for = wake_at_ms
             life = self.life
-            self.world.after(wake_at_ms - now_ms, lambda: self._wake(life))
+            self.world.after(wake_at_ms - now_ms, lambda: self._wake(life, wake_at_ms))
 
     def _wake_at_ms(self) -> int | None:
         """Return when time alone makes something due; with nothing under way that may be a while later."""
@@ -180,8 +180,8 @@ class SimDispatcher:
             return wake_at_ms
         return max(wake_at_ms, self.world.now_ms + (idle_ms // 10 if live.open else idle_ms))
 
-    def _wake(self, life: int) -> None:
-        if life == self.life:
+    def _wake(self, life: int, at_ms: int) -> None:
+        if life == self.life and at_ms == self._woken_for:
             self._woken_for = 0
             self._step()
 

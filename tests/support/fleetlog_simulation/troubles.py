@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleetlog_agent.journal_records import Commit, SessionOpened
-from fleetlog_schemas import events
+from fleetlog_schemas import events, subjects
 from fleetlog_simulation.fleet import Fleet
 
 
@@ -58,7 +58,11 @@ class Troubles:
         self._fleet.soon(host.connect, 50, 100_000)
 
     def _bus_down(self) -> None:
+        """Take the bus away; with its machine, reports go too that were confirmed and not yet on its disk."""
         self._world.bus_down = True
+        reports = self._world.store.streams[subjects.REPORTS]
+        for seq in list(reports.messages) if self._chance.random() < 0.5 else ():
+            reports.remove(seq)
         for host in (*self._fleet.hosts, *self._fleet.copies):
             host.disconnect()
 
