@@ -22,6 +22,7 @@ from fleetlog_testing import namespaces
 from fleetlog_testing.cluster import Cluster, leading_pid
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Host
 from fleetlog_testing.homes import connected
+from fleetlog_testing.nats import flip_a_bit
 from fleetlog_testing.waiting import until
 
 HOSTS = ("web01", "web02", "web03", "web04", "web05", "web06")
@@ -249,15 +250,3 @@ def reached_by(host: Host) -> set[str]:
     """Return the addresses that an agent is connected to."""
     assert host.process is not None
     return {one.raddr.ip for one in psutil.Process(host.process.pid).net_connections() if one.status == "ESTABLISHED"}
-
-
-def flip_a_bit(store: Path, mark: bytes) -> None:
-    """Flip one bit in the first stored message that has *mark* in its bytes."""
-    for block in sorted(store.rglob("streams/EVENTS/msgs/*.blk")):
-        content = bytearray(block.read_bytes())
-        at = content.find(mark)
-        if at >= 0:
-            content[at] ^= 1
-            block.write_bytes(content)
-            return
-    raise AssertionError(f"{mark!r} is in no block")

@@ -126,7 +126,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_cannot_hold_a_copy_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     first = create_home(tmp_path / "a")
-    (first.path / "nats" / "reserved.json").write_text(json.dumps({stream: 2**60 for stream in reservations(first)}))
+    (first.path / "nats" / "reserved.json").write_text(json.dumps(dict.fromkeys(reservations(first), 2 ** 60)))
     export_keys(first.path, file)
     with pytest.raises(HomeError, match="name a folder on a larger disk"):
         import_keys(tmp_path / "b", file)
