@@ -18,6 +18,7 @@ from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError, Exit
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas.spec import TaskSpec
+from fleetlog_schemas.view import task_view
 from fleetlog_testing import namespaces
 from fleetlog_testing.cluster import Cluster, leading_pid
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Host
@@ -192,27 +193,22 @@ def test_a_bit_that_flips_in_one_copy_of_the_log_is_named_never_served_and_heale
         with cluster.without("c") as server:
             assert await server.ended() == 0
             flip_a_bit(server.home.path / "nats" / "jetstream", task_id.encode())
+            for folder in ("snapshots", "reporter"):
+                shutil.rmtree(server.home.path / folder)
+            # Its services read the whole log anew, from whatever copy they are given.
             await server.start()
+            for _ in range(5):
+                assert Client.over(server.gateway).show(task_id) == views[0]
+                assert task_view(Client.over(server.gateway).replay(task_id).task) == views[0]
         await cluster.in_step()
         found = json.loads(cluster.run("verify", "log", "-o", "json").stdout)
         assert (found["equal"], found["faults"]) == (False, [{"node": "c", "seq": seq, "what": "lacks it"}])
         said = cluster.run("verify", "log")
         assert said.returncode == 1
         assert f"message {seq}: c lacks it" in said.stdout
-        for _ in range(3):
-            # Its services read the whole log anew, from whatever copy they are given.
-            with cluster.without("c") as server:
-                assert await server.ended() == 0
-                for folder in ("snapshots", "reporter"):
-                    shutil.rmtree(server.home.path / folder)
-                await server.start()
-                assert Client.over(server.gateway).show(task_id) == views[0]
-                assert Client.over(server.gateway).replay(task_id).task is not None
         await cluster.restart_emptied("c")
         await cluster.in_step()
         assert json.loads(cluster.run("verify", "log", "-o", "json").stdout)["equal"]
-        async with load(cluster):
-            pass
 
     asyncio.run(scenario())
 
