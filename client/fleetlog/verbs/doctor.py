@@ -20,9 +20,9 @@ from typing import Any
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
-from fleetlog.verbs.about import own_version
 from fleetlog.verbs.doctor_cluster import cluster
 from fleetlog.verbs.finding import BAD, NOTE, OK, Finding
+from fleetlog_schemas.versions import VERSION
 
 FILL_NOTE, FILL_BAD = 0.70, 0.85
 """Shares of a stream's reserved bytes: at 85 % of EVENTS new tasks are refused."""
@@ -98,7 +98,7 @@ def _gateway(console: Console) -> Iterator[Finding]:
 
 def _versions(console: Console) -> Iterator[Finding]:
     answer = console.gateway.get("/version")
-    theirs, mine = str(answer.get("version", "unknown")), own_version()
+    theirs, mine = str(answer.get("version", "unknown")), VERSION
     if theirs == mine:
         yield Finding("version", OK, mine)
     else:

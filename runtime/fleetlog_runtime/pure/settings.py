@@ -100,8 +100,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     heartbeat_ms: Milliseconds = 10_000
     """Pause between heartbeats; a host is suspect after twice this by default."""
-    held_max: Annotated[int, msgspec.Meta(ge=1, le=limits.HELD_MAX)] = limits.HELD_MAX
-    """Attempts held at once; above it a start is refused as busy."""
+    held_max: Annotated[int, msgspec.Meta(ge=100, le=limits.HELD_MAX)] = limits.HELD_MAX
+    """Attempts held at once, some that have ended among them; above it a start is refused as busy."""
     spool_bytes_max: Size = 1024**3
     """Disk space for journal and output until the bus took them; above it, starts are refused."""
     report_repeat_ms: Milliseconds = 30_000

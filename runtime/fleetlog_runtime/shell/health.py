@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from typing import Any
 
 import msgspec
 
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_schemas import subjects
-
-VERSION = metadata.version("fleetlog")
+from fleetlog_schemas.versions import VERSION
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):

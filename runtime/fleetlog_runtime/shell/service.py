@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import os
 import secrets
 import signal
@@ -35,6 +36,9 @@ EXIT_TYPED_WRONG = 2
 CONNECT_SECONDS_MAX = 30.0
 """How long a service waits for a bus that is just being started."""
 CONNECT_RETRY_SECONDS = 0.25
+COLLECT_OBJECTS = 10_000
+"""New objects before cyclic garbage is looked for. Folding makes many that stay and hardly any cycle: with Python's
+own 700, looking costs a twelfth of the services' CPU, and pauses that grow with what they remember."""
 
 
 class Fatal(Exception):
@@ -172,6 +176,7 @@ async def _serve(name: str, run: Run, home: Home, settings: Settings) -> None:
 
 def run_loop(main: Any) -> Any:
     """Run a coroutine on uvloop, or on asyncio's own loop where uvloop is not installed."""
+    gc.set_threshold(COLLECT_OBJECTS)
     try:
         import uvloop
     except ImportError:

@@ -27,8 +27,11 @@ import msgspec
 from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog_agent.identity import read_identity, write_identity
 from fleetlog_agent.join import join
+from fleetlog_runtime.pure.bus import NotFound
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.leadership import Holder
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import codec, pushes, subjects, wire
 from fleetlog_schemas.spec import Shell, TaskSpec
@@ -53,6 +56,11 @@ class Host(AgentProcess):
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def reach_by(self, port: int) -> None:
+        """Let the next start of its agent reach the bus by this port of the machine."""
+        identity = read_identity(self.folder)
+        write_identity(self.folder, msgspec.structs.replace(identity, nats_urls=(f"nats://127.0.0.1:{port}",)))
 
 
 class Judge:
@@ -154,10 +162,11 @@ class Fleet:
         host = self.hosts[name] = Host(identity.host_id, self.folder / name)
         return host
 
-    def start_service(self, package: str) -> subprocess.Popen[bytes]:
-        """Start one more instance of a service, which nobody starts again."""
+    def start_service(self, package: str, code: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start one more instance of a service, of this version or of the release in *code*; nobody starts it again."""
         argv = [sys.executable, "-m", package, "--data", str(self.home.path)]
-        process = self.server.spawn(argv, self.folder / f"{package}.log")
+        environment = {"PYTHONPATH": str(code)} if code else {}
+        process = self.server.spawn(argv, self.folder / f"{package}.log", **environment)
         self._others.append(process)
         return process
 
@@ -297,6 +306,16 @@ class Fleet:
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""
         await self.server.restarted(part, former_pid)
+
+
+async def active(bus: NatsBus) -> int:
+    """Return the process id of the dispatcher that holds leadership, or 0."""
+    try:
+        found = await bus.get_last(subjects.LEADERS, subjects.leader("dispatcher"))
+        holder = msgspec.json.decode(found.body, type=Holder)
+    except (NotFound, msgspec.DecodeError):
+        return 0  # nobody does: the message has expired
+    return int(holder.instance.split("-")[-2]) if holder.instance else 0
 
 
 @asynccontextmanager

@@ -45,12 +45,13 @@ class Server:
         self._machine = machine
         self._up: subprocess.Popen[bytes] | None = None
 
-    def spawn(self, argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    def spawn(self, argv: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
         """Start a process on the machine of this server."""
         argv = self._machine.argv(*argv) if self._machine else argv
         with log.open("ab") as file:
             return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._environment, start_new_session=True
+                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**self._environment, **environment},
+                start_new_session=True,
             )
 
     def argv(self, *words: str) -> list[str]:
