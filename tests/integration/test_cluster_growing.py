@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from pathlib import Path
 
 from fleetlog_runtime.pure.bus import Batch, Draft
@@ -32,6 +33,9 @@ def test_what_a_server_stored_alone_is_on_every_node_after_it_has_grown(tmp_path
             async with connected(cluster.home, "gateway") as bus:
                 seq = await bus.append(Batch(drafts=(Draft(events.REQUEST, b"{}"),), message_id=""))
             assert seq == MESSAGES + 1
+            argv = server.argv("up", "--no-services")
+            refused = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=False)
+            assert (refused.returncode, "name all nodes with --cluster" in refused.stderr) == (6, True), refused
             await server.start()
             assert "saved" not in server.said(), "it grows once"
 

@@ -32,9 +32,17 @@ Say = Callable[[str], None]
 
 
 def ran_alone(home: Home) -> bool:
-    """Tell whether the store of a home is one that no cluster has taken part in."""
-    store = home.path / "nats" / "jetstream" / "jetstream"  # the server adds the second one
-    return any(store.glob(f"*/streams/{subjects.EVENTS}")) and not any(store.glob("*/_js_/_meta_"))
+    """Tell whether the store of a home holds a log, and no cluster has taken part in it."""
+    return any(_store(home).glob(f"*/streams/{subjects.EVENTS}")) and not took_part(home)
+
+
+def took_part(home: Home) -> bool:
+    """Tell whether the store of a home is of a node of a cluster."""
+    return any(_store(home).glob("*/_js_/_meta_"))
+
+
+def _store(home: Home) -> Path:
+    return home.path / "nats" / "jetstream" / "jetstream"  # the server adds the second one
 
 
 def _saved(home: Home) -> Path:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +28,7 @@ from fleetlog_runtime.shell import cut_off, growing, meeting, monitor, nats_auth
 from fleetlog_runtime.shell.files import write_atomic
 from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
 from fleetlog_runtime.shell.nats_config import server_config
+from fleetlog_runtime.shell.ports import free_port, is_free
 from fleetlog_runtime.shell.streams import SLACK_BYTES, StreamError, ensure_streams, reservations
 from fleetlog_runtime.shell.tls import client_context, ensure_server_certificate
 
@@ -101,6 +100,11 @@ class NatsServer:
             ServerError: it does not start, or another one runs on this folder.
         """
         binary = find_binary(self._binary)
+        if self.cluster is None and growing.took_part(self.home):
+            raise ServerError(
+                f"{self.home.path} is of a node of a cluster, and alone it would go its own way: name all nodes with"
+                " --cluster, or in settings.toml"
+            )
         if self.cluster is not None and growing.ran_alone(self.home):
             await self._save_what_ran_alone(self.cluster)
         await asyncio.to_thread(self._lock)
@@ -129,7 +133,7 @@ class NatsServer:
                 f"{self.home.path} has a log of its own, so it must be the first node: put {cluster.own.name} first in the"
                 " list on every node (or, to throw its log away, move its nats/jetstream away)"
             )
-        alone = NatsServer(self.home, port=_free_port("127.0.0.1"), binary=self._binary)
+        alone = NatsServer(self.home, port=free_port("127.0.0.1"), binary=self._binary)
         await alone.start()
         try:
             await growing.save(self.home, alone._connect_admin, self._say)
@@ -220,7 +224,7 @@ class NatsServer:
         fixed = self.port
         for tries_left in reversed(range(START_TRIES_MAX)):
             self.port = fixed or await self._remembered_port()
-            self.monitor_port = _free_port("127.0.0.1")
+            self.monitor_port = free_port("127.0.0.1")
             self._spawn(binary, file_bytes_max)
             try:
                 await self._until_ready()
@@ -235,10 +239,10 @@ class NatsServer:
         path = self.home.path / "nats" / "port"
         try:
             if not path.exists():
-                return _free_port(self.listen)
+                return free_port(self.listen)
             port = int(path.read_text())
             deadline = time.monotonic() + (PORT_SECONDS_MAX if self.tls else 0)
-            while not _is_free(self.listen, port):
+            while not is_free(self.listen, port):
                 if time.monotonic() < deadline:
                     await asyncio.sleep(WATCH_SECONDS)
                 elif self.tls:
@@ -247,7 +251,7 @@ class NatsServer:
                         f" the bus there: free it (to move the bus for all of them: write another port into {path})"
                     )
                 else:
-                    return _free_port(self.listen)
+                    return free_port(self.listen)
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {self.listen!r}: {error.strerror}; give --listen an address of this machine"
@@ -371,25 +375,3 @@ async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
             return False
         await asyncio.sleep(POLL_SECONDS)
     return True
-
-
-def _free_port(listen: str) -> int:
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((listen, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _is_free(listen: str, port: int) -> bool:
-    """Tell whether nobody listens there. Raises OSError when it is no address of this machine."""
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return False
-        return True
