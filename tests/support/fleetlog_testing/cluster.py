@@ -6,10 +6,11 @@ kill them, stop them, empty them, or cut them off. Which node leads a stream is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from fleetlog_testing.server import LOOK_S, Server
 from fleetlog_testing.waiting import until
 
 NAMES = ("a", "b", "c")
-PORTS = (4222, 6222)
-"""Of the bus and of the routes, where every node has a machine of its own."""
+TASKS_AT_ONCE = 2
+"""In flight under load: enough that every moment of a fault meets some of them in every state."""
 
 
 class Cluster(Fleet):
@@ -164,6 +165,32 @@ async def leading_pid(bus: NatsBus, service: str = "dispatcher") -> int:
     except (NotFound, NoAnswer, msgspec.DecodeError):
         return 0  # nobody does: the message has expired
     return int(holder.instance.split("-")[-2]) if holder.instance else 0
+
+
+@asynccontextmanager
+async def load(cluster: Cluster) -> AsyncIterator[list[str]]:
+    """Submit tasks one after the other for as long as the block lasts; in the end wait for all, and judge them."""
+    tasks: list[str] = []
+    enough = asyncio.Event()
+
+    async def one_after_the_other() -> None:
+        while not enough.is_set():
+            task_id = await cluster.submit(cluster.judge.command())
+            tasks.append(task_id)
+            await cluster.began(task_id, len(cluster.hosts))
+
+    submitting = [asyncio.create_task(one_after_the_other()) for _ in range(TASKS_AT_ONCE)]
+    try:
+        await until(lambda: len(tasks) >= TASKS_AT_ONCE, END_S_MAX, "tasks run")
+        yield tasks
+        until_now = len(tasks)
+        await until(lambda: len(tasks) >= until_now + TASKS_AT_ONCE, END_S_MAX, "tasks run again")
+    finally:
+        enough.set()
+        await asyncio.gather(*submitting)
+    views = await cluster.ended(*tasks)
+    assert {view.outcome for view in views} == {"success"}
+    cluster.judge.agrees(views)
 
 
 def free_ports(count: int) -> list[int]:
