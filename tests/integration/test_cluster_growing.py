@@ -1,4 +1,4 @@
-"""A server that ran alone becomes the first node of three: everything it stored is on all of them. Buses only, no services."""
+"""Nodes come: a server that ran alone grows into three, and a machine that is gone is replaced. Buses only, no services."""
 
 from __future__ import annotations
 
@@ -59,3 +59,25 @@ def test_what_a_server_stored_alone_is_on_every_node_after_it_has_grown(tmp_path
     finally:
         cluster.close()
     assert (tmp_path / "a" / "nats" / "jetstream-alone").is_dir()
+
+
+def test_a_node_that_is_gone_for_good_is_replaced_by_another_machine_under_its_name(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.start()
+        async with connected(cluster.home, "gateway") as bus:
+            for number in range(MESSAGES):
+                await bus.append(Batch(drafts=(Draft(events.REQUEST, b'{"n": %d}' % number),), message_id=""))
+        await cluster.replace("c")
+        await cluster.in_step()
+        new = cluster.node("c")
+        assert new.home.path == tmp_path / "new" / "c"
+        async with connected(new.home, "gateway") as bus:
+            assert len(await bus.get_range(subjects.EVENTS, 1, 2 * MESSAGES)) == MESSAGES
+        compared = cluster.run("verify", "log")
+        assert compared.stdout == f"log whole: sequences 1 to {MESSAGES}, compared on a, b, c\n"
+
+    cluster = Cluster(tmp_path, "--no-services")
+    try:
+        asyncio.run(scenario(cluster))
+    finally:
+        cluster.close()
