@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from fleetlog_gateway.routes import control, hosts, live, policies, reads, reruns, system, tasks
+from fleetlog_gateway.routes import (
+    control,
+    definitions,
+    hosts,
+    live,
+    policies,
+    reads,
+    reruns,
+    runs,
+    system,
+    tasks,
+)
 
-__all__ = ["control", "hosts", "live", "policies", "reads", "reruns", "system", "tasks"]
+__all__ = ["control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "system", "tasks"]
