@@ -23,7 +23,7 @@ from pathlib import Path
 
 import structlog
 
-from fleetlog.addresses import cluster_flags, cluster_of, free_port, own_names
+from fleetlog.addresses import cluster_flags, cluster_of, own_names
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
@@ -35,6 +35,7 @@ from fleetlog_runtime.shell import diagnostics
 from fleetlog_runtime.shell.health import HealthAnswer, ask_health
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus, connect_user
+from fleetlog_runtime.shell.ports import free_port
 from fleetlog_runtime.shell.service import Context, Fatal, instance_prefix, open_context, run_loop
 from fleetlog_runtime.shell.settings_file import load_settings
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError

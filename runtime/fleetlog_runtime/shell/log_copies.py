@@ -59,7 +59,8 @@ async def compare_log(bus: NatsBus) -> Compared:
     first_seq, last_seq = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
     cluster = info.get("cluster", {})
     copies = cluster.get("replicas") or []
-    nodes = sorted([cluster.get("leader", ""), *(copy["name"] for copy in copies)])
+    # One node alone has no name that matters.
+    nodes = sorted([cluster.get("leader", ""), *(copy["name"] for copy in copies)]) if copies else [""]
     away = [copy["name"] for copy in copies if copy.get("offline")]
     if not info["state"]["messages"]:
         return Compared(nodes, away, first_seq, last_seq, [])
@@ -80,7 +81,7 @@ async def compare_log(bus: NatsBus) -> Compared:
 async def _pull_from(bus: NatsBus, node: str, from_seq: int) -> Pull | None:
     for _ in range(PLACING_TRIES_MAX):
         pull, where = await bus.follow_copy(subjects.EVENTS, from_seq)
-        if where == node:
+        if node in ("", where):
             return pull
         await pull.close()
     return None

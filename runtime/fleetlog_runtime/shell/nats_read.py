@@ -220,6 +220,15 @@ class Reading:
                 by_seq[seq] = await self._get_from_leader(stream, {"seq": seq}, f"message {seq} of {stream}")
         return [by_seq[seq] for seq in sorted(by_seq)]
 
+    async def get_range_from_leader(self, stream: str, from_seq: int, count: int, subject: str) -> list[Stored]:
+        """Return up to *count* messages of a subject as the leader of the stream has them, one by one."""
+        found: list[Stored] = []
+        with contextlib.suppress(NotFound):
+            while len(found) < count:
+                request = {"seq": found[-1].seq + 1 if found else from_seq, "next_by_subj": subject}
+                found.append(await self._get_from_leader(stream, request, subject))
+        return found
+
     async def state(self, stream: str) -> StreamState:
         """Return where a stream begins and ends."""
         info = await self.api(f"STREAM.INFO.{stream}", {})

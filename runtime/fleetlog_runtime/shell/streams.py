@@ -39,8 +39,8 @@ _SECOND_NS = 1_000_000_000
 
 _NOT_NOW = 503
 """What a cluster says that has no leader at the moment."""
-_NO_NODES = 10005
-"""What it says when too few nodes are there to hold the copies."""
+_WAIT_NUMBERS = frozenset({10005, 10130})
+"""Too few nodes are there to hold the copies; a stream is being restored."""
 
 
 class StreamError(Exception):
@@ -54,7 +54,7 @@ class StreamError(Exception):
     @property
     def refused(self) -> bool:
         """Whether asking again later changes nothing."""
-        return self.code != _NOT_NOW and self.number != _NO_NODES
+        return self.code != _NOT_NOW and self.number not in _WAIT_NUMBERS
 
 
 def reservations(home: Home) -> dict[str, int]:

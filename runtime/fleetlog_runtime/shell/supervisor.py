@@ -8,10 +8,8 @@ recognised by the second lock, asked to end, and waited for.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +27,7 @@ from fleetlog_runtime.shell.home import Home, HomeError
 from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_config import server_config
 from fleetlog_runtime.shell.nats_health import ailment, has_room, is_stuck
+from fleetlog_runtime.shell.ports import free_port, is_free
 from fleetlog_runtime.shell.streams import (
     SLACK_BYTES,
     StreamError,
@@ -118,6 +117,11 @@ class NatsServer:
             ServerError: it does not start, or another one runs on this folder.
         """
         binary = find_binary(self._binary)
+        if self.cluster is None and growing.ran_with_others(self.home):
+            raise ServerError(
+                f"{self.home.path} is of a node of a cluster, and alone it would go its own way: name all nodes with"
+                " --cluster, or in settings.toml"
+            )
         if self.cluster is not None and growing.ran_alone(self.home):
             await self._save_what_ran_alone(self.cluster)
         await asyncio.to_thread(self._lock)
@@ -148,7 +152,7 @@ class NatsServer:
                 f"{self.home.path} has a log of its own, so it must be the first node: put {cluster.own.name} first in the"
                 " list on every node (or, to throw its log away, move its nats/jetstream away)"
             )
-        alone = NatsServer(self.home, port=_free_port("127.0.0.1"), binary=self._binary)
+        alone = NatsServer(self.home, port=free_port("127.0.0.1"), binary=self._binary)
         await alone.start()
         try:
             await growing.save(self.home, alone._connect_admin, self._say)
@@ -264,8 +268,8 @@ class NatsServer:
     async def _start_on_a_free_port(self, binary: Path, file_bytes_max: int) -> None:
         fixed = self.port
         for tries_left in reversed(range(START_TRIES_MAX)):
-            self.port = fixed or (_free_port(self.listen) if self._apart else await self._remembered_port())
-            self.monitor_port = _free_port("127.0.0.1")
+            self.port = fixed or (free_port(self.listen) if self._apart else await self._remembered_port())
+            self.monitor_port = free_port("127.0.0.1")
             self._spawn(binary, file_bytes_max)
             try:
                 await self._until_ready()
@@ -281,10 +285,10 @@ class NatsServer:
         path = self.home.path / "nats" / "port"
         try:
             if not path.exists():
-                return _free_port(self.listen)
+                return free_port(self.listen)
             port = int(path.read_text())
             deadline = time.monotonic() + (PORT_SECONDS_MAX if self.tls else 0)
-            while not _is_free(self.listen, port):
+            while not is_free(self.listen, port):
                 if time.monotonic() < deadline:
                     await asyncio.sleep(WATCH_SECONDS)
                 elif self.tls:
@@ -293,7 +297,7 @@ class NatsServer:
                         f" the bus there: free it (to move the bus for all of them: write another port into {path})"
                     )
                 else:
-                    return _free_port(self.listen)
+                    return free_port(self.listen)
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {self.listen!r}: {error.strerror}; give --listen an address of this machine"
@@ -374,25 +378,3 @@ async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
             return False
         await asyncio.sleep(POLL_SECONDS)
     return True
-
-
-def _free_port(listen: str) -> int:
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((listen, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _is_free(listen: str, port: int) -> bool:
-    """Tell whether nobody listens there. Raises OSError when it is no address of this machine."""
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return False
-        return True
