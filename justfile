@@ -30,6 +30,11 @@ check:
 simulate *arguments:
     PYTHONPATH=tests/support python -m fleetlog_simulation "$@"
 
+# break a real system for a time, by a seed, and check every attempt by what its command wrote: `just torture --minutes 5 --seed 7`
+[no-exit-message]
+torture *arguments:
+    @PYTHONPATH=tests/support exec python -m fleetlog_checker "$@"
+
 # measure fleetlog and the machine in one run; `just bench --json FILE` keeps the figures
 bench *arguments:
     python -m bench "$@"

@@ -28,7 +28,7 @@ from fleetlog_schemas import limits, subjects
 
 CHUNK_MESSAGES = 1_000
 """Messages read at once; a batch longer than this is still given whole."""
-ACK_WAIT_SECONDS = 30.0
+ACK_WAIT_SECONDS = 3.0
 """What was taken and not acknowledged comes again after this, as from the server."""
 TAKE_MESSAGES = 256
 

@@ -34,6 +34,8 @@ PULL_MESSAGES = 2_000
 PULL_BYTES_MAX = 16 * 1024**2
 """Bounds memory when messages are large."""
 TAKE_MESSAGES = 256
+TAKE_SECONDS = 3
+"""How long a request for work stands: a taker that was stopped or cut off swallows what the server hands out for it."""
 """Taken from a work queue at once, so that several recorders share a burst."""
 CONSUMER_INACTIVE_SECONDS = 90
 """The server forgets a reader's consumer this long after its last request; three times a request's life."""
@@ -146,7 +148,7 @@ class Reading:
         pause_seconds = RETRY_SECONDS_MIN
         while True:
             await self._connected()
-            pull = Pull(self._client, stream, consumer, TAKE_MESSAGES, PULL_BYTES_MAX)
+            pull = Pull(self._client, stream, consumer, TAKE_MESSAGES, PULL_BYTES_MAX, TAKE_SECONDS)
             self._pulls.add(pull)
             try:
                 await pull.open()

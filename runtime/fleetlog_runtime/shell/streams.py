@@ -24,8 +24,9 @@ SLACK_BYTES = 64 * 1024**2
 """Room in the server's own limit beyond the sum of the reservations."""
 DUPLICATE_WINDOW_SECONDS = 120
 """How long message ids are remembered; each costs the server about 0.5 KB of memory."""
-ACK_WAIT_SECONDS = 30
-"""Reports that a recorder took and did not acknowledge come again after this."""
+ACK_WAIT_SECONDS = 3
+"""Reports that a recorder took and did not acknowledge come again after this: another one takes over from one that is
+gone within five seconds. One that is only slow is helped by the other, for what is appended twice changes nothing."""
 ACKS_PENDING_MAX = 5_000
 """Reports that all recorders together may have taken and not acknowledged."""
 CONSUMERS_PER_STREAM_MAX = 5_000

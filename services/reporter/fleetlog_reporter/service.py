@@ -140,7 +140,7 @@ class Reporter:
         stopping = asyncio.create_task(stop.wait())
         caught_up = asyncio.create_task(self._say_ready(follower, until, ready))
         ending: set[asyncio.Future[Any]] = {following, stopping, desk.damaged}
-        subscriptions = [await self._hear(name) for name in QUESTIONS]
+        subscriptions = [stop_hearing for name in QUESTIONS for stop_hearing in await self._hear(name)]
         try:
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -171,14 +171,19 @@ class Reporter:
         self._log.info("projection-current", position=follower.projector.position, folded=follower.folded_events)
         ready()
 
-    async def _hear(self, name: str) -> Callable[[], Awaitable[None]]:
+    async def _hear(self, name: str) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Hear a question that one reporter is to answer, and one that another reporter left unanswered."""
+
         async def asked(_: str, body: bytes, reply: str) -> None:
             # Answered beside the subscription, so that a slow question does not keep the next ones waiting.
             task = asyncio.create_task(self._reply(name, body, reply))
             self._asked.add(task)
             task.add_done_callback(self._asked.discard)
 
-        return await self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE)
+        return (
+            await self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE),
+            await self._bus.subscribe(subjects.ask_each(SERVICE, name), asked),
+        )
 
     async def _reply(self, name: str, body: bytes, reply: str) -> None:
         if reply:

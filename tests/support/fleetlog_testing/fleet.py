@@ -71,15 +71,19 @@ class Judge:
         self.path = path
         path.touch()
 
-    def command(self, between: str = "sleep 1") -> Shell:
-        """Return a payload that writes a line, does what is given, and writes another line."""
+    def command(self, between: str = "sleep 1", last: str = "") -> Shell:
+        """Return a payload that writes a line, does what is given, writes another line, and does what is *last*."""
         file = shlex.quote(str(self.path))
         line = f'"$FLEETLOG_TASK_ID $FLEETLOG_HOST_ID $FLEETLOG_ATTEMPT %s" >> {file}'
-        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}"))
+        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}; {last}"))
+
+    def in_order(self) -> list[str]:
+        """Return the lines as they were written."""
+        return self.path.read_text().splitlines()
 
     def lines(self) -> Counter[str]:
         """Return every line and how often it stands there."""
-        return Counter(self.path.read_text().splitlines())
+        return Counter(self.in_order())
 
     def began(self, task_id: str) -> int:
         """Return on how many hosts a task began."""

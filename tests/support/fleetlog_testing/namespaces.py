@@ -104,6 +104,19 @@ class Machine:
         """Join it again."""
         _ip("-n", self.namespace, "link", "set", self.cable, "up")
 
+    def slow_cable(self, rate: str, queue: str) -> None:
+        """Let only so much through each second; what would wait for longer than *queue* is lost."""
+        self._tc("add", "root", "tbf", "rate", rate, "burst", "8kb", "latency", queue)
+
+    def free_cable(self) -> None:
+        """Let everything through again."""
+        self._tc("del", "root")
+
+    def _tc(self, verb: str, *words: str) -> None:
+        argv = ["ip", "netns", "exec", self.namespace, "tc", "qdisc", verb, "dev", self.cable, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"tc qdisc {verb}: {done.stderr.strip()}"
+
     def remove(self) -> None:
         """End everything that runs here, and take the machine away."""
         for pid in self.pids():

@@ -80,6 +80,11 @@ class Server:
         assert self._up.poll() is None, self.said()
         return "ready:" in self.said()
 
+    @property
+    def up_pid(self) -> int:
+        """The process of `fleetlog up`, or 0 when it does not run."""
+        return self._up.pid if self._up is not None and self._up.poll() is None else 0
+
     def said(self) -> str:
         """Return what `up` said since its last start."""
         return self._log.read_text()
