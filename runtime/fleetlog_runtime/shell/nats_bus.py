@@ -229,6 +229,10 @@ class NatsBus:
         """Return where a stream begins and ends. Raises NoAnswer."""
         return await self._reading.state(stream)
 
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence. Raises NoAnswer."""
+        return await self._reading.purge(stream, subject, below_seq)
+
     def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:
         """Share a work queue; see the Bus contract."""
         return self._reading.take(stream, consumer)

@@ -1,4 +1,4 @@
-"""Read streams: follow one as it grows, look at stored messages, and share a work queue.
+"""Read streams: follow one as it grows, look at stored messages, remove old ones, and share a work queue.
 
 Following goes by overlapped pulls on a consumer that the server forgets again; whenever something may have been
 missed, a new one is made right after the last message that was handed out, so there is neither gap nor repeat.
@@ -37,6 +37,8 @@ RETRY_SECONDS_MAX = 2.0
 RANGE_BYTES_MAX = 16 * 1024**2
 """Of one answer to a ranged read; more is asked for again."""
 API_SECONDS = 5
+PURGE_SECONDS = 120
+"""A purge by subject looks at every message below it: a million take the server some seconds."""
 _SECOND_NS = 1_000_000_000
 _NOT_FOUND = {"404", "408"}
 
@@ -164,9 +166,14 @@ class Reading:
             first_seq=first, last_seq=last, bytes=int(state["bytes"]), bytes_max=int(info["config"]["max_bytes"])
         )
 
-    async def api(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence and return how many."""
+        answer = await self.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": below_seq}, PURGE_SECONDS)
+        return int(answer["purged"])
+
+    async def api(self, call: str, body: dict[str, Any], seconds: float = API_SECONDS) -> dict[str, Any]:
         """Call the JetStream API. Raises NoAnswer, or NotFound when it says 404."""
-        message = await self.ask(f"$JS.API.{call}", json.dumps(body).encode(), API_SECONDS)
+        message = await self.ask(f"$JS.API.{call}", json.dumps(body).encode(), seconds)
         answer: dict[str, Any] = json.loads(message.data)
         error = answer.get("error")
         if error is None:

@@ -42,7 +42,7 @@ END_S_MAX = 90
 STOP_S_MAX = 40
 LOOK_S = 0.1
 """Between two looks that ask a service."""
-SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
+SERVICES = ("dispatcher", "result-recorder", "reporter", "keeper", "gateway")
 WAIT_OFFLINE_MS = 60_000
 
 

@@ -1,0 +1,210 @@
+"""The Bus with the archive behind it: the log reads as one, from sequence 1 on, however much of it was pruned.
+
+The log has no holes: sequences are dense and only the keeper's pruning removes any. So a reader that finds one missing
+knows, at that moment and whatever is pruned meanwhile, that the archive has it, and reads on there until the stream
+has everything again. Pruning is in the log before it happens, and never takes a subject's last message, so a hole is
+always seen and always explained; one that is not is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from fleetlog_runtime.pure.bus import Batch, Bus, Handler, NotFound, Stored, StreamState, Taken
+from fleetlog_runtime.shell.archive import Segments
+from fleetlog_runtime.shell.memory import subject_matches
+from fleetlog_schemas import events
+from fleetlog_schemas.subjects import EVENTS
+
+CHUNK_MESSAGES = 1_000
+"""Of a segment in one chunk, so that a reader's other work gets its turn."""
+
+
+def without_hole(messages: list[Stored], next_seq: int) -> list[Stored]:
+    """Return the beginning of *messages* that follows on without a missing sequence."""
+    if messages and messages[0].seq == next_seq and messages[-1].seq == next_seq + len(messages) - 1:
+        return messages
+    count = 0
+    while count < len(messages) and messages[count].seq == next_seq + count:
+        count += 1
+    return messages[:count]
+
+
+def to_batch_end(messages: list[Stored]) -> list[Stored]:
+    """Return *messages* up to the last that ends an atomic batch."""
+    count = len(messages)
+    while count and not messages[count - 1].batch_end:
+        count -= 1
+    return messages[:count]
+
+
+def chunks(messages: list[Stored]) -> list[list[Stored]]:
+    """Cut the messages of a segment at batch ends."""
+    found: list[list[Stored]] = [[]]
+    for stored in messages:
+        if len(found[-1]) >= CHUNK_MESSAGES and found[-1][-1].batch_end:
+            found.append([])
+        found[-1].append(stored)
+    return found
+
+
+class ArchivedBus:
+    """Implements `fleetlog_runtime.pure.bus.Bus` on another bus and an archive."""
+
+    def __init__(self, bus: Bus, folder: Path) -> None:
+        """Read the log from *bus*, and what was pruned from segments in *folder*, or from the keeper."""
+        self.stream = bus
+        """The bus alone: what it still has."""
+        self.segments = Segments(bus, folder)
+
+    # --- the log --------------------------------------------------------------------------------------------
+
+    async def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+        """Follow a stream; see the Bus contract. Raises ArchiveMissing."""
+        if stream != EVENTS:
+            async for chunk in self.stream.read(stream, from_seq):
+                yield chunk
+            return
+        next_seq, first = max(1, from_seq), True
+        while True:
+            async for chunk in self._past(next_seq):
+                yield chunk
+                next_seq, first = chunk[-1].seq + 1, False
+            async with contextlib.aclosing(cast("Any", self.stream.read(EVENTS, next_seq))) as following:
+                async for chunk in following:
+                    whole = without_hole(chunk, next_seq)
+                    if len(whole) < len(chunk):
+                        whole = to_batch_end(whole)
+                    if whole or (first and not chunk):
+                        yield whole
+                        next_seq, first = next_seq + len(whole), False
+                    if len(whole) < len(chunk):
+                        await self.segments.holding(next_seq)
+                        break
+
+    async def _past(self, from_seq: int) -> AsyncIterator[list[Stored]]:
+        """Yield what was pruned, or may be at this moment, from a sequence on."""
+        next_seq = from_seq
+        while next_seq <= (await self.segments.refresh()).pruned_through:
+            messages = await self.segments.messages(await self.segments.holding(next_seq))
+            for chunk in chunks(messages[next_seq - messages[0].seq :]):
+                yield chunk
+            next_seq = messages[-1].seq + 1
+
+    async def get(self, stream: str, seq: int) -> Stored:
+        """Return one message. Raises NotFound, ArchiveMissing."""
+        try:
+            return await self.stream.get(stream, seq)
+        except NotFound:
+            if stream != EVENTS or not 0 < seq <= (await self.segments.refresh()).pruned_through:
+                raise
+        messages = await self.segments.messages(await self.segments.holding(seq))
+        return messages[seq - messages[0].seq]
+
+    async def get_last(self, stream: str, subject: str) -> Stored:
+        """Return the last message of a subject, which is never pruned. Raises NotFound."""
+        return await self.stream.get_last(stream, subject)
+
+    async def get_range(self, stream: str, from_seq: int, count: int, subject: str = "") -> list[Stored]:
+        """Return up to *count* messages from a sequence on, optionally of one subject only. Raises ArchiveMissing."""
+        if stream != EVENTS:
+            return await self.stream.get_range(stream, from_seq, count, subject)
+        if subject:
+            return await self._range_of_subject(from_seq, count, subject)
+        found: list[Stored] = []
+        next_seq = max(1, from_seq)
+        while len(found) < count:
+            page = await self.stream.get_range(EVENTS, next_seq, count - len(found))
+            whole = without_hole(page, next_seq)
+            found += whole
+            next_seq += len(whole)
+            if len(whole) == len(page):
+                break
+            messages = await self.segments.messages(await self.segments.holding(next_seq))
+            found += messages[next_seq - messages[0].seq :][: count - len(found)]
+            next_seq = found[-1].seq + 1
+        return found
+
+    async def _range_of_subject(self, from_seq: int, count: int, subject: str) -> list[Stored]:
+        if not any(subject_matches(subject, one) for one in events.PRUNABLE):
+            return await self.stream.get_range(EVENTS, from_seq, count, subject)
+        while True:
+            through_seq = (await self.segments.refresh()).pruned_through
+            found: list[Stored] = []
+            next_seq = max(1, from_seq)
+            while next_seq <= through_seq and len(found) < count:
+                messages = await self.segments.messages(await self.segments.holding(next_seq))
+                wanted = messages[next_seq - messages[0].seq :]
+                found += [stored for stored in wanted if subject_matches(subject, stored.subject)]
+                next_seq = messages[-1].seq + 1
+            if len(found) < count:
+                found += await self.stream.get_range(EVENTS, next_seq, count - len(found), subject)
+            # What was pruned while this read the stream is missing from it, and nothing else would show that.
+            if (await self.segments.refresh()).pruned_through == through_seq:
+                return found[:count]
+
+    async def seq_at(self, stream: str, time_ms: int) -> int:
+        """Return the first sequence stored at or after a time. Raises ArchiveMissing."""
+        seq = await self.stream.seq_at(stream, time_ms)
+        if stream != EVENTS:
+            return seq
+        archive = await self.segments.refresh()
+        for sealed in archive.sealed:
+            if sealed.last_seq > archive.pruned_through or sealed.first_seq > seq:
+                break
+            if sealed.last_ms >= time_ms:
+                messages = await self.segments.messages(sealed)
+                return min(seq, next(stored.seq for stored in messages if stored.time_ms >= time_ms))
+        return seq
+
+    async def state(self, stream: str) -> StreamState:
+        """Return where a stream begins and ends; with its archive the log begins at 1."""
+        state = await self.stream.state(stream)
+        return msgspec.structs.replace(state, first_seq=1) if stream == EVENTS else state
+
+    # --- everything else is the bus's own -------------------------------------------------------------------
+
+    async def append(self, batch: Batch) -> int:
+        """Store a batch; see the Bus contract."""
+        return await self.stream.append(batch)
+
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence. Raises NoAnswer."""
+        return await self.stream.purge(stream, subject, below_seq)
+
+    def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:
+        """Share a work queue; see the Bus contract."""
+        return self.stream.take(stream, consumer)
+
+    async def ack(self, taken: list[Taken]) -> None:
+        """Tell the work queue that these are done."""
+        await self.stream.ack(taken)
+
+    async def publish(self, subject: str, body: bytes, reply: str = "") -> None:
+        """Send a core message."""
+        await self.stream.publish(subject, body, reply)
+
+    async def request(self, subject: str, body: bytes, timeout_ms: int) -> bytes:
+        """Send a core message and return its answer. Raises NoAnswer."""
+        return await self.stream.request(subject, body, timeout_ms)
+
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Callable[[], Awaitable[None]]:
+        """Hear core messages; returns how to stop."""
+        return await self.stream.subscribe(subject, handler, queue)
+
+    async def put_blob(self, body: bytes) -> str:
+        """Keep content and return its SHA-256."""
+        return await self.stream.put_blob(body)
+
+    async def get_blob(self, sha256: str) -> bytes:
+        """Return content, verified. Raises NotFound, NoAnswer."""
+        return await self.stream.get_blob(sha256)
+
+    async def close(self) -> None:
+        """Flush and disconnect."""
+        await self.stream.close()
