@@ -62,7 +62,7 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", default=False, help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
-    for section in (_running, _steering, _policies, _looking, _hosts, _agent, _numbers, _system):
+    for section in (_running, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _system):
         section(add)
     return parser
 
@@ -280,6 +280,20 @@ def _numbers(add: _AddVerb) -> None:
     _as_of(verb)
     verbs = _group(add, "verify", "compare what is derived with the log")
     verbs("projection", "numbers:verify_projection", "rebuild the projection from the log and compare")
+
+
+def _archive(add: _AddVerb) -> None:
+    verbs = _group(add, "archive", "the log's past: what is archived, whether it is whole, what is in it")
+    verbs("ls", "archive:ls", "list what is archived, and how far the bus was pruned")
+    for name, text in (
+        ("verify", "read every segment whole and compare it with the log"),
+        ("read", "print archived events, one JSON object per line; nothing else needs to run"),
+    ):
+        verb = verbs(name, f"archive:{name}", text)
+        verb.add_argument("--folder", default="", metavar="DIR", help="the archive (default: keeper.archive_path, or archive/)")
+        if name == "read":
+            verb.add_argument("from_seq", nargs="?", type=positive, default=1, metavar="SEQ", help="from this sequence on")
+            verb.add_argument("--limit", type=positive, default=100, metavar="N", help="how many (default 100)")
 
 
 def _system(add: _AddVerb) -> None:

@@ -21,6 +21,7 @@ from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
 from fleetlog.verbs.about import own_version
+from fleetlog.verbs.archive import standing
 
 OK, NOTE, BAD = "ok", "note", "bad"
 FILL_NOTE, FILL_BAD = 0.70, 0.85
@@ -51,7 +52,7 @@ def doctor(console: Console) -> int:
     findings = list(_gateway(console))
     reachable = findings[0].state != BAD
     if reachable:
-        for check in (_versions, _clock, _readers, _hosts):
+        for check in (_versions, _clock, _readers, _archive, _hosts):
             findings += _guarded(console, check)
     for check in (_modes, _disk, _bus):
         findings += _guarded(console, check)
@@ -149,6 +150,20 @@ def _readers(console: Console) -> Iterator[Finding]:
             yield Finding(name, OK, f"has read the log through {log_seq - max(behind, 0)} of {log_seq}")
 
 
+def _archive(console: Console) -> Iterator[Finding]:
+    page = console.gateway.get("/archive", from_seq=2**53, limit=1)["data"]
+    keeper = page["keeper"]
+    found = "; ".join(standing(page))
+    if keeper is None:
+        yield Finding("keeper", BAD, found, "the log fills up: is the keeper running? see diagnostics/keeper in the data folder")
+    elif keeper["error"]:
+        yield Finding("keeper", BAD, found, "see to the archive's disk, then `fleetlog archive verify`")
+    elif keeper["held_back"]:
+        yield Finding("keeper", NOTE, found, "end the task, or start the service, and the keeper goes on by itself")
+    else:
+        yield Finding("keeper", OK, found)
+
+
 def _hosts(console: Console) -> Iterator[Finding]:
     items: list[dict[str, Any]] = []
     cursor = None
@@ -243,7 +258,7 @@ def _stream(stream: dict[str, Any]) -> Iterator[Finding]:
         return
     share = used / most
     state = BAD if share >= FILL_BAD else NOTE if share >= FILL_NOTE else OK
-    todo = "archive and prune, or give it more room" if state != OK else ""
+    todo = "see the line `keeper` for what holds pruning back, or give it more room" if state != OK else ""
     yield Finding("stream", state, f"{name:<9} {size(used)} of {size(most)} ({share:.1%})", todo)
     waiting = int(stream["state"].get("messages", 0))
     if name == "REPORTS" and waiting > REPORTS_WAITING_NOTE:

@@ -42,7 +42,7 @@ FULL_SECONDS = 5.0
 IDLE_SECONDS_MAX = 1.0
 """The loop looks at the time at least this often, also when nothing is due."""
 
-Worker = Callable[[Any], Awaitable[Any]]
+Hands = Callable[[Any], Awaitable[Any]]
 """Does what a unit's `Work` asks for and returns what came of it; what cannot be done now is NoAnswer or WorkFailed."""
 
 S = TypeVar("S")
@@ -66,11 +66,11 @@ class EngineRunner(Generic[S, L]):
 
     def __init__(
         self, context: Context, unit: RunnableUnit[S, L], subscriptions: tuple[str, ...], snapshot_events: int,
-        snapshot_path: Path | None = None, worker: Worker | None = None,
+        snapshot_path: Path | None = None, hands: Hands | None = None,
     ) -> None:
         """Run *unit*: core messages on *subscriptions* are observed, a snapshot is taken every *snapshot_events*.
 
-        *worker* does its `Work`, for a unit that asks for any.
+        *hands* do its `Work`, for a unit that asks for any.
         """
         self._context = context
         self._bus = context.bus
@@ -90,7 +90,7 @@ class EngineRunner(Generic[S, L]):
         """Set by whatever may make something due, leadership among it."""
         self._folded = asyncio.Event()
         self._append: asyncio.Task[None] | None = None
-        self._worker = worker
+        self._hands = hands
         self._work: asyncio.Task[None] | None = None
         self._group: asyncio.TaskGroup | None = None
         self._snapshot_position = 0
@@ -304,9 +304,9 @@ class EngineRunner(Generic[S, L]):
 
     async def _do(self, what: Any) -> None:
         """Have a work done, and let the engine observe what came of it."""
-        assert self._worker is not None, f"{self._unit.name} asks for work and has nobody who does it"
+        assert self._hands is not None, f"{self._unit.name} asks for work and has no hands"
         try:
-            done = Done(what, await self._worker(what))
+            done = Done(what, await self._hands(what))
         except (NoAnswer, WorkFailed) as error:
             self._log.warning("a work could not be done now", what=type(what).__name__, error=str(error))
             done = Done(what, error=str(error))

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fleetlog_keeper.folder import Folder
+from fleetlog_keeper.hands import Hands
 from fleetlog_keeper.live import STATUS, TOLD
 from fleetlog_keeper.unit import Keeper
-from fleetlog_keeper.worker import Worker
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.archive import chunk_of, folder_of
 from fleetlog_runtime.shell.archived_bus import ArchivedBus
@@ -33,10 +33,10 @@ async def run(context: Context) -> None:
             f"the archive {folder.path} cannot be used: {error.strerror}; see to the folder, or set keeper.archive_path"
         ) from None
     bus = context.bus if isinstance(context.bus, ArchivedBus) else ArchivedBus(context.bus, folder.path)
-    worker = Worker(bus, folder, settings, context.log)
-    runner = EngineRunner(context, Keeper(settings), (TOLD, STATUS), settings.snapshot_events, worker=worker)
+    hands = Hands(bus, folder, settings, context.log)
+    runner = EngineRunner(context, Keeper(settings), (TOLD, STATUS), settings.snapshot_events, hands=hands)
     stop_giving = await _give_segments(context.bus, folder.path)
-    copying = asyncio.create_task(worker.copy())
+    copying = asyncio.create_task(hands.copy())
     try:
         await runner.run()
     finally:

@@ -1,4 +1,4 @@
-"""What the keeper asks its shell to do, and what it hears of it. Data only; `worker.py` does it."""
+"""What the keeper asks its shell to do, and what it hears of it. Data only; `hands.py` does it."""
 
 from __future__ import annotations
 

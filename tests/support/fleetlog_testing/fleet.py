@@ -316,10 +316,10 @@ class Fleet:
         path = self.home.path / ("nats/pid" if part == "nats-server" else f"run/{part}.pid")
         return int(path.read_text())
 
-    def kill(self, part: str) -> int:
-        """End a service or `nats-server` with SIGKILL and return the process id that it had."""
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a service or `nats-server` with a signal and return the process id that it had; `up` starts it again."""
         pid = self.pid(part)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
 
     async def restarted(self, part: str, former_pid: int) -> None:

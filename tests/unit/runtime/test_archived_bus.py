@@ -70,7 +70,7 @@ class Log:
         return sealed
 
     async def prune(self, through_seq: int) -> None:
-        below = {subject: through_seq + 1 for subject in events.PRUNABLE}
+        below = {}
         for subject in events.PRUNABLE:
             last = max((one.seq for one in self.everything if one.subject == subject), default=0)
             below[subject] = min(through_seq + 1, last)

@@ -28,7 +28,7 @@ COPY_SECONDS = 5.0
 T = TypeVar("T")
 
 
-class Worker:
+class Hands:
     """One keeper's hands."""
 
     def __init__(self, bus: ArchivedBus, folder: Folder, settings: KeeperSettings, log: Any) -> None:
