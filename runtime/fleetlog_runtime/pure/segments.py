@@ -90,14 +90,10 @@ def describe(messages: list[Stored], chain_before: str) -> tuple[SegmentSealed, 
     Raises:
         Damaged: a sequence is missing, or the last message does not end its batch.
     """
-    if not messages or not messages[-1].batch_end:
-        raise Damaged("a segment must end where an atomic batch ends")
+    check_whole(messages)
     pieces = []
     head = chain_before
-    for before, stored in itertools.pairwise([None, *messages]):
-        assert stored is not None
-        if before is not None and stored.seq != before.seq + 1:
-            raise Damaged(f"after sequence {before.seq} comes {stored.seq}: what lies between is missing")
+    for stored in messages:
         pieces += [_encode(_line(stored)), b"\n", stored.body, b"\n"]
         head = chain.link(head, stored.seq, stored.subject, stored.body)
     content = b"".join(pieces)
@@ -107,6 +103,15 @@ def describe(messages: list[Stored], chain_before: str) -> tuple[SegmentSealed, 
         sha256=hashlib.sha256(content).hexdigest(), chain_head=head,
     )
     return sealed, content
+
+
+def check_whole(messages: list[Stored]) -> None:
+    """See that messages follow on one another and end with a batch. Raises Damaged."""
+    if not messages or not messages[-1].batch_end:
+        raise Damaged("a segment must end where an atomic batch ends")
+    for before, stored in itertools.pairwise(messages):
+        if stored.seq != before.seq + 1:
+            raise Damaged(f"after sequence {before.seq} comes {stored.seq}: what lies between is missing")
 
 
 def _line(stored: Stored) -> _Line:
