@@ -119,12 +119,13 @@ class ArchivedBus:
         found: list[Stored] = []
         next_seq = max(1, from_seq)
         while len(found) < count:
-            page = await self.stream.get_range(EVENTS, next_seq, count - len(found))
-            whole = without_hole(page, next_seq)
-            found += whole
-            next_seq += len(whole)
-            if len(whole) == len(page):
-                break
+            if next_seq > self.segments.archive.pruned_through:
+                page = await self.stream.get_range(EVENTS, next_seq, count - len(found))
+                whole = without_hole(page, next_seq)
+                found += whole
+                next_seq += len(whole)
+                if len(whole) == len(page):
+                    break
             messages = await self.segments.messages(await self.segments.holding(next_seq))
             found += messages[next_seq - messages[0].seq :][: count - len(found)]
             next_seq = found[-1].seq + 1

@@ -24,6 +24,7 @@ from fleetlog_runtime.pure.bus import (
     Batch,
     BusFull,
     NoAnswer,
+    NotFound,
     Stored,
 )
 from fleetlog_runtime.pure.effects import Answer, Done, Effect, Request, Send, Work
@@ -307,7 +308,7 @@ class EngineRunner(Generic[S, L]):
         assert self._hands is not None, f"{self._unit.name} asks for work and has no hands"
         try:
             done = Done(what, await self._hands(what))
-        except (NoAnswer, WorkFailed) as error:
+        except (NoAnswer, NotFound, WorkFailed) as error:
             self._log.warning("a work could not be done now", what=type(what).__name__, error=str(error))
             done = Done(what, error=str(error))
         self.engine.observe(done, self._context.clock.now_ms())

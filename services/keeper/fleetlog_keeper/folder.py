@@ -37,9 +37,20 @@ class Folder:
 
     def put(self, sealed: SegmentSealed, file: bytes) -> None:
         """Write a segment and read it back. Raises OSError, segments.Damaged."""
-        write_atomic(self.path / segments.name(sealed.first_seq), file)
+        path = self.path / segments.name(sealed.first_seq)
+        self._set_aside(path, sealed)
+        write_atomic(path, file)
         self.read(sealed)
         self.list_again()
+
+    def _set_aside(self, path: Path, sealed: SegmentSealed) -> None:
+        """Keep what is whole and was another log's: of a bus that was restored from a backup, the archive may know more."""
+        try:
+            there = segments.unpack(path.read_bytes()).head.sealed
+        except (OSError, segments.Damaged):
+            return
+        if there.sha256 != sealed.sha256:
+            path.replace(path.with_name(f"{path.name}.replaced-{there.sha256[:8]}"))
 
     def read(self, sealed: SegmentSealed) -> segments.Segment:
         """Return a segment, checked in whole against what the log says of it. Raises OSError, segments.Damaged."""

@@ -13,7 +13,7 @@ from fleetlog_keeper import works
 from fleetlog_keeper.folder import Folder
 from fleetlog_keeper.live import READERS, TOLD
 from fleetlog_runtime.pure import segments
-from fleetlog_runtime.pure.bus import ArchiveMissing, NoAnswer, Stored
+from fleetlog_runtime.pure.bus import ArchiveMissing, NoAnswer, NotFound, Stored
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.loop import WorkFailed
@@ -126,7 +126,7 @@ class Hands:
                         if not await asyncio.to_thread(self._folder.has, sealed):
                             await self._make_again(sealed)
                         self._copied_through = sealed.last_seq
-            except (NoAnswer, WorkFailed) as error:
+            except (NoAnswer, NotFound, WorkFailed) as error:
                 self._log.warning("this keeper's copy of the archive is not whole yet", error=str(error))
             await asyncio.sleep(COPY_SECONDS)
 

@@ -36,12 +36,14 @@ async def run(context: Context) -> None:
     hands = Hands(bus, folder, settings, context.log)
     runner = EngineRunner(context, Keeper(settings), (TOLD, STATUS), settings.snapshot_events, hands=hands)
     stop_giving = await _give_segments(context.bus, folder.path)
-    copying = asyncio.create_task(hands.copy())
+    running, copying = asyncio.create_task(runner.run()), asyncio.create_task(hands.copy())
     try:
-        await runner.run()
+        ended, _ = await asyncio.wait({running, copying}, return_when=asyncio.FIRST_COMPLETED)
+        ended.pop().result()
     finally:
-        copying.cancel()
-        await asyncio.gather(copying, return_exceptions=True)
+        for task in (running, copying):
+            task.cancel()
+        await asyncio.gather(running, copying, return_exceptions=True)
         await stop_giving()
 
 
