@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 from pathlib import Path
 
+from fleetlog_agent.pace import Pace
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_schemas import subjects, wire
-from fleetlog_schemas.limits import BLOB_BYTES_MAX
+from fleetlog_schemas.limits import BLOB_BYTES_MAX, BLOB_CHUNK_BYTES
 from fleetlog_schemas.reports import BlobChunk, BlobRequest
 from fleetlog_schemas.spec import Blob
 
@@ -56,8 +57,9 @@ class Blobs:
         if blob.size > BLOB_BYTES_MAX:
             raise BlobFailed(f"content of {blob.size} bytes exceeds the {BLOB_BYTES_MAX} of one blob")
         body = bytearray()
+        pace = Pace(BLOB_CHUNK_BYTES)
         while len(body) < blob.size:
-            chunk = await self._chunk(bus, BlobRequest(sha256=blob.sha256, token=token, offset=len(body)))
+            chunk = await self._chunk(bus, blob.sha256, token, len(body), pace)
             if not chunk.data or chunk.size != blob.size:
                 raise BlobFailed(f"content {blob.sha256[:12]} is not what was announced: {chunk.size} bytes")
             body += chunk.data
@@ -65,25 +67,29 @@ class Blobs:
             raise BlobFailed(f"content {blob.sha256[:12]} does not have its digest: it was damaged or replaced")
         return bytes(body)
 
-    async def _chunk(self, bus: Bus | None, request: BlobRequest) -> BlobChunk:
+    async def _chunk(self, bus: Bus | None, sha256: str, token: str, offset: int, pace: Pace) -> BlobChunk:
         why = "the bus is not there"
         for attempt in range(TRIES_MAX):
             if attempt:
                 await asyncio.sleep(RETRY_SECONDS)
             if bus is None:
                 continue
+            request = BlobRequest(sha256=sha256, token=token, offset=offset, bytes_max=pace.bytes)
+            pace.begins()
             try:
                 answer = await bus.request(subjects.blob(self._host_id), wire.encode(request), ANSWER_MS_MAX)
                 chunk: BlobChunk = wire.decode(answer, BlobChunk)
             except NoAnswer:
+                pace.unanswered()
                 why = "no recorder answers"
                 continue
             except wire.BadMessage as error:
-                raise BlobFailed(f"content {request.sha256[:12]} came as something else: {error}") from None
+                raise BlobFailed(f"content {sha256[:12]} came as something else: {error}") from None
+            pace.answered()
             if chunk.error:
-                raise BlobFailed(f"content {request.sha256[:12]} was refused: {chunk.error}")
+                raise BlobFailed(f"content {sha256[:12]} was refused: {chunk.error}")
             return chunk
-        raise BlobFailed(f"content {request.sha256[:12]} could not be fetched: {why}")
+        raise BlobFailed(f"content {sha256[:12]} could not be fetched: {why}")
 
     def _trim(self) -> None:
         files = sorted(((path.stat(), path) for path in self._folder.iterdir()), key=lambda one: one[0].st_mtime)

@@ -280,6 +280,7 @@ def _numbers(add: _AddVerb) -> None:
     _as_of(verb)
     verbs = _group(add, "verify", "compare what is derived with the log")
     verbs("projection", "numbers:verify_projection", "rebuild the projection from the log and compare")
+    verbs("log", "nodes:verify_log", "compare the copies of the log on all nodes, message by message")
 
 
 def _archive(add: _AddVerb) -> None:
@@ -302,7 +303,16 @@ def _system(add: _AddVerb) -> None:
     verb.add_argument("--port", type=port, metavar="N", help="port of the gateway (default 8420; 0: a free one)")
     verb.add_argument("--processes", action="store_true", help="each service in a process of its own, restarted")
     verb.add_argument("--no-agent", action="store_true", help="no agent on this machine")
+    verb.add_argument("--cluster", action="append", default=[], metavar="NAME=ADDRESS[:PORT[:PORT]]",
+                      help="a node of the cluster, with the ports of its bus and of its routes (repeat for all nodes)")
+    verb.add_argument("--node", default="", metavar="NAME", help="which of them this is (default: by its address)")
+    verb.add_argument("--no-services", action="store_true", help="only the bus: no services and no agent")
     verb.add_argument("--set", action="append", default=[], metavar="GROUP.NAME=VALUE", help="a setting (repeatable)")
+    verbs = _group(add, "node", "nodes of a cluster: carry the keys from the first to the others")
+    verb = verbs("export", "nodes:export", "write the keys of this folder to a file, for the other nodes")
+    verb.add_argument("file", metavar="FILE", help="a file that is made, for its owner only")
+    verb = verbs("import", "nodes:import_keys", "take over the keys of the first node, before the first start")
+    verb.add_argument("file", metavar="FILE", help="what `fleetlog node export` wrote")
     add("doctor", "doctor:doctor", "check the system and say what to do")
     add("version", "about:version", "print the versions of this client and of the gateway")
     verb = add("help", "about:help_topic", "explain a topic")

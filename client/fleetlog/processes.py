@@ -41,6 +41,11 @@ class Child:
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
 
+    @property
+    def pid(self) -> int:
+        """The process id of the one that runs now or ran last, or 0."""
+        return self._process.pid if self._process is not None else 0
+
     async def start(self) -> None:
         """Start it, and start it again whenever it dies, until `stop`. Raises OSError."""
         await self._spawn()

@@ -21,9 +21,9 @@ import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import psutil
 import structlog
 
+from fleetlog.addresses import cluster_flags, cluster_of, free_port, own_names
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
@@ -33,8 +33,8 @@ from fleetlog_runtime.pure.settings import Settings, SettingsError
 from fleetlog_runtime.shell import diagnostics
 from fleetlog_runtime.shell.health import HealthAnswer, ask_health
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
-from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
-from fleetlog_runtime.shell.service import Context, Fatal, open_context, run_loop
+from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus, connect_user
+from fleetlog_runtime.shell.service import Context, Fatal, instance_prefix, open_context, run_loop
 from fleetlog_runtime.shell.settings_file import load_settings
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 
@@ -58,17 +58,18 @@ DIAGNOSTICS_BYTES_MAX = 16 * 1024 * 1024
 """The file is begun anew at a start when it is larger; the former one is kept once."""
 
 
-def serves(health: HealthAnswer) -> bool:
-    """Tell whether a service does its work; a dispatcher that only follows another does not yet."""
-    return health.ready and (health.leading or health.service != "dispatcher")
+def serves(health: HealthAnswer, *, standby_serves: bool) -> bool:
+    """Tell whether a service does its work: a dispatcher that only follows another does so only beside other nodes."""
+    return health.ready and (standby_serves or health.leading or health.service != "dispatcher")
 
 
 class Hosted:
     """One service in this process."""
 
-    def __init__(self, name: str, home: Home, settings: Settings) -> None:
+    def __init__(self, name: str, home: Home, settings: Settings, *, standby_serves: bool = False) -> None:
         """Prepare the service of that name."""
         self.name = name
+        self._standby_serves = standby_serves
         self._home, self._settings = home, settings
         self._stop = asyncio.Event()
         self._context: Context | None = None
@@ -89,7 +90,9 @@ class Hosted:
         if self.task is not None and self.task.done():
             self.task.result()
             raise Fatal(f"the {self.name} ended while it was started")
-        return self._context is not None and serves(self._context.health.answer())
+        if self._context is None:
+            return False
+        return serves(self._context.health.answer(), standby_serves=self._standby_serves)
 
     async def stop(self) -> None:
         """Let it end; after STOP_S_MAX it is cancelled."""
@@ -108,9 +111,10 @@ class Hosted:
 class Separate:
     """One service in a process of its own."""
 
-    def __init__(self, name: str, child: Child, asked: NatsBus) -> None:
+    def __init__(self, name: str, child: Child, asked: NatsBus, *, standby_serves: bool = False) -> None:
         """Stand for *child*; its health is asked over *asked*."""
         self.name = name
+        self._standby_serves = standby_serves
         self._child = child
         self._asked = asked
         self.start, self.stop = child.start, child.stop
@@ -118,7 +122,9 @@ class Separate:
     async def ready(self) -> bool:
         """Tell whether it serves."""
         try:
-            return serves(await ask_health(self._asked, self.name, ASK_MS_MAX))
+            # Other nodes have services of the same name.
+            health = await ask_health(self._asked, self.name, ASK_MS_MAX, instance_prefix(self._child.pid))
+            return serves(health, standby_serves=self._standby_serves)
         except NoAnswer:
             return False
 
@@ -131,17 +137,20 @@ class System:
         options = console.options
         self._home = home
         self._console = console
-        flags = list(options.set)
-        if options.listen:
-            flags.append(f"gateway.listen={options.listen}")
+        flags = [*options.set, *cluster_flags(options)]
+        cluster = cluster_of(load_settings(home.path, flags))
+        listen = options.listen or (cluster.own.address if cluster else "")
+        if listen:
+            flags.append(f"gateway.listen={listen}")
         if options.port is not None:
             # A free port is chosen once: a gateway that is started again must be where its clients look for it.
-            flags.append(f"gateway.port={options.port or _free_port(options.listen or '127.0.0.1')}")
+            flags.append(f"gateway.port={options.port or free_port(listen or '127.0.0.1')}")
         self._flags = flags
         self._agent_folder = home.path / "agents" / "local"
         self.settings = load_settings(home.path, flags)
-        listen = options.listen or "127.0.0.1"
-        self._server = NatsServer(home, listen=listen, names=own_names(listen))
+        listen = listen or "127.0.0.1"
+        self._server = NatsServer(home, listen=listen, names=own_names(listen), cluster=cluster, say=console.say)
+        self._standby_serves = cluster is not None
         self._watch: asyncio.Task[None] | None = None
         self._asked: NatsBus | None = None
         self._services: list[Hosted | Separate] = []
@@ -153,12 +162,12 @@ class System:
         # Only now: the bus holds the lock of this folder, so nobody else's processes are ended.
         await asyncio.to_thread(self._end_left_behind)
         self._watch = asyncio.create_task(self._server.watch(), name="nats-server")
-        for name in SERVICES:
+        for name in () if self._console.options.no_services else SERVICES:
             service = await self._service(name)
             self._services.append(service)
             await service.start()
         await self._until_ready()
-        if not self._console.options.no_agent:
+        if self._services and not self._console.options.no_agent:
             await self._start_agent()
 
     def _end_left_behind(self) -> None:
@@ -170,15 +179,13 @@ class System:
 
     async def _service(self, name: str) -> Hosted | Separate:
         if not self._console.options.processes:
-            return Hosted(name, self._home, self.settings)
+            return Hosted(name, self._home, self.settings, standby_serves=self._standby_serves)
         if self._asked is None:
-            self._asked = await NatsBus.connect(
-                self._home.nats_url(), self._home.creds_path("operator"), "up", inbox_prefix="_INBOX_operator",
-                tls_ca=self._home.tls_ca(),
-            )
+            self._asked = await connect_user(self._home, "operator", "up")
         argv = [sys.executable, "-m", SERVICES[name], "--data", str(self._home.path)]
         argv += [word for flag in self._flags for word in ("--set", flag)]
-        return Separate(name, Child(name, argv, self._home.path, self._console.say), self._asked)
+        return Separate(name, Child(name, argv, self._home.path, self._console.say), self._asked,
+                        standby_serves=self._standby_serves)
 
     async def _until_ready(self) -> None:
         deadline = time.monotonic() + READY_S_MAX
@@ -195,7 +202,7 @@ class System:
             return
         argv = [sys.executable, "-m", "fleetlog.main", "agent", "run", "--data", str(folder)]
         # The bus may be elsewhere than when the agent joined: `--listen` was given, or no longer is.
-        argv += ["--bus", self._home.nats_url()]
+        argv += [word for url in self._home.nats_urls() for word in ("--bus", url)]
         ca = self._home.tls_ca()
         argv += ["--bus-ca", str(ca)] if ca else []
         self._agent = Child("agent", argv, self._home.path, self._console.say)
@@ -251,7 +258,7 @@ class System:
     async def ended(self) -> str:
         """Wait until something ends that must not, and return what."""
         watched = [service.task for service in self._services if isinstance(service, Hosted) and service.task]
-        tasks = [*watched, self._watch] if self._watch else watched
+        tasks: list[asyncio.Task[None]] = [*watched, self._watch] if self._watch else watched
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         first = done.pop()
         reason = None if first.cancelled() else first.exception()
@@ -269,24 +276,6 @@ class System:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._server.stop()
-
-
-def own_names(listen: str) -> tuple[str, ...]:
-    """Return under what names other machines may reach this one: the certificate must carry them."""
-    names = [socket.gethostname()]
-    if listen in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
-        families = (socket.AF_INET, socket.AF_INET6)
-        found = [one.address for all_of in psutil.net_if_addrs().values() for one in all_of if one.family in families]
-        names += [address for address in found if "%" not in address]
-    return tuple(dict.fromkeys(names))
-
-
-def _free_port(listen: str) -> int:
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((listen, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(console: Console) -> int:
@@ -365,6 +354,10 @@ async def _until_stopped(system: System, console: Console) -> int:
 
 def _say_ready(console: Console) -> None:
     folder = console.place.folder
+    if console.options.no_services:
+        urls = Home(folder).nats_urls()
+        print(json.dumps({"ready": True, "bus": urls, "data": str(folder)}) if console.json else f"ready: {urls[0]}", flush=True)
+        return
     url = (folder / "gateway" / "url").read_text().strip()
     if console.json:
         print(json.dumps({"ready": True, "url": url, "data": str(folder)}), flush=True)

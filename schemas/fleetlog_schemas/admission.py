@@ -40,10 +40,10 @@ class PlannedView(msgspec.Struct, frozen=True):
     presence: str
     maintenance: bool
     would: str
-    """`run`, `wait` or `be unreached`."""
+    """`run`, `wait`, `be unreached`, or `be an error`: its agent does not know what is asked for."""
     wave: int = 1
     reason: str = ""
-    """Why it would wait or be unreached."""
+    """Why it would not run at once."""
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -56,7 +56,7 @@ class Operator:
     def type(self, line: str) -> str:
         """Return everything that a command line printed."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLOG_")}
-        argv = self._fleet._argv(*shlex.split(line)[1:])
+        argv = self._fleet.server.argv(*shlex.split(line)[1:])
         done = subprocess.run(
             argv, capture_output=True, text=True, check=False, timeout=END_S_MAX, env=environment, cwd=self._folder,
             stdin=subprocess.DEVNULL,

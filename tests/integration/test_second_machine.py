@@ -128,7 +128,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("second-machine")
-    with namespaces.two_machines(folder, "server", "web01") as (server, host):
+    with namespaces.machines(folder, "server", "web01") as (server, host):
         fleet = Fleet(server, host, folder)
         assert fleet.up("--listen", server.address).poll() is None, fleet.log.read_text()
         yield fleet
@@ -292,7 +292,7 @@ def test_a_server_begins_to_listen_with_the_agent_it_has_and_never_moves_the_bus
     reason = namespaces.missing()
     if reason:
         pytest.skip(reason)
-    with namespaces.two_machines(tmp_path, "alone", "other") as (server, host):
+    with namespaces.machines(tmp_path, "alone", "other") as (server, host):
         fleet = Fleet(server, host, tmp_path)
         for options in ((), ("--listen", server.address)):
             running = fleet.up(*options)
@@ -308,7 +308,7 @@ def test_a_server_begins_to_listen_with_the_agent_it_has_and_never_moves_the_bus
         taken = fleet.up("--listen", server.address)
         assert taken.wait(30) == 6
         assert f"port {fleet.bus_port} of {server.address} is taken" in fleet.log.read_text()
-        nowhere = fleet.up("--listen", "10.77.9.9")
+        nowhere = fleet.up("--listen", "10.99.9.9")
         assert nowhere.wait(30) == 6
         assert "give --listen an address of this machine" in fleet.log.read_text()
 

@@ -20,10 +20,11 @@ from typing import Any
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
-from fleetlog.verbs.about import own_version
 from fleetlog.verbs.archive import standing
+from fleetlog.verbs.doctor_cluster import cluster
+from fleetlog.verbs.finding import BAD, NOTE, OK, Finding
+from fleetlog_schemas.versions import VERSION
 
-OK, NOTE, BAD = "ok", "note", "bad"
 FILL_NOTE, FILL_BAD = 0.70, 0.85
 """Shares of a stream's reserved bytes: at 85 % of EVENTS new tasks are refused."""
 DISK_FREE_BAD = 0.05
@@ -37,16 +38,6 @@ MONITOR_TIMEOUT_S = 5.0
 ALERTS_SHOWN_MAX = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What one check found, and what to do about it."""
-
-    check: str
-    state: str
-    found: str
-    todo: str = ""
-
-
 def doctor(console: Console) -> int:
     """Check the system and say what to do."""
     findings = list(_gateway(console))
@@ -54,7 +45,7 @@ def doctor(console: Console) -> int:
     if reachable:
         for check in (_versions, _clock, _readers, _archive, _hosts):
             findings += _guarded(console, check)
-    for check in (_modes, _disk, _bus):
+    for check in (_modes, _disk, _bus, cluster):
         findings += _guarded(console, check)
     findings.append(
         Finding("secrets", OK, "argv stands in the log for ever", "give secrets by --secret or --stdin, never in argv")
@@ -108,7 +99,7 @@ def _gateway(console: Console) -> Iterator[Finding]:
 
 def _versions(console: Console) -> Iterator[Finding]:
     answer = console.gateway.get("/version")
-    theirs, mine = str(answer.get("version", "unknown")), own_version()
+    theirs, mine = str(answer.get("version", "unknown")), VERSION
     if theirs == mine:
         yield Finding("version", OK, mine)
     else:

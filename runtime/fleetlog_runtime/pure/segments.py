@@ -109,6 +109,9 @@ def check_whole(messages: list[Stored]) -> None:
     """See that messages follow on one another and end with a batch. Raises Damaged."""
     if not messages or not messages[-1].batch_end:
         raise Damaged("a segment must end where an atomic batch ends")
+    for stored in messages:
+        if not stored.subject:
+            raise Damaged(f"the bus cannot read sequence {stored.seq} any more: restore its copy (docs/cluster.md) or the backup")
     for before, stored in itertools.pairwise(messages):
         if stored.seq != before.seq + 1:
             raise Damaged(f"after sequence {before.seq} comes {stored.seq}: what lies between is missing")

@@ -41,8 +41,9 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Diagnostics from this level on: debug, info, warning or error."""
     append_ms: Milliseconds = 5_000
     """Wait for the bus to acknowledge an append before it is sent again: a sync on a busy disk may take a second."""
-    leader_ttl_ms: Milliseconds = 5_000
-    """A leader that is gone is replaced after this long; it renews three times within it."""
+    leader_ttl_ms: Milliseconds = 4_000
+    """A leader that is gone is replaced after this long and a tenth; it renews three times within it. Shorter, and a bus that
+    is busy for two seconds costs a change of leadership."""
     clock_skew_ms_max: Milliseconds = 10_000
     """A service whose clock is further from the bus's does not lead: deadlines would be wrong by as much."""
     publisher_waiting_max: Count = 10_000
@@ -99,8 +100,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     heartbeat_ms: Milliseconds = 10_000
     """Pause between heartbeats; a host is suspect after twice this by default."""
-    held_max: Annotated[int, msgspec.Meta(ge=1, le=limits.HELD_MAX)] = limits.HELD_MAX
-    """Attempts held at once; above it a start is refused as busy."""
+    held_max: Annotated[int, msgspec.Meta(ge=100, le=limits.HELD_MAX)] = limits.HELD_MAX
+    """Attempts held at once, some that have ended among them; above it a start is refused as busy."""
     spool_bytes_max: Size = 1024**3
     """Disk space for journal and output until the bus took them; above it, starts are refused."""
     report_repeat_ms: Milliseconds = 30_000
@@ -157,6 +158,15 @@ class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Events between two snapshots of the folded state."""
 
 
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which nodes share the bus: the same on each of them, except `node`."""
+
+    members: str = ""
+    """Every node as `NAME=ADDRESS[:BUS-PORT[:ROUTE-PORT]]`, with commas between; empty: one node alone."""
+    node: str = ""
+    """Which of them this is; empty: the one that has an address of this machine."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All groups; a service uses `runtime` and its own."""
 
@@ -167,6 +177,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gateway: GatewaySettings = GatewaySettings()
     recorder: RecorderSettings = RecorderSettings()
     keeper: KeeperSettings = KeeperSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
 
 GROUPS: dict[str, type[msgspec.Struct]] = {
@@ -177,6 +188,7 @@ GROUPS: dict[str, type[msgspec.Struct]] = {
     "gateway": GatewaySettings,
     "recorder": RecorderSettings,
     "keeper": KeeperSettings,
+    "cluster": ClusterSettings,
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -26,8 +27,7 @@ CHUNK_BYTES = 512 * 1024
 ASK_MS_MAX = 5_000
 ASK_TRIES_MAX = 6
 """A keeper that is being started again answers within these."""
-LOOK_TRIES_MAX = 5
-LOOK_AGAIN_SECONDS = 0.2
+ASK_AGAIN_SECONDS = 0.2
 
 
 class SegmentAsked(msgspec.Struct, frozen=True):
@@ -42,32 +42,42 @@ def folder_of(home: Path, archive_path: str) -> Path:
     return Path(archive_path) if archive_path else home / "archive"
 
 
-class Segments:
-    """What the log says of its archive, and the messages in it."""
+class LogReader(Protocol):
+    """What of a bus is needed to know the log's own word."""
 
-    def __init__(self, bus: Bus, folder: Path) -> None:
-        """Read the log's own word from *bus*, and files from *folder*."""
-        self._bus = bus
-        self._folder = folder
-        self._lock = asyncio.Lock()
-        self._cached: OrderedDict[int, list[Stored]] = OrderedDict()
+    async def get_last(self, stream: str, subject: str) -> Stored:
+        """Return the last message of a subject. Raises NotFound."""
+        ...
+
+    async def get_range(self, stream: str, from_seq: int, count: int, subject: str = "") -> list[Stored]:
+        """Return up to *count* messages from *from_seq* on, of one subject."""
+        ...
+
+
+class Known:
+    """What the log says of its archive: what is sealed, and how far it was pruned."""
+
+    def __init__(self, bus: LogReader) -> None:
+        """Read it from *bus*, when it is asked for."""
+        self._reader = bus
+        self._reading = asyncio.Lock()
         self._position = 0
         self.archive = archive.Archive()
 
     async def refresh(self) -> archive.Archive:
         """Return what the log says now. Raises NoAnswer."""
         try:
-            last = await self._bus.get_last(subjects.EVENTS, events.ARCHIVE)
+            last = await self._reader.get_last(subjects.EVENTS, events.ARCHIVE)
         except NotFound:
             return self.archive
         if last.seq > self._position:
-            async with self._lock:
+            async with self._reading:
                 await self._read_on(last.seq)
         return self.archive
 
     async def _read_on(self, through_seq: int) -> None:
         while self._position < through_seq:
-            page = await self._bus.get_range(subjects.EVENTS, self._position + 1, PAGE, events.ARCHIVE)
+            page = await self._reader.get_range(subjects.EVENTS, self._position + 1, PAGE, events.ARCHIVE)
             if not page:
                 return
             for stored in page:
@@ -79,23 +89,21 @@ class Segments:
                     archive.apply(self.archive, event)
                 self._position = stored.seq
 
-    async def holding(self, seq: int) -> SegmentSealed:
-        """Return the segment to read a sequence from that the stream has not.
 
-        Raises:
-            ArchiveMissing: the log does not say that it was pruned there.
-        """
-        for _ in range(LOOK_TRIES_MAX):
-            found = await self.refresh()
-            sealed = found.at(seq)
-            if sealed is not None and seq <= found.pruned_through:
-                return sealed
-            # A server of a cluster may be a moment behind with what the log says of itself.
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        raise ArchiveMissing(
-            f"sequence {seq} of the log is missing from the bus, and nothing says that it was archived: messages were"
-            " removed by other means than the keeper; stop the system and restore the backup of the bus"
-        )
+class Segments(Known):
+    """What the log says of its archive, and the messages in it."""
+
+    def __init__(self, bus: Bus, folder: Path) -> None:
+        """Read the log's own word from *bus*, and files from *folder*."""
+        super().__init__(bus)
+        self._bus = bus
+        self._folder = folder
+        self._lock = asyncio.Lock()
+        self._cached: OrderedDict[int, list[Stored]] = OrderedDict()
+
+    async def holding(self, seq: int) -> SegmentSealed | None:
+        """Return the segment that holds a sequence, None when nothing says that it was archived. Raises NoAnswer."""
+        return (await self.refresh()).at(seq)
 
     async def messages(self, sealed: SegmentSealed) -> list[Stored]:
         """Return every message of a sealed segment. Raises ArchiveMissing."""
@@ -133,7 +141,7 @@ class Segments:
                 return await self._asked(sealed)
             except NoAnswer as error:
                 why = str(error)
-                await asyncio.sleep(LOOK_AGAIN_SECONDS * number)
+                await asyncio.sleep(ASK_AGAIN_SECONDS * number)
         raise ArchiveMissing(
             f"sequences {sealed.first_seq} to {sealed.last_seq} of the log are archived: {self._path(sealed)} does not"
             f" exist, and the keeper does not give it ({why}). Put the file back from a backup, set"

@@ -3,19 +3,31 @@
 The log has no holes: sequences are dense and only the keeper's pruning removes any. So a reader that finds one missing
 knows, at that moment and whatever is pruned meanwhile, that the archive has it, and reads on there until the stream
 has everything again. Pruning is in the log before it happens, and never takes a subject's last message, so a hole is
-always seen and always explained; one that is not is an error.
+always seen and always explained. What is missing for another reason (a damaged disk) is read from the archive if it
+was sealed by then; otherwise it is unreadable, said with an alarm, and kept as that by every reader.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import structlog
 
-from fleetlog_runtime.pure.bus import Batch, Bus, Handler, NotFound, Stored, StreamState, Taken
+from fleetlog_runtime.pure.bus import (
+    ArchiveMissing,
+    Batch,
+    Bus,
+    Handler,
+    NotFound,
+    Stored,
+    StreamState,
+    Taken,
+)
 from fleetlog_runtime.shell.archive import Segments
 from fleetlog_runtime.shell.memory import subject_matches
 from fleetlog_schemas import events
@@ -41,6 +53,11 @@ def to_batch_end(messages: list[Stored]) -> list[Stored]:
     while count and not messages[count - 1].batch_end:
         count -= 1
     return messages[:count]
+
+
+def unreadable(seq: int) -> Stored:
+    """Return what stands for a message that nobody has any more: readers park it like one that is no event."""
+    return Stored(seq=seq, subject="", time_ms=0, body=b"", batch_end=True)
 
 
 def chunks(messages: list[Stored]) -> list[list[Stored]]:
@@ -70,41 +87,66 @@ class ArchivedBus:
             async for chunk in self.stream.read(stream, from_seq):
                 yield chunk
             return
-        next_seq, first = max(1, from_seq), True
+        next_seq, first, missing_seq = max(1, from_seq), True, 0
         while True:
-            async for chunk in self._past(next_seq):
+            async for chunk in self._past(next_seq, missing_seq):
                 yield chunk
                 next_seq, first = chunk[-1].seq + 1, False
             async with contextlib.aclosing(cast("Any", self.stream.read(EVENTS, next_seq))) as following:
                 async for chunk in following:
                     whole = without_hole(chunk, next_seq)
-                    if len(whole) < len(chunk):
-                        whole = to_batch_end(whole)
+                    holed = len(whole) < len(chunk)
+                    if holed:
+                        missing_seq = next_seq + len(whole)
+                        archived = await self.segments.holding(missing_seq) is not None
+                        whole = to_batch_end(whole) if archived else [*whole, self._lost(missing_seq)]
                     if whole or (first and not chunk):
-                        yield whole
+                        yield await self._healed(whole)
                         next_seq, first = next_seq + len(whole), False
-                    if len(whole) < len(chunk):
-                        await self.segments.holding(next_seq)
+                    if holed:
                         break
 
-    async def _past(self, from_seq: int) -> AsyncIterator[list[Stored]]:
-        """Yield what was pruned, or may be at this moment, from a sequence on."""
+    async def _past(self, from_seq: int, missing_seq: int) -> AsyncIterator[list[Stored]]:
+        """Yield what was pruned, or may be at this moment, from a sequence on, and what the stream was found to lack."""
         next_seq = from_seq
-        while next_seq <= (await self.segments.refresh()).pruned_through:
-            messages = await self.segments.messages(await self.segments.holding(next_seq))
-            for chunk in chunks(messages[next_seq - messages[0].seq :]):
+        while next_seq <= max(missing_seq, (await self.segments.refresh()).pruned_through):
+            messages = await self._messages(next_seq)
+            for chunk in chunks(messages):
                 yield chunk
+                # A segment is many chunks without a wait between them, and other work of this loop wants its turn.
+                await asyncio.sleep(0)
             next_seq = messages[-1].seq + 1
+
+    async def _messages(self, from_seq: int) -> list[Stored]:
+        """Return the rest of a segment. Raises ArchiveMissing."""
+        sealed = await self.segments.holding(from_seq)
+        if sealed is None:
+            raise ArchiveMissing(f"nothing says where sequence {from_seq} of the log was archived, although it was pruned")
+        messages = await self.segments.messages(sealed)
+        return messages[from_seq - messages[0].seq :]
+
+    async def _healed(self, messages: list[Stored]) -> list[Stored]:
+        """Return *messages*, with what the stream could not read taken from the archive where it was sealed."""
+        if all(stored.subject for stored in messages):
+            return messages
+        found = []
+        for stored in messages:
+            archived = not stored.subject and await self.segments.holding(stored.seq) is not None
+            found.append((await self._messages(stored.seq))[0] if archived else stored)
+        return found
+
+    def _lost(self, seq: int) -> Stored:
+        structlog.get_logger("bus").error("a message of the log is missing and is in no archive", alarm=True, seq=seq)
+        return unreadable(seq)
 
     async def get(self, stream: str, seq: int) -> Stored:
         """Return one message. Raises NotFound, ArchiveMissing."""
         try:
             return await self.stream.get(stream, seq)
         except NotFound:
-            if stream != EVENTS or not 0 < seq <= (await self.segments.refresh()).pruned_through:
+            if stream != EVENTS or await self.segments.holding(seq) is None:
                 raise
-        messages = await self.segments.messages(await self.segments.holding(seq))
-        return messages[seq - messages[0].seq]
+        return (await self._messages(seq))[0]
 
     async def get_last(self, stream: str, subject: str) -> Stored:
         """Return the last message of a subject, which is never pruned. Raises NotFound."""
@@ -126,8 +168,10 @@ class ArchivedBus:
                 next_seq += len(whole)
                 if len(whole) == len(page):
                     break
-            messages = await self.segments.messages(await self.segments.holding(next_seq))
-            found += messages[next_seq - messages[0].seq :][: count - len(found)]
+            if await self.segments.holding(next_seq) is None:
+                found.append(self._lost(next_seq))
+            else:
+                found += (await self._messages(next_seq))[: count - len(found)]
             next_seq = found[-1].seq + 1
         return found
 
@@ -139,9 +183,8 @@ class ArchivedBus:
             found: list[Stored] = []
             next_seq = max(1, from_seq)
             while next_seq <= through_seq and len(found) < count:
-                messages = await self.segments.messages(await self.segments.holding(next_seq))
-                wanted = messages[next_seq - messages[0].seq :]
-                found += [stored for stored in wanted if subject_matches(subject, stored.subject)]
+                messages = await self._messages(next_seq)
+                found += [stored for stored in messages if subject_matches(subject, stored.subject)]
                 next_seq = messages[-1].seq + 1
             if len(found) < count:
                 found += await self.stream.get_range(EVENTS, next_seq, count - len(found), subject)

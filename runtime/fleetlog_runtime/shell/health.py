@@ -1,18 +1,16 @@
-"""How a service is: answered to whoever asks on `ask.<service>.health`, as JSON."""
+"""How a service is: answered to whoever asks on `ask.<service>.health`, as JSON; a body says which instance is meant."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from typing import Any
 
 import msgspec
 
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_schemas import subjects
-
-VERSION = metadata.version("fleetlog")
+from fleetlog_schemas.versions import VERSION
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):
@@ -62,14 +60,14 @@ class Health:
     async def serve(self, bus: Bus) -> Callable[[], Awaitable[None]]:
         """Answer on the bus; returns how to stop."""
 
-        async def asked(_subject: str, _body: bytes, reply: str) -> None:
-            if reply:
+        async def asked(_subject: str, body: bytes, reply: str) -> None:
+            if reply and self.instance.encode().startswith(body):
                 await bus.publish(reply, msgspec.json.encode(self.answer()))
 
         return await bus.subscribe(subjects.ask(self.service, "health"), asked)
 
 
-async def ask_health(bus: Bus, service: str, timeout_ms: int) -> HealthAnswer:
-    """Return how a service is. Raises NoAnswer."""
-    body = await bus.request(subjects.ask(service, "health"), b"", timeout_ms)
+async def ask_health(bus: Bus, service: str, timeout_ms: int, instance_prefix: str = "") -> HealthAnswer:
+    """Return how a service is: the instance whose name begins like that, or whoever answers first. Raises NoAnswer."""
+    body = await bus.request(subjects.ask(service, "health"), instance_prefix.encode(), timeout_ms)
     return msgspec.json.decode(body, type=HealthAnswer)

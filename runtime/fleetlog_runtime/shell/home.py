@@ -15,8 +15,8 @@ from fleetlog_runtime.pure.signing import Signer
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.files import create_private, private_folder
 
-SECRETS = ("token", "ticket", "blob")
-"""Keyed hashes of attempts, sessions and content; 32 random bytes each."""
+SECRETS = ("token", "ticket", "blob", "route")
+"""Keyed hashes of attempts, sessions and content, and what nodes of a cluster know each other by; 32 random bytes each."""
 _FOLDERS = (
     "keys", "creds", "nats", "nats/jetstream", "nats/jwt", "gateway", "reporter", "snapshots", "agents", "run", "diagnostics",
 )
@@ -59,9 +59,13 @@ class Home:
         """Return the key that agents obey. Raises HomeError."""
         return Signer(self._read("keys/signing.seed"))
 
+    def nats_urls(self) -> list[str]:
+        """Return where clients reach the bus, the node of this home first. Raises HomeError when it never ran."""
+        return self._read("nats/url").decode().split()
+
     def nats_url(self) -> str:
-        """Return where clients reach the bus. Raises HomeError when it never ran."""
-        return self._read("nats/url").decode().strip()
+        """Return where clients reach the node of this home. Raises HomeError when it never ran."""
+        return self.nats_urls()[0]
 
     def gateway_url(self) -> str:
         """Return where the gateway serves. Raises HomeError when it never ran."""
@@ -161,10 +165,15 @@ def agents_account_jwt(home: Home, revocations: dict[str, int], issued_s: int | 
     )
 
 
-def admin_credentials(home: Home) -> tuple[str, bytes]:
-    """Return a fresh JWT and seed that may manage streams; made when the bus starts, used then, kept nowhere."""
+ADMIN_RIGHTS = {
+    "account-core": ["$JS.API.>", "$JS.SNAPSHOT.>"],
+    "account-sys": ["$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.JSZ"],
+}
+"""Of the one who makes streams, and of the one who manages nodes and their connections."""
+
+
+def admin_credentials(home: Home, account: str = "account-core") -> tuple[str, bytes]:
+    """Return a fresh JWT and seed with the ADMIN_RIGHTS of an account; made when they are needed, kept nowhere."""
     seed = nats_auth.new_seed("user")
-    jwt = nats_auth.free_user_jwt(
-        home.seed("account-core"), "admin", nats_auth.public_key(seed), ["$JS.API.>"]
-    )
+    jwt = nats_auth.free_user_jwt(home.seed(account), "admin", nats_auth.public_key(seed), ADMIN_RIGHTS[account])
     return jwt, seed

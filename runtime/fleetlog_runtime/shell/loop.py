@@ -172,8 +172,6 @@ class EngineRunner(Generic[S, L]):
                     self._fold(chunk)
                 self._folded.set()
                 self._wake.set()
-                # Other tasks get their turn between chunks while the log is read from its beginning.
-                await asyncio.sleep(0)
 
     def _fold(self, chunk: list[Stored]) -> None:
         now_ms = self._context.clock.now_ms()
@@ -283,9 +281,9 @@ class EngineRunner(Generic[S, L]):
             if self.engine.wake_at_ms is not None and self.engine.pending is None:
                 due_seconds = (self.engine.wake_at_ms - self._context.clock.now_ms()) / 1000
                 pause_seconds = max(0.0, min(pause_seconds, due_seconds))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_seconds):
-                await self._wake.wait()
+        timer = asyncio.get_running_loop().call_later(pause_seconds, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
 
     async def _perform(self, one: Effect | Batch) -> None:
         match one:

@@ -188,7 +188,7 @@ def _look_at(*streams: str) -> list[str]:
     return [
         api.format(stream)
         for stream in streams
-        for api in ("$JS.API.DIRECT.GET.{}", "$JS.API.DIRECT.GET.{}.>", "$JS.API.STREAM.INFO.{}")
+        for api in ("$JS.API.DIRECT.GET.{}", "$JS.API.DIRECT.GET.{}.>", "$JS.API.STREAM.MSG.GET.{}", "$JS.API.STREAM.INFO.{}")
     ]
 
 

@@ -12,6 +12,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from nats.aio.client import RawCredentials
@@ -39,8 +40,13 @@ from fleetlog_runtime.shell.nats_read import Reading
 from fleetlog_runtime.shell.nats_replies import Replies
 from fleetlog_schemas import limits
 
+if TYPE_CHECKING:
+    from fleetlog_runtime.shell.home import Home
+
 PING_SECONDS = 10
 """A dead connection is noticed within about three of these; the library's default is two minutes."""
+SERVICE_PING_SECONDS = 2
+"""Of services, which are few: one whose node was stopped goes to another node within about six seconds."""
 RECONNECT_SECONDS = 0.25
 """Between tries on one server; agents add their own jitter on top, in when they ask for a session."""
 CONNECT_SECONDS = 5
@@ -59,7 +65,9 @@ class ConnectFailed(Exception):
 class NatsBus:
     """One connection to the bus."""
 
-    def __init__(self, client: LazyClient, on_connected: Connected | None, append_seconds: float) -> None:
+    def __init__(
+        self, client: LazyClient, on_connected: Connected | None, append_seconds: float, *, clustered: bool = False
+    ) -> None:
         """Wrap a client; use `connect`."""
         self._client = client
         self._on_connected = on_connected
@@ -67,7 +75,7 @@ class NatsBus:
         self._up = asyncio.Event()
         self._pulls: set[Pull] = set()
         self._replies = Replies(client)
-        self._reading = Reading(client, self._replies, self._until_connected, self._pulls)
+        self._reading = Reading(client, self._replies, self._until_connected, self._pulls, clustered=clustered)
         self._blobs = Blobs(self._reading, self.append)
         self._log = structlog.get_logger("bus")
         self._closing = False
@@ -83,30 +91,34 @@ class NatsBus:
     async def connect(
         cls, url: str | list[str], creds: Path | tuple[str, bytes] | None, name: str, *, inbox_prefix: str = "",
         tls_ca: Path | None = None, on_connected: Connected | None = None, append_seconds: float = APPEND_SECONDS,
+        in_order: bool = False, ping_seconds: int = PING_SECONDS,
     ) -> NatsBus:
         """Connect as the user of *creds* (a file, or a JWT and its seed); answers come to *inbox_prefix*.
 
+        *url* may be one for each node: any of them, or, with *in_order*, the first of them that answers.
         *on_connected* hears True and False as the connection comes and goes.
 
         Raises:
             ConnectFailed: unreachable, or refused.
         """
         client = LazyClient()
-        bus = cls(client, on_connected, append_seconds)
-        bus._tries_left = 1 if isinstance(url, str) else len(url)
+        urls = [url] if isinstance(url, str) else url
+        bus = cls(client, on_connected, append_seconds, clustered=len(urls) > 1)
+        bus._tries_left = len(urls)
         user = RawCredentials(credentials(*creds)) if isinstance(creds, tuple) else str(creds) if creds else None
         context = ssl.create_default_context(cafile=str(tls_ca)) if tls_ca is not None else None
         try:
             bus._connecting = asyncio.ensure_future(
                 client.connect(
-                    url, name=name, user_credentials=user, tls=context, inbox_prefix=inbox_prefix or "_INBOX",
+                    urls, name=name, user_credentials=user, tls=context, inbox_prefix=inbox_prefix or "_INBOX",
                     max_reconnect_attempts=-1, reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # a float does
-                    connect_timeout=CONNECT_SECONDS, ping_interval=PING_SECONDS, pending_size=BUFFER_BYTES_MAX,
+                    connect_timeout=CONNECT_SECONDS, ping_interval=ping_seconds, pending_size=BUFFER_BYTES_MAX,
+                    dont_randomize=in_order,
                     error_cb=bus._on_error, disconnected_cb=bus._on_disconnect,
                     reconnected_cb=bus._on_reconnect, closed_cb=bus._on_close, allow_reconnect=True,
                 )
             )
-            await asyncio.wait({bus._connecting}, timeout=CONNECT_SECONDS)
+            await asyncio.wait({bus._connecting}, timeout=CONNECT_SECONDS * len(urls))
             if not bus._connecting.done() or bus._connecting.cancelled():
                 bus._connecting.cancel()
                 raise TimeoutError(bus._why or "no answer")
@@ -119,7 +131,7 @@ class NatsBus:
             bus._closing = True
             await client.close()
             client.drop()
-            raise ConnectFailed(f"cannot connect to the bus at {url} as {name}: {reason}") from error
+            raise ConnectFailed(f"cannot connect to the bus at {', '.join(urls)} as {name}: {reason}") from error
         bus._set_up(True)
         return bus
 
@@ -183,11 +195,12 @@ class NatsBus:
             raise AppendRefused(f"more than {limits.BATCH_MESSAGES_MAX} messages in one batch")
         if any(len(draft.body) > limits.BUS_MESSAGE_BYTES_MAX - 4096 for draft in batch.drafts):
             raise BusFull(f"a message exceeds the {limits.BUS_MESSAGE_BYTES_MAX} bytes of the bus")
-        try:
-            async with asyncio.timeout(self._append_seconds):
-                await self._until_connected()
-        except (TimeoutError, NoAnswer):
-            raise NotSent("the bus cannot be reached") from None
+        if not self.is_connected:
+            try:
+                async with asyncio.timeout(self._append_seconds):
+                    await self._until_connected()
+            except (TimeoutError, NoAnswer):
+                raise NotSent("the bus cannot be reached") from None
         send = send_one if len(batch.drafts) == 1 else send_atomic
         answer = await send(self._client, self._replies, batch, self._append_seconds)
         try:
@@ -232,6 +245,14 @@ class NatsBus:
     async def purge(self, stream: str, subject: str, below_seq: int) -> int:
         """Remove the messages of one subject below a sequence. Raises NoAnswer."""
         return await self._reading.purge(stream, subject, below_seq)
+
+    async def api(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Call the JetStream API. Raises NoAnswer, NotFound."""
+        return await self._reading.api(call, body)
+
+    async def follow_copy(self, stream: str, from_seq: int) -> tuple[Pull, str]:
+        """Return a pull on one copy of a stream, to be closed, and the node whose copy it is. Raises NoAnswer."""
+        return await self._reading.follow_copy(stream, from_seq)
 
     def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:
         """Share a work queue; see the Bus contract."""
@@ -296,6 +317,19 @@ class NatsBus:
                 await self._client.flush()
         await self._client.close()
         self.closed.set()
+
+
+async def connect_user(home: Home, user: str, name: str = "", **options: Any) -> NatsBus:
+    """Connect as a user of a home (a service, `operator` or `sys`): to its own node first, else to another one.
+
+    Raises:
+        ConnectFailed: no node can be reached, or none lets this user in.
+        HomeError: the home lacks something.
+    """
+    return await NatsBus.connect(
+        home.nats_urls(), home.creds_path(user), name or user, inbox_prefix=f"_INBOX_{user}", tls_ca=home.tls_ca(),
+        in_order=True, ping_seconds=SERVICE_PING_SECONDS, **options,
+    )
 
 
 _STREAM_OF = (("EVENTS", "evt."), ("LEADERS", "lead."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fleetlog_runtime.pure.cluster import Cluster
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.home import Home
 from fleetlog_schemas import limits
@@ -17,12 +18,17 @@ STORE_MEMORY_BYTES_MAX = 256 * 1024**2
 """For consumers kept in memory; streams are in files."""
 AUTHENTICATION_SECONDS = 15
 """A whole fleet that comes back at once must not time out while keys are checked; the server's default is 2 s."""
+ROUTE_SECONDS = 5
+"""To prove oneself to another node; the server's own default is 1 s."""
+ROUTE_PING_SECONDS = 3
+"""A node that went silent counts as gone after about three of these; the server's own default is half a minute."""
 LOG_BYTES_MAX = 10 * 1024**2
 LOG_FILES_MAX = 3
 
 
 def server_config(
-    home: Home, *, listen: str, port: int, monitor_port: int, file_bytes_max: int, tls: bool
+    home: Home, *, listen: str, port: int, monitor_port: int, file_bytes_max: int, tls: bool,
+    cluster: Cluster | None = None,
 ) -> str:
     """Return the text of `server.conf`.
 
@@ -37,7 +43,7 @@ def server_config(
     core = nats_auth.core_account_jwt(operator, home.seed("account-core"), agents_account, roles)
     return f"""\
 # Written by fleetlog at every start; changes are lost.
-server_name: fleetlog
+server_name: {cluster.own.name if cluster else "fleetlog"}
 listen: {_quoted(f"{listen}:{port}")}
 http: "127.0.0.1:{monitor_port}"
 max_payload: {limits.BUS_MESSAGE_BYTES_MAX}
@@ -54,6 +60,7 @@ jetstream {{
   limits {{ default_max_consumers: {CONSUMERS_PER_STREAM_MAX} }}
 }}
 {_tls(home) if tls else ""}
+{_cluster(home, cluster) if cluster else ""}
 operator: {nats_auth.operator_jwt(operator, sys_account)}
 system_account: {sys_account}
 resolver {{ type: full, dir: {_quoted(nats / "jwt")}, allow_delete: false, interval: "2m", limit: 1000 }}
@@ -68,6 +75,25 @@ resolver_preload {{
 def _tls(home: Home) -> str:
     folder = home.path / "tls"
     return f"tls {{ cert_file: {_quoted(folder / 'server.pem')}, key_file: {_quoted(folder / 'server.key')}, timeout: 5 }}"
+
+
+def _cluster(home: Home, cluster: Cluster) -> str:
+    password = home.secret("route").hex()
+    routes = ", ".join(_quoted(f"nats-route://node:{password}@{node.route}") for node in cluster.others)
+    folder = home.path / "tls"
+    files = {"cert_file": folder / "server.pem", "key_file": folder / "server.key", "ca_file": folder / "ca.pem"}
+    tls = "".join(f"{name}: {_quoted(path)}, " for name, path in files.items())
+    return f"""\
+client_advertise: {_quoted(cluster.own.bus)}
+cluster {{
+  name: fleetlog
+  listen: {_quoted(cluster.own.route)}
+  authorization {{ user: node, password: {_quoted(password)}, timeout: {ROUTE_SECONDS} }}
+  routes: [{routes}]
+  ping_interval: "{ROUTE_PING_SECONDS}s"
+  ping_max: 2
+  {f"tls {{ {tls}verify: true, timeout: {ROUTE_SECONDS} }}" if cluster.tls else ""}
+}}"""
 
 
 def _quoted(text: str | Path) -> str:

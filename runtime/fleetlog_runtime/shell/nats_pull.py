@@ -17,10 +17,10 @@ from nats.errors import Error as NatsError
 
 from fleetlog_runtime.shell.nats_client import LazyClient
 
-IDLE_SECONDS = 5
+IDLE_SECONDS = 1
 """The server says at least this often that it is still there."""
 SILENCE_SECONDS = 3 * IDLE_SECONDS
-"""Longer than this without a word, and the pull counts as lost."""
+"""Longer than this without a word, and the pull counts as lost: its node may be gone, while ours is not."""
 EXPIRES_SECONDS = 30
 _REQUEST_OVER = ("Batch Completed", "Message Size Exceeds MaxBytes")
 _SECOND_NS = 1_000_000_000

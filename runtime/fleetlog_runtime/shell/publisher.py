@@ -24,6 +24,8 @@ GROUP_BYTES_MAX = 8 * 1024**2
 """Bytes of appends that share a batch, unless a single one is larger: a batch must reach the bus within its time."""
 RESEND_SECONDS = 0.2
 """Before an unsettled batch is sent again; the append itself has waited for its own time limit."""
+REFUSED_MAX = 25
+"""So often a batch that may be stored is refused and not found before that counts: some seconds, as long as an election."""
 SCAN_MESSAGES = 500
 
 
@@ -116,7 +118,7 @@ class Publisher:
 
     async def _settle(self, batch: Batch) -> int:
         """Store a batch and return its last sequence; a batch that may be stored is never given up."""
-        uncertain = False
+        uncertain, refused = False, 0
         while True:
             try:
                 if self._after_seq is None:
@@ -130,7 +132,12 @@ class Publisher:
             except AppendRefused:
                 found = await self._find(batch) if uncertain else None
                 if found is None:
-                    raise
+                    refused += 1
+                    if not uncertain or refused == REFUSED_MAX:
+                        raise
+                    # Several nodes may still be agreeing on what was sent first: refused already, and not stored yet.
+                    await asyncio.sleep(RESEND_SECONDS)
+                    continue
                 seq = found
             self._after_seq = seq
             return seq

@@ -35,8 +35,24 @@ _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
 
+_NOT_NOW = 503
+"""What a cluster says that has no leader at the moment."""
+_NO_NODES = 10005
+"""What it says when too few nodes are there to hold the copies."""
+
+
 class StreamError(Exception):
     """A stream cannot be made as defined; the message carries the server's reason."""
+
+    def __init__(self, message: str, code: int = 0, number: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.number = number
+
+    @property
+    def refused(self) -> bool:
+        """Whether asking again later changes nothing."""
+        return self.code != _NOT_NOW and self.number != _NO_NODES
 
 
 def reservations(home: Home) -> dict[str, int]:
@@ -71,7 +87,7 @@ def _fitted(wanted: dict[str, int], budget: int) -> dict[str, int]:
     return fixed | {name: max(FIXED_BYTES_MAX, int(size * ratio)) for name, size in scaled.items()}
 
 
-def stream_config(stream: subjects.Stream, bytes_max: int) -> dict[str, Any]:
+def stream_config(stream: subjects.Stream, bytes_max: int, replicas: int = 1) -> dict[str, Any]:
     """Return the server's configuration of one stream."""
     return {
         "name": stream.name,
@@ -79,7 +95,7 @@ def stream_config(stream: subjects.Stream, bytes_max: int) -> dict[str, Any]:
         "subjects": list(stream.subjects),
         "retention": "workqueue" if stream.work_queue else "limits",
         "storage": "file",
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "max_bytes": bytes_max,
         "max_msgs_per_subject": stream.per_subject_max or -1,
         "max_age": stream.age_seconds_max * _SECOND_NS,
@@ -96,7 +112,7 @@ def stream_config(stream: subjects.Stream, bytes_max: int) -> dict[str, Any]:
     }
 
 
-def _blobs_config(bytes_max: int) -> dict[str, Any]:
+def _blobs_config(bytes_max: int, replicas: int) -> dict[str, Any]:
     # The layout of a NATS object store (ADR-20), so that the tools of NATS can read it.
     return {
         "name": f"OBJ_{subjects.BLOBS}",
@@ -104,7 +120,7 @@ def _blobs_config(bytes_max: int) -> dict[str, Any]:
         "subjects": [f"$O.{subjects.BLOBS}.C.>", f"$O.{subjects.BLOBS}.M.>"],
         "retention": "limits",
         "storage": "file",
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "max_bytes": bytes_max,
         "max_msg_size": limits.BUS_MESSAGE_BYTES_MAX,
         "max_consumers": CONSUMERS_PER_STREAM_MAX,
@@ -116,15 +132,17 @@ def _blobs_config(bytes_max: int) -> dict[str, Any]:
     }
 
 
-async def ensure_streams(client: Client, sizes: dict[str, int]) -> None:
+async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1) -> None:
     """Make every stream, the bucket of blobs and the recorders' consumer, or bring them to their definition.
+
+    Each has a copy on *replicas* nodes.
 
     Raises:
         StreamError: the server refused.
     """
     for stream in subjects.STREAMS:
-        await _ensure(client, stream_config(stream, sizes[stream.name]))
-    await _ensure(client, _blobs_config(sizes[subjects.BLOBS]))
+        await _ensure(client, stream_config(stream, sizes[stream.name], replicas))
+    await _ensure(client, _blobs_config(sizes[subjects.BLOBS], replicas))
     consumer = {
         "durable_name": subjects.RECORDER_CONSUMER,
         "name": subjects.RECORDER_CONSUMER,
@@ -134,28 +152,45 @@ async def ensure_streams(client: Client, sizes: dict[str, int]) -> None:
         "max_deliver": -1,
         "deliver_policy": "all",
         "replay_policy": "instant",
+        "num_replicas": replicas,
     }
     body = {"stream_name": subjects.REPORTS, "config": consumer}
-    await _api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
+    await call_api(client, f"CONSUMER.CREATE.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}", body)
+
+
+async def streams_exist(client: Client) -> bool:
+    """Tell whether everything that `ensure_streams` makes is there. Raises StreamError."""
+    calls = [f"STREAM.INFO.{stream.name}" for stream in subjects.STREAMS]
+    calls += [f"STREAM.INFO.OBJ_{subjects.BLOBS}", f"CONSUMER.INFO.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}"]
+    try:
+        for call in calls:
+            await call_api(client, call, {})
+    except StreamError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _ensure(client: Client, config: dict[str, Any]) -> None:
     try:
-        found = (await _api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
+        found = (await call_api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
-        if error.args[1] != _NOT_FOUND:
+        if error.code != _NOT_FOUND:
             raise
-        await _api(client, f"STREAM.CREATE.{config['name']}", config)
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config)
         return
     # The server leaves out what is false, zero or empty.
     if any(found.get(key, None) != value for key, value in config.items() if value or key in found):
-        await _api(client, f"STREAM.UPDATE.{config['name']}", found | config)
+        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | config)
 
 
-async def _api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:
+async def call_api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call the JetStream API as the admin. Raises StreamError."""
     reply = await client.request(f"$JS.API.{call}", json.dumps(body).encode(), timeout=API_TIMEOUT_SECONDS)
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:
         error = answer["error"]
-        raise StreamError(f"nats-server refused {call}: {error.get('description')}", error.get("code"))
+        numbers = int(error.get("code", 0)), int(error.get("err_code", 0))
+        raise StreamError(f"nats-server refused {call}: {error.get('description')}", *numbers)
     return answer

@@ -25,7 +25,8 @@ import structlog
 from nats.aio.client import Client, RawCredentials
 from nats.errors import Error as NatsError
 
-from fleetlog_runtime.shell import nats_auth
+from fleetlog_runtime.pure.cluster import Cluster
+from fleetlog_runtime.shell import cut_off, growing, meeting, monitor, nats_auth
 from fleetlog_runtime.shell.files import write_atomic
 from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
 from fleetlog_runtime.shell.nats_config import server_config
@@ -56,16 +57,19 @@ class NatsServer:
 
     def __init__(
         self, home: Home, *, listen: str = "127.0.0.1", port: int = 0, binary: Path | None = None,
-        names: tuple[str, ...] = (),
+        names: tuple[str, ...] = (), cluster: Cluster | None = None, say: meeting.Say = lambda _: None,
     ) -> None:
         """Prepare to run it.
 
         *listen* beyond loopback turns TLS on, with a certificate for it and for *names*; *port* 0 finds a free
-        one once and remembers it; *binary* overrides the server that came with this installation.
+        one once and remembers it; *binary* overrides the server that came with this installation. As a node of a
+        *cluster* it listens where that says, and *say* tells a person whom it waits for.
         """
         self.home = home
-        self.listen = listen
-        self.port = port
+        self.cluster = cluster
+        self.listen = cluster.own.address if cluster else listen
+        self.port = cluster.own.bus_port if cluster else port
+        self._say = say
         self.monitor_port = 0
         self._binary = binary
         self._names = names
@@ -97,29 +101,73 @@ class NatsServer:
             ServerError: it does not start, or another one runs on this folder.
         """
         binary = find_binary(self._binary)
+        if self.cluster is not None and growing.ran_alone(self.home):
+            await self._save_what_ran_alone(self.cluster)
         await asyncio.to_thread(self._lock)
         try:
             sizes = reservations(self.home)
             if self.tls:
-                ensure_server_certificate(self.home, (self.listen, *self._names))
+                # A client that learns of a node from another one looks for the name that it came by.
+                nodes = self.cluster.nodes if self.cluster else ()
+                ensure_server_certificate(self.home, (self.listen, *self._names, *(node.address for node in nodes)))
             await self._start_on_a_free_port(binary, sum(sizes.values()) + SLACK_BYTES)
-            client = await self._connect_admin()
-            try:
-                await ensure_streams(client, sizes)
-            finally:
-                await client.close()
+            await self._provide_streams(sizes)
         except (OSError, StreamError, NatsError, HomeError) as error:
             await self.stop()
             raise ServerError(f"nats-server on {self.home.path / 'nats'}: {error}") from error
         except BaseException:
             await self.stop()
             raise
-        write_atomic(self.home.path / "nats" / "url", self.url.encode())
+        urls = self.cluster.urls() if self.cluster else [self.url]
+        write_atomic(self.home.path / "nats" / "url", "\n".join(urls).encode())
         write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
         return self.url
 
+    async def _save_what_ran_alone(self, cluster: Cluster) -> None:
+        if not cluster.first:
+            raise ServerError(
+                f"{self.home.path} has a log of its own, so it must be the first node: put {cluster.own.name} first in the"
+                " list on every node (or, to throw its log away, move its nats/jetstream away)"
+            )
+        alone = NatsServer(self.home, port=_free_port("127.0.0.1"), binary=self._binary)
+        await alone.start()
+        try:
+            await growing.save(self.home, alone._connect_admin, self._say)
+        except (NatsError, OSError, TimeoutError, StreamError) as error:
+            raise ServerError(f"the streams could not be saved for the other nodes: {error}") from error
+        finally:
+            await alone.stop()
+        try:
+            aside = growing.put_aside(self.home)
+        except (OSError, StreamError) as error:
+            raise ServerError(str(error)) from error
+        self._say(f"the store of before is in {aside}; remove it when the cluster works")
+
+    async def _provide_streams(self, sizes: dict[str, int]) -> None:
+        if self.cluster is not None:
+            await meeting.meet(self.monitor_port, self.cluster, self._say, self._check_alive)
+            await meeting.provide_streams(self.home, self._connect_admin, self.cluster, self._say, self._check_alive)
+            return
+        client = await self._connect_admin()
+        try:
+            await ensure_streams(client, sizes)
+        finally:
+            await client.close()
+
     async def watch(self) -> None:
         """Restart it whenever it dies, until `stop`. Raises ServerError when it cannot be started again."""
+        if self.cluster is None:
+            await self._restart_for_ever()
+            return
+        looking = asyncio.create_task(
+            cut_off.send_away(lambda: self.monitor_port, self.cluster, lambda: self._connect_admin("account-sys"))
+        )
+        try:
+            await self._restart_for_ever()
+        finally:
+            looking.cancel()
+
+    async def _restart_for_ever(self) -> None:
         pause_seconds = RESTART_SECONDS_MIN
         while (process := self._process) is not None:
             await asyncio.sleep(WATCH_SECONDS)
@@ -177,7 +225,7 @@ class NatsServer:
             try:
                 await self._until_ready()
             except ServerError:
-                if tries_left and "address already in use" in self._log_tail():
+                if tries_left and not self.cluster and "address already in use" in self._log_tail():
                     continue
                 raise
             write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
@@ -210,7 +258,7 @@ class NatsServer:
         folder = self.home.path / "nats"
         text = server_config(
             self.home, listen=self.listen, port=self.port, monitor_port=self.monitor_port,
-            file_bytes_max=file_bytes_max, tls=self.tls,
+            file_bytes_max=file_bytes_max, tls=self.tls, cluster=self.cluster,
         )
         write_atomic(folder / "server.conf", text.encode())
         with (folder / "start.log").open("wb") as log:
@@ -225,15 +273,20 @@ class NatsServer:
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise ServerError(f"nats-server ended at once (exit {self._process.returncode}):\n{self._log_tail()}")
-            if await _serves(self.monitor_port):
+            self._check_alive()
+            if await monitor.serves(self.monitor_port, self.cluster):
                 return
             await asyncio.sleep(POLL_SECONDS)
         raise ServerError(f"nats-server does not answer after {START_SECONDS_MAX} s:\n{self._log_tail()}")
 
-    async def _connect_admin(self) -> Client:
-        jwt, seed = admin_credentials(self.home)
+    def _check_alive(self) -> None:
+        """Raise ServerError when it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            code = self._process.returncode if self._process else "none"
+            raise ServerError(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
+
+    async def _connect_admin(self, account: str = "account-core") -> Client:
+        jwt, seed = admin_credentials(self.home, account)
 
         async def on_error(error: Exception) -> None:
             self._log.warning("bus error", error=str(error))
@@ -318,22 +371,6 @@ async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
             return False
         await asyncio.sleep(POLL_SECONDS)
     return True
-
-
-async def _serves(monitor_port: int) -> bool:
-    """Ask the server's own health check, which is good once streams are readable."""
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", monitor_port)
-    except OSError:
-        return False
-    try:
-        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-        await writer.drain()
-        return b" 200 " in await reader.readline()
-    except OSError:
-        return False
-    finally:
-        writer.close()
 
 
 def _free_port(listen: str) -> int:

@@ -24,6 +24,8 @@ AUTHORITY_DAYS = 3_650
 """Agents pin the authority, so replacing it means joining again."""
 CERTIFICATE_DAYS = 398
 """What public authorities may give at most today."""
+BACKDATED_DAYS = 7
+"""Valid from so long ago: the clock of a machine that joins may be behind, by a day or by a wrong date."""
 RENEW_DAYS = 30
 """Made anew at a start within this many days of its end."""
 
@@ -45,12 +47,13 @@ def ensure_server_certificate(home: Home, addresses: tuple[str, ...]) -> None:
         raise HomeError("listening beyond this machine needs TLS: pip install 'fleetlog[server]'") from None
     folder = private_folder(home.path / "tls")
     names = sorted({*addresses, "127.0.0.1", "localhost", socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
-    _ensure_authority(folder)
+    ensure_authority(folder)
     if not _good(folder, names):
         _write_certificate(folder, names)
 
 
-def _ensure_authority(folder: Path) -> None:
+def ensure_authority(folder: Path) -> None:
+    """Make the authority in *folder* where there is none. Raises ImportError without `cryptography`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -76,6 +79,7 @@ def _ensure_authority(folder: Path) -> None:
 
 def _good(folder: Path, names: list[str]) -> bool:
     from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     try:
         if json.loads((folder / "names.json").read_bytes()) != names:
@@ -83,6 +87,8 @@ def _good(folder: Path, names: list[str]) -> bool:
         certificate = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
     except (OSError, ValueError):
         return False
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+        return False  # a node of a cluster shows it to the others as a client, too
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     return left > dt.timedelta(days=RENEW_DAYS) and (folder / "server.key").exists()
 
@@ -102,7 +108,7 @@ def _write_certificate(folder: Path, names: list[str]) -> None:
         .issuer_name(authority.subject).public_key(key.public_key())
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
         )
@@ -117,10 +123,9 @@ def _dated(days: int) -> x509.CertificateBuilder:
     from cryptography import x509
 
     now = dt.datetime.now(dt.UTC)
-    # An hour back: the clock of a machine that joins may be a little behind.
     return (
         x509.CertificateBuilder().serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(days=days))
+        .not_valid_before(now - dt.timedelta(days=BACKDATED_DAYS)).not_valid_after(now + dt.timedelta(days=days))
     )
 
 

@@ -1,7 +1,8 @@
 """What is sent to hosts now: starts, cancels, forgets. Pure; a function of folded state and of what was sent before.
 
 Loss is healed by sending again: a start until the host confirms it or its deadline is over, a cancel until the end
-is in the log, a forget whenever the host still holds what is settled.
+is in the log, a forget whenever the host still holds what is settled. Nobody waits for a forget, so those of a host
+gather until the next sweep: each would take its host from the next command.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from fleetlog_schemas.spec import Blob, Script, TaskSpec
 
 ATTEMPTS_PER_PUSH_MAX = 200
 """Attempts in one push: one signature for many, and small enough to be encoded and checked in a few milliseconds."""
+FORGETS_TOGETHER = 32
+"""Forgets of one host that wait for no sweep: far fewer than an agent holds (`agent.held_max`)."""
 _ENVELOPE_BYTES = 4_096
 """Room for what surrounds the attempts of a push."""
 
@@ -32,7 +35,10 @@ _encoder = msgspec.msgpack.Encoder()
 
 def sends(settings: DispatcherSettings, keys: Keys, state: State, live: Live, now_ms: int) -> Iterator[Send]:
     """Yield the pushes that are due, host by host: cancels before starts, forgets last."""
-    hosts = live.cancels.keys() | live.fresh.keys() | live.forgets.keys() | live.outdated.keys()
+    forgetting = {
+        host_id: ended for host_id, ended in live.forgets.items() if live.sweep or len(ended) >= FORGETS_TOGETHER
+    }
+    hosts = live.cancels.keys() | live.fresh.keys() | forgetting.keys() | live.outdated.keys()
     if live.sweep:
         hosts |= live.flights.keys()
     for host_id in sorted(hosts):
@@ -40,7 +46,7 @@ def sends(settings: DispatcherSettings, keys: Keys, state: State, live: Live, no
         if host is None or not _reachable(state, live, host):
             continue
         starts, cancels = _due(settings, live, host_id, now_ms)
-        forgets = live.forgets.get(host_id, {})
+        forgets = forgetting.get(host_id, {})
         epoch, seq, expires_ms = host.epoch, state.position, now_ms + settings.push_expiry_ms
         for named in _chunks(_named(keys, host_id, key, flight) for key, flight in cancels.items()):
             yield Send(pushes.CancelPush(host_id, epoch, expires_ms, seq, named))

@@ -38,6 +38,7 @@ class Presence(msgspec.Struct):
     newest_seq: int = 0
     held: dict[Key, HeldState] = {}
     load: reports.Load | None = None
+    """None: its session was opened, and no heartbeat of it was heard yet."""
     spool_full: bool = False
     goodbye: bool = False
     opened_here: bool = False

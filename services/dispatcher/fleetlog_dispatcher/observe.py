@@ -204,9 +204,6 @@ def _session_opened(live: Live, host: Host, pending: PendingOpen, now_ms: int) -
     )
     live.presence[host.host_id] = presence
     _compare(live, host.host_id, presence, now_ms)
-    for key, flight in live.flights.get(host.host_id, {}).items():
-        if key not in held and not flight.seen_held:
-            live.fresh.setdefault(host.host_id, {})[key] = flight
 
 
 # --- messages came -------------------------------------------------------------------------------------------
@@ -274,6 +271,15 @@ def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: 
     if beat.newest_seq <= state.position and beat.counter >= host.counter:
         _compare(live, host_id, presence, now_ms)
         _compare_held(settings, state, live, host_id, presence, now_ms)
+    if known is None or not same_session or known.load is None:
+        _session_used(live, host_id, presence)
+
+
+def _session_used(live: Live, host_id: str, presence: Presence) -> None:
+    """Push at once what a host that has come back does not hold: what was sent before its first heartbeat it cannot obey."""
+    for key, flight in live.flights.get(host_id, {}).items():
+        if key not in presence.held and not flight.seen_held:
+            live.fresh.setdefault(host_id, {})[key] = flight
 
 
 def _compare(live: Live, host_id: str, presence: Presence, now_ms: int) -> None:
@@ -327,7 +333,9 @@ def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:
         if isinstance(push, pushes.StartPush):
             _drop(live.fresh, push.host_id, key)
             if flight is not None:
-                flight.pushed_ms, flight.pushes, flight.pushed_epoch = now_ms, flight.pushes + 1, push.epoch
+                # What was sent in an earlier session could not be obeyed in this one: pauses begin anew.
+                flight.pushes = flight.pushes + 1 if flight.pushed_epoch == push.epoch else 1
+                flight.pushed_ms, flight.pushed_epoch = now_ms, push.epoch
         elif isinstance(push, pushes.CancelPush):
             live.cancels.get(push.host_id, {}).pop(key, None)
             if flight is not None:

@@ -182,7 +182,7 @@ def addresses_of(home: Home, options: Options, port: int) -> Addresses:
     pem = ca.read_text() if ca else ""
     return Addresses(
         scheme="http" if is_loopback(options.listen) else "https", port=port, advertised=_advertised(home, options),
-        nats_urls=(home.nats_url(),), ca_pem=pem,
+        nats_urls=tuple(home.nats_urls()), ca_pem=pem,
         ca_sha256=hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() if pem else "",
         signing_keys={signer.key_id: signer.public_key},
     )

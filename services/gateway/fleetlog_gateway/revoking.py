@@ -16,7 +16,7 @@ import msgspec
 from fleetlog_gateway import limits
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.shell.home import Home, agents_account_jwt
-from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
+from fleetlog_runtime.shell.nats_bus import ConnectFailed, connect_user
 
 CLAIMS_SUBJECT = "$SYS.REQ.CLAIMS.UPDATE"
 
@@ -94,10 +94,7 @@ class Revoker:
 
     async def _push(self, revoked: dict[str, int]) -> None:
         until_s = {key: time_ms // 1000 + limits.REVOKED_AHEAD_SECONDS for key, time_ms in revoked.items()}
-        bus = await NatsBus.connect(
-            self._home.nats_url(), self._home.creds_path("sys"), "gateway revocations", inbox_prefix="_INBOX_sys",
-            tls_ca=self._home.tls_ca(),
-        )
+        bus = await connect_user(self._home, "sys", "gateway revocations")
         try:
             jwt = agents_account_jwt(self._home, until_s)
             answer = await bus.request(CLAIMS_SUBJECT, jwt.encode(), limits.REVOKE_MS_MAX)

@@ -48,12 +48,14 @@ class AgentProcess:
             folder, Identity(host.host_id, folder.name, (home.nats_url(),), {signer.key_id: signer.public_key})
         )
 
-    def start(self) -> None:
-        """Start it."""
+    def start(self, *settings: str, code: Path | None = None, **environment: str) -> None:
+        """Start it, of this version or of the release in *code*, with more settings (`agent.NAME=VALUE`) and environment."""
+        environment |= {"PYTHONPATH": str(code)} if code else {}
+        words = [word for setting in ("agent.kill_grace_ms=300", *settings) for word in ("--set", setting)]
         with (self.folder / "diagnostics").open("ab") as diagnostics:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), "--set", "agent.kill_grace_ms=300"],
-                stderr=diagnostics,
+                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *words],
+                stderr=diagnostics, env={**os.environ, **environment},
             )
 
     def diagnostics(self) -> str:

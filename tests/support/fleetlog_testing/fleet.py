@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,22 +27,21 @@ import msgspec
 from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog_agent.identity import read_identity, write_identity
 from fleetlog_agent.join import join
+from fleetlog_runtime.pure.bus import NotFound
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.leadership import Holder
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import codec, pushes, subjects, wire
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_schemas.view import AttemptView, TaskView, task_view
-from fleetlog_testing.agent_process import AgentProcess, processes
+from fleetlog_testing.agent_process import AgentProcess
+from fleetlog_testing.server import LOOK_S, STOP_S_MAX, Server, processes_naming
 from fleetlog_testing.waiting import until
 
-READY_S_MAX = 90
-"""Start-up on a machine that is busy with other things."""
 END_S_MAX = 90
 """Longest wait for one fact or for the end of a task of a few seconds."""
-STOP_S_MAX = 40
-LOOK_S = 0.1
-"""Between two looks that ask a service."""
 SERVICES = ("dispatcher", "result-recorder", "reporter", "keeper", "gateway")
 WAIT_OFFLINE_MS = 60_000
 
@@ -57,6 +57,11 @@ class Host(AgentProcess):
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def reach_by(self, port: int) -> None:
+        """Let the next start of its agent reach the bus by this port of the machine."""
+        identity = read_identity(self.folder)
+        write_identity(self.folder, msgspec.structs.replace(identity, nats_urls=(f"nats://127.0.0.1:{port}",)))
 
 
 class Judge:
@@ -117,52 +122,57 @@ class Fleet:
     def __init__(self, folder: Path, *options: str) -> None:
         """Prepare a system in *folder*; *options* go to `fleetlog up`."""
         self.folder = folder
-        self.home = Home(folder / "server")
         self.judge = Judge(folder / "judge")
         self.hosts: dict[str, Host] = {}
-        self._options = options
-        self._up: subprocess.Popen[bytes] | None = None
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLOG_")}
+        self.servers = self.make_servers(options)
         self._others: list[subprocess.Popen[bytes]] = []
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLOG_")}
+
+    def make_servers(self, options: tuple[str, ...]) -> list[Server]:
+        """Return what runs the bus and the services: one `up`, or one for each node."""
+        return [Server(self.folder / "server", self.folder / "up.log", self.environment, *options)]
+
+    @property
+    def server(self) -> Server:
+        """The one that a person works with."""
+        return self.servers[0]
+
+    @property
+    def home(self) -> Home:
+        """The home of that one."""
+        return self.server.home
 
     # --- starting and ending --------------------------------------------------------------------------------
 
     async def start(self, *names: str, **labels: str) -> None:
         """Start everything, and have hosts of these names online."""
-        argv = self._argv("up", "--processes", "--no-agent", "--port", "0", *self._options)
-        self._up = self._spawn(argv, "up.log")
-        await until(self._is_ready, READY_S_MAX, "the system is ready", LOOK_S)
+        for server in self.servers:
+            server.begin()
+        for server in self.servers:
+            await server.ready()
         for name in names:
             self.join(name, **labels).start()
         await self.online(*names)
 
-    def _is_ready(self) -> bool:
-        assert self._up is not None
-        said = (self.folder / "up.log").read_text()
-        assert self._up.poll() is None, said
-        return "ready:" in said
-
     def join(self, name: str, **labels: str) -> Host:
         """Make a host of this name, whose agent does not run yet."""
         invited = self.gateway.post("/hosts", {"name": name, "labels": labels})
-        identity = join(self.folder / name, self.home.gateway_url(), invited["token"])
+        pinned = re.search(r"--ca-sha256 (\w+)", invited["line"])
+        url = self.server.home.gateway_url()
+        identity = join(self.folder / name, url, invited["token"], pinned.group(1) if pinned else "")
         host = self.hosts[name] = Host(identity.host_id, self.folder / name)
         return host
 
-    def start_service(self, package: str) -> subprocess.Popen[bytes]:
-        """Start one more instance of a service, which nobody starts again."""
-        process = self._spawn([sys.executable, "-m", package, "--data", str(self.home.path)], f"{package}.log")
+    def start_service(self, package: str, code: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start one more instance of a service, of this version or of the release in *code*; nobody starts it again."""
+        argv = [sys.executable, "-m", package, "--data", str(self.home.path)]
+        environment = {"PYTHONPATH": str(code)} if code else {}
+        process = self.server.spawn(argv, self.folder / f"{package}.log", **environment)
         self._others.append(process)
         return process
 
-    def _spawn(self, argv: list[str], log_name: str) -> subprocess.Popen[bytes]:
-        with (self.folder / log_name).open("ab") as log:
-            return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
-            )
-
     def close(self) -> None:
-        """End everything. Raises AssertionError when `up` did not stop cleanly or left a service behind."""
+        """End everything. Raises AssertionError when an `up` did not stop cleanly or left a service behind."""
         agents = [host.process for host in self.hosts.values() if host.process and host.process.poll() is None]
         for process in agents:
             process.send_signal(signal.SIGTERM)
@@ -173,60 +183,35 @@ class Fleet:
             process.wait(STOP_S_MAX)
         for host in self.hosts.values():
             host.end()
-        code = self._stop_up()
-        left = self.processes()
+        codes = [server.end() for server in self.servers]
+        left = processes_naming(self.folder)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"processes were left: {left}"
-        assert code == 0, (self.folder / "up.log").read_text()
-
-    def _stop_up(self) -> int:
-        if self._up is None:
-            return 0
-        self._up.send_signal(signal.SIGTERM)
-        try:
-            return self._up.wait(STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self._up.kill()
-            return self._up.wait()
-
-    def processes(self) -> list[int]:
-        """Return the processes whose command line names a folder of this system."""
-        found = []
-        for pid in processes():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:
-                continue  # it ended meanwhile
-            if pid != os.getpid() and str(self.folder).encode() in command:
-                found.append(pid)
-        return found
+        assert not any(codes), "\n".join(server.said() for server in self.servers)
 
     # --- looking --------------------------------------------------------------------------------------------
 
     @property
     def gateway(self) -> Gateway:
         """A new connection to the gateway."""
-        return Gateway(self.home.gateway_url(), self.home.gateway_token(), self.home.tls_ca())
+        return self.server.gateway
 
     @property
     def client(self) -> Client:
         """A new client."""
         return Client.over(self.gateway)
 
-    def _argv(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "fleetlog.main", "--data", str(self.home.path), *words]
-
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one command line."""
         return subprocess.run(
-            self._argv(*words), capture_output=True, text=True, check=False, timeout=END_S_MAX, env=self._environment,
+            self.server.argv(*words), capture_output=True, text=True, check=False, timeout=END_S_MAX, env=self.environment,
             stdin=subprocess.DEVNULL,
         )
 
     def diagnostics(self, name: str) -> str:
         """Return the diagnostics of a service."""
-        return (self.home.path / "diagnostics" / f"{name}.log").read_text()
+        return self.server.diagnostics(name)
 
     def shown(self, name: str) -> dict[str, Any]:
         """Return a host as the API shows it."""
@@ -313,18 +298,25 @@ class Fleet:
 
     def pid(self, part: str) -> int:
         """Return the process id of a service or of `nats-server`."""
-        path = self.home.path / ("nats/pid" if part == "nats-server" else f"run/{part}.pid")
-        return int(path.read_text())
+        return self.server.pid(part)
 
     def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
         """End a service or `nats-server` with a signal and return the process id that it had; `up` starts it again."""
-        pid = self.pid(part)
-        os.kill(pid, number)
-        return pid
+        return self.server.kill(part, number)
 
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""
-        await until(lambda: self.pid(part) != former_pid, END_S_MAX, f"{part} is started again")
+        await self.server.restarted(part, former_pid)
+
+
+async def active(bus: NatsBus) -> int:
+    """Return the process id of the dispatcher that holds leadership, or 0."""
+    try:
+        found = await bus.get_last(subjects.LEADERS, subjects.leader("dispatcher"))
+        holder = msgspec.json.decode(found.body, type=Holder)
+    except (NotFound, msgspec.DecodeError):
+        return 0  # nobody does: the message has expired
+    return int(holder.instance.split("-")[-2]) if holder.instance else 0
 
 
 @asynccontextmanager

@@ -7,16 +7,13 @@ from contextlib import asynccontextmanager
 
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.home import Home, agent_user_jwt
-from fleetlog_runtime.shell.nats_bus import NatsBus
+from fleetlog_runtime.shell.nats_bus import NatsBus, connect_user
 
 
 @asynccontextmanager
 async def connected(home: Home, user: str, append_seconds: float = 5.0) -> AsyncIterator[NatsBus]:
     """Connect as one of the service users (or `operator`), with its own rights."""
-    bus = await NatsBus.connect(
-        home.nats_url(), home.creds_path(user), user, inbox_prefix=f"_INBOX_{user}", tls_ca=home.tls_ca(),
-        append_seconds=append_seconds,
-    )
+    bus = await connect_user(home, user, append_seconds=append_seconds)
     try:
         yield bus
     finally:

@@ -1,4 +1,4 @@
-"""Two machines on one: network namespaces joined by a cable that can be pulled, each with a name and a /var/lib of its own.
+"""Several machines on one: network namespaces on a switch, with cables to pull, each with a name and a /var/lib of its own.
 
 A process of a machine sees only that machine's addresses, host name and /var/lib, so that the very line a person would
 paste can be run. Whatever was started on a machine ends with it.
@@ -24,6 +24,8 @@ _ENTER = """
 hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"
 """
 _ESTABLISHED = "01"
+_NOBODY = "02:00:00:00:00:fe"
+"""A network card that no machine has."""
 
 
 def missing() -> str:
@@ -111,25 +113,38 @@ class Machine:
         _ip("netns", "del", self.namespace)
 
 
+    def lose_sight_of(self, other: Machine) -> None:
+        """Cut the way to one other machine only: what is sent there is lost, and nobody is told."""
+        _ip("-n", self.namespace, "neigh", "replace", other.address, "lladdr", _NOBODY, "dev", self.cable, "nud", "permanent")
+
+    def see_again(self, other: Machine) -> None:
+        """Give the way to the other machine back."""
+        _ip("-n", self.namespace, "neigh", "del", other.address, "dev", self.cable)
+
+
 @contextmanager
-def two_machines(folder: Path, first: str, second: str) -> Iterator[tuple[Machine, Machine]]:
-    """Give two machines with a cable between them, 10.77.0.1 and 10.77.0.2 at its ends."""
+def machines(folder: Path, *names: str) -> Iterator[tuple[Machine, ...]]:
+    """Give machines that reach each other, and are reached from here, by a switch: 10.77.N.1, 10.77.N.2 and so on."""
     made: list[Machine] = []
+    net = f"10.77.{os.getpid() % 250}"
+    switch = f"fl{os.getpid()}"
     try:
-        for number, name in enumerate((first, second), 1):
-            made.append(Machine(name, f"10.77.0.{number}", Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))))
-        one, other = made
-        _ip(
-            "link", "add", one.cable, "netns", one.namespace, "type", "veth",
-            "peer", "name", other.cable, "netns", other.namespace,
-        )
-        for machine in made:
+        _ip("link", "add", switch, "type", "bridge")
+        _ip("address", "add", f"{net}.254/24", "dev", switch)
+        _ip("link", "set", switch, "up")
+        for number, name in enumerate(names, 1):
+            machine = Machine(name, f"{net}.{number}", Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder)))
+            made.append(machine)
+            plug = f"{switch}-{number}"
+            _ip("link", "add", plug, "type", "veth", "peer", "name", machine.cable, "netns", machine.namespace)
+            _ip("link", "set", plug, "master", switch, "up")
             _ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", machine.cable)
             machine.plug_cable()
-        yield one, other
+        yield tuple(made)
     finally:
         for machine in made:
             machine.remove()
+        subprocess.run(["ip", "link", "del", switch], capture_output=True, check=False)
 
 
 def _ip(*arguments: str) -> str:

@@ -13,7 +13,7 @@ from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import ArchiveMissing, Batch, Draft, NotFound, Stored
 from fleetlog_runtime.shell import archive as archive_shell
 from fleetlog_runtime.shell.archive import chunk_of
-from fleetlog_runtime.shell.archived_bus import ArchivedBus
+from fleetlog_runtime.shell.archived_bus import ArchivedBus, unreadable
 from fleetlog_runtime.shell.memory_bus import MemoryBroker, MemoryBus
 from fleetlog_schemas import chain, codec, events, ids, subjects
 from fleetlog_schemas.archive import Archive, apply
@@ -226,7 +226,7 @@ def test_a_reader_misses_and_repeats_nothing_while_the_log_is_written_sealed_and
 
 
 def test_a_missing_segment_is_an_error_that_names_it_and_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_shell, "LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(archive_shell, "ASK_AGAIN_SECONDS", 0.0)
 
     async def scenario(log):
         await typical(log)
@@ -251,16 +251,33 @@ def test_a_damaged_segment_is_refused_and_named(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_a_hole_that_no_pruning_explains_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_shell, "LOOK_AGAIN_SECONDS", 0.0)
-
+def test_what_nobody_has_any_more_is_unreadable_for_every_reader_and_no_hole(tmp_path):
     async def scenario(log):
         await typical(log)
         log.broker.store.streams["EVENTS"].remove(11)
-        with pytest.raises(ArchiveMissing, match="sequence 11 .* other means than the keeper"):
-            await log.read(1)
-        with pytest.raises(ArchiveMissing, match="sequence 11"):
-            await log.archived.get_range("EVENTS", 10, 100)
+        wanted = [unreadable(11) if one.seq == 11 else one for one in log.everything]
+        assert await log.read(1) == wanted
+        assert await log.read(11) == wanted[10:]
+        assert await log.archived.get_range("EVENTS", 10, 100) == wanted[9:]
+        with pytest.raises(NotFound):
+            await log.archived.get("EVENTS", 11)
+        with pytest.raises(segments.Damaged, match="cannot read sequence 11"):
+            segments.pack(wanted[10:], log.known.chain_head)
+
+    run(tmp_path, scenario)
+
+
+def test_what_the_bus_has_lost_is_read_from_the_archive_when_it_was_sealed_before(tmp_path):
+    async def scenario(log):
+        for _ in range(6):
+            await log.add("evt.request", "evt.host")
+        await log.seal(8)
+        for seq in (3, 4, 7):
+            log.broker.store.streams["EVENTS"].remove(seq)
+        for from_seq in (1, 3, 4, 5, 7, 8):
+            assert await log.read(from_seq) == log.everything[from_seq - 1 :]
+            assert await log.archived.get_range("EVENTS", from_seq, 50) == log.everything[from_seq - 1 :]
+        assert await log.archived.get("EVENTS", 7) == log.everything[6]
 
     run(tmp_path, scenario)
 
