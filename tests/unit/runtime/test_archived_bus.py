@@ -320,3 +320,25 @@ def test_a_keeper_that_gives_other_bytes_is_not_believed(tmp_path):
 @pytest.mark.parametrize("body", [b"", b"nonsense", b'{"first_seq":-5}', b'{"first_seq":1,"offset":-1}', b'{"first_seq":99999999999999999999}'])
 def test_a_strange_question_to_the_keeper_gets_an_answer(tmp_path, body):
     assert chunk_of(tmp_path, body)[:1] == b"-"
+
+
+class Damaged(MemoryBus):
+    """Gives what stands for an unreadable message where the disk lost one, as a bus whose every copy lacks it does."""
+
+    async def read(self, stream, from_seq):
+        async for chunk in super().read(stream, from_seq):
+            present = {stored.seq: stored for stored in chunk}
+            yield [present.get(seq, unreadable(seq)) for seq in range(chunk[0].seq, chunk[-1].seq + 1)] if chunk else chunk
+
+
+def test_what_a_bus_says_is_unreadable_is_read_from_the_archive_when_it_was_sealed(tmp_path):
+    async def scenario(log):
+        for _ in range(5):
+            await log.add("evt.request", "evt.host")
+        await log.seal(6)
+        for seq in (3, 9):
+            log.broker.store.streams["EVENTS"].remove(seq)
+        log.archived = ArchivedBus(Damaged(log.broker), log.folder)
+        assert await log.read(1) == [unreadable(9) if one.seq == 9 else one for one in log.everything]
+
+    run(tmp_path, scenario)
