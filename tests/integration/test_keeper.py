@@ -36,8 +36,15 @@ OPTIONS = tuple(
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     running = Fleet(tmp_path_factory.mktemp("keeper"), *OPTIONS)
+
+    async def with_a_past() -> None:
+        await running.start(*NAMES)
+        await work(running)
+        # A reporter remembers its place when it stops; until then it would read everything again, and nothing is pruned.
+        await running.restarted("reporter", running.kill("reporter", signal.SIGTERM))
+
     try:
-        asyncio.run(running.start(*NAMES))
+        asyncio.run(with_a_past())
         yield running
     finally:
         running.close()
