@@ -15,8 +15,8 @@ import msgspec
 from fleetlog_schemas import events, limits
 
 CONTENT_TYPE = "application/cloudevents+json"
-READER = 1
-"""What this code can read: events may ask for more by `minreader`."""
+READER = 2
+"""What this code can read, and events may ask for by `minreader`. 2: the log's past may be in the archive."""
 
 
 class Malformed(ValueError):
@@ -127,6 +127,7 @@ def encode(event: Event) -> bytes:
             causationid=event.causationid,
             authid=event.authid,
             traceparent=event.traceparent,
+            minreader=events.REGISTRY[events.NAMES[type(event.data)]].minreader,
         )
     )
     if len(body) > limits.EVENT_BYTES_MAX:

@@ -38,6 +38,8 @@ class EventType(msgspec.Struct, frozen=True):
     subject: str
     written_by: str
     read_by: tuple[str, ...]
+    minreader: int = 1
+    """A decider that reads less (`codec.READER`) must stop at it."""
 
 
 REGISTRY: dict[str, EventType] = {}
@@ -46,9 +48,9 @@ NAMES: dict[type[Data], str] = {}
 _D = TypeVar("_D", bound=type[Data])
 
 
-def _event(name: str, subject: str, written_by: str, *read_by: str) -> Callable[[_D], _D]:
+def _event(name: str, subject: str, written_by: str, *read_by: str, minreader: int = 1) -> Callable[[_D], _D]:
     def register(data: _D) -> _D:
-        REGISTRY[name] = EventType(name=name, data=data, subject=subject, written_by=written_by, read_by=read_by)
+        REGISTRY[name] = EventType(name, data, subject, written_by, read_by, minreader)
         NAMES[data] = name
         return data
 
@@ -596,9 +598,12 @@ class SegmentSealed(Data, frozen=True):
     """The head of the hash chain after its last message."""
 
 
-@_event("fleetlog.log.pruned.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway")
+@_event("fleetlog.log.pruned.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway", minreader=2)
 class LogPruned(Data, frozen=True):
-    """Messages that are in sealed segments are about to leave the stream; the last one of a subject stays."""
+    """Messages that are in sealed segments are about to leave the stream; the last one of a subject stays.
+
+    Who knows of no archive would read a log with holes: it stops here.
+    """
 
     through_seq: int
     """The last sequence of a sealed segment."""

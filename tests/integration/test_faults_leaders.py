@@ -105,14 +105,14 @@ def turns(fleet: Fleet) -> int:
     return len(list(itertools.groupby(authors)))
 
 
-def test_an_event_that_asks_for_a_newer_reader_stops_the_dispatcher_alone_and_says_so(fleet: Fleet) -> None:
+def test_an_event_that_asks_for_a_newer_reader_stops_who_decides_and_says_so(fleet: Fleet) -> None:
     body = json.dumps(
         {
-            "specversion": "1.0", "id": "from-the-future", "source": "/fleetlog/gateway/newer", "minreader": 2,
+            "specversion": "1.0", "id": "from-the-future", "source": "/fleetlog/gateway/newer", "minreader": 99,
             "type": "fleetlog.task.held-back.v1", "time": "2030-01-01T00:00:00Z", "data": {},
         }
     ).encode()
-    clear = "fleetlog.task.held-back.v1 needs reader 2, this is reader 1: upgrade fleetlog"
+    clear = "fleetlog.task.held-back.v1 needs reader 99, this is reader 2: upgrade fleetlog"
 
     async def scenario() -> None:
         await fleet.start()

@@ -223,6 +223,10 @@ def test_the_archive_is_listed_and_read_without_the_system(fleet: Fleet) -> None
         read = [json.loads(line) for line in lines]
         assert [one["seq"] for one in read] == list(range(3, 28))
         assert read[0]["event"] == json.loads(raw_log(fleet)[2][2])
+        # What was pruned is missing from every copy, and is no damage.
+        compared = fleet.run("verify", "log")
+        assert compared.returncode == Exit.OK, compared.stdout + compared.stderr
+        assert "log whole" in compared.stdout
         found = fleet.run("doctor", "-o", "json").stdout
         assert [one["state"] for one in json.loads(found) if one["check"] == "keeper"] in (["ok"], ["note"]), found
 

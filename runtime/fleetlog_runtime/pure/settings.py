@@ -141,7 +141,7 @@ class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """When the log's past is archived, and when it leaves the bus."""
 
     archive_path: str = ""
-    """Folder of the archive, for the keeper and for every reader of the log; empty: `archive/` in the data folder."""
+    """Folder of the archive, for the keeper and every reader of the log, below the data folder; empty: `archive`."""
     segment_events: Count = 20_000
     """Events after which a segment of the archive is full."""
     segment_bytes: Annotated[int, msgspec.Meta(ge=1, le=512 * 1024**2)] = 16 * 1024**2

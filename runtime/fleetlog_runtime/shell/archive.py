@@ -38,8 +38,8 @@ class SegmentAsked(msgspec.Struct, frozen=True):
 
 
 def folder_of(home: Path, archive_path: str) -> Path:
-    """Return where the segments are: the setting `keeper.archive_path`, or `archive/` in the home."""
-    return Path(archive_path) if archive_path else home / "archive"
+    """Return where the segments are: the setting `keeper.archive_path`, or `archive/`, in the home unless it is absolute."""
+    return home / (archive_path or "archive")
 
 
 class LogReader(Protocol):
