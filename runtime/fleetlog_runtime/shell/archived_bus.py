@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import structlog
@@ -23,6 +24,7 @@ from fleetlog_runtime.pure.bus import (
     Batch,
     Bus,
     Handler,
+    NoAnswer,
     NotFound,
     Stored,
     StreamState,
@@ -33,8 +35,10 @@ from fleetlog_runtime.shell.memory import subject_matches
 from fleetlog_schemas import events
 from fleetlog_schemas.subjects import EVENTS
 
+RETRY_SECONDS = 0.2
 CHUNK_MESSAGES = 1_000
 """Of a segment in one chunk, so that a reader's other work gets its turn."""
+_T = TypeVar("_T")
 
 
 def without_hole(messages: list[Stored], next_seq: int) -> list[Stored]:
@@ -53,6 +57,17 @@ def to_batch_end(messages: list[Stored]) -> list[Stored]:
     while count and not messages[count - 1].batch_end:
         count -= 1
     return messages[:count]
+
+
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask until there is an answer: whoever follows the log survives a bus that is away. Raises ArchiveMissing."""
+    while True:
+        try:
+            return await ask()
+        except ArchiveMissing:
+            raise
+        except NoAnswer:
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def unreadable(seq: int) -> Stored:
@@ -98,10 +113,10 @@ class ArchivedBus:
                     holed = len(whole) < len(chunk)
                     if holed:
                         missing_seq = next_seq + len(whole)
-                        archived = await self.segments.holding(missing_seq) is not None
+                        archived = await patiently(partial(self.segments.holding, missing_seq)) is not None
                         whole = to_batch_end(whole) if archived else [*whole, self._lost(missing_seq)]
                     if whole or (first and not chunk):
-                        yield await self._healed(whole)
+                        yield await patiently(partial(self._healed, whole))
                         next_seq, first = next_seq + len(whole), False
                     if holed:
                         break
@@ -109,8 +124,8 @@ class ArchivedBus:
     async def _past(self, from_seq: int, missing_seq: int) -> AsyncIterator[list[Stored]]:
         """Yield what was pruned, or may be at this moment, from a sequence on, and what the stream was found to lack."""
         next_seq = from_seq
-        while next_seq <= max(missing_seq, (await self.segments.refresh()).pruned_through):
-            messages = await self._messages(next_seq)
+        while next_seq <= max(missing_seq, (await patiently(self.segments.refresh)).pruned_through):
+            messages = await patiently(partial(self._messages, next_seq))
             for chunk in chunks(messages):
                 yield chunk
                 # A segment is many chunks without a wait between them, and other work of this loop wants its turn.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fleetlog_runtime.pure import segments
-from fleetlog_runtime.pure.bus import ArchiveMissing, Batch, Draft, NotFound, Stored
+from fleetlog_runtime.pure.bus import ArchiveMissing, Batch, Draft, NoAnswer, NotFound, Stored
 from fleetlog_runtime.shell import archive as archive_shell
+from fleetlog_runtime.shell import archived_bus as archived_shell
 from fleetlog_runtime.shell.archive import chunk_of
 from fleetlog_runtime.shell.archived_bus import ArchivedBus, unreadable
 from fleetlog_runtime.shell.memory_bus import MemoryBroker, MemoryBus
@@ -340,5 +341,30 @@ def test_what_a_bus_says_is_unreadable_is_read_from_the_archive_when_it_was_seal
             log.broker.store.streams["EVENTS"].remove(seq)
         log.archived = ArchivedBus(Damaged(log.broker), log.folder)
         assert await log.read(1) == [unreadable(9) if one.seq == 9 else one for one in log.everything]
+
+    run(tmp_path, scenario)
+
+
+class Away(MemoryBus):
+    """Does not answer what is asked of it the first times."""
+
+    silent = 3
+
+    async def get_last(self, stream, subject):
+        if self.silent:
+            self.silent -= 1
+            raise NoAnswer("the bus is away")
+        return await super().get_last(stream, subject)
+
+
+def test_a_follower_waits_for_a_bus_that_is_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(archived_shell, "RETRY_SECONDS", 0.0)
+
+    async def scenario(log):
+        await typical(log)
+        bus = Away(log.broker)
+        log.archived = ArchivedBus(bus, log.folder)
+        assert await log.read(1) == log.everything
+        assert bus.silent == 0
 
     run(tmp_path, scenario)
