@@ -205,9 +205,16 @@ def test_a_missing_segment_is_named_and_the_log_is_read_again_when_it_is_back(fl
             with pytest.raises(CliError, match=r"does not exist, and the keeper does not give it.*keeper\.archive_path"):
                 Gateway(fleet.home.gateway_url(), fleet.home.gateway_token(), None, 60).get("/log", from_seq=1)
             assert f"{path.name} is missing" in fleet.run("archive", "verify").stdout
+            # A decider that would have to read it stops, and says what to do; it never folds a log with a hole.
+            former = fleet.kill("dispatcher")
+            (fleet.home.path / "snapshots" / "dispatcher.snapshot").unlink(missing_ok=True)
+            clear = "does not exist, and the keeper does not give it"
+            await until(lambda: clear in fleet.diagnostics("dispatcher"), END_S_MAX, "it says what is missing", 0.2)
+            assert fleet.pid("dispatcher") != former
         finally:
             away.rename(path)
         assert raw_log(fleet)
+        await work(fleet, 1)
 
     asyncio.run(scenario())
 
