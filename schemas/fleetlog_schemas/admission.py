@@ -56,7 +56,7 @@ class Difference(msgspec.Struct, frozen=True):
     """Folded names."""
     hosts_removed: str
     fields: dict[str, list[Any]]
-    """Fields of the specification that differ: name to the earlier and the present value."""
+    """Fields of the specification that differ: path (`retry.attempts_max`) to the earlier and the present value."""
 
 
 class PlanAnswer(msgspec.Struct, frozen=True):

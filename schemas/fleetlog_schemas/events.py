@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import TaskSpec
 
@@ -575,6 +576,29 @@ class QueueLimited(Data, frozen=True):
     in_flight_max: int
     """0: no limit."""
     reason: str = ""
+
+
+# --- definitions: what can be run again ------------------------------------------------------------------
+
+
+@_event("fleetlog.definition.set.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class DefinitionSet(Data, frozen=True):
+    """A definition was made, or changed: this is all of its new version. Who did it stands in `authid`."""
+
+    definition_id: str
+    version: int
+    """One more than the last of this name; void otherwise."""
+    definition: Definition
+    message: str = ""
+
+
+@_event("fleetlog.definition.removed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class DefinitionRemoved(Data, frozen=True):
+    """A definition is no more. Its versions stay in the log, and so does what was run from it."""
+
+    definition_id: str
+    name: str
+    message: str = ""
 
 
 # --- the archive: where the log's past is ----------------------------------------------------------------

@@ -27,17 +27,20 @@ _CUT = "[cut out]"
 
 
 class _Lossy:
-    """Stderr that may lose lines: a full disk behind it, or nobody who reads, must not end what it tells of."""
+    """A stream that may lose lines: a full disk behind it, or nobody who reads, must not end what it tells of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> None:
         """Write *text* if that can be done."""
         with contextlib.suppress(OSError):
-            sys.stderr.write(text)
+            self._stream.write(text)
 
     def flush(self) -> None:
         """Write what is buffered if that can be done."""
         with contextlib.suppress(OSError):
-            sys.stderr.flush()
+            self._stream.flush()
 
 
 def configure(level: str = "info") -> None:
@@ -51,7 +54,7 @@ def configure(level: str = "info") -> None:
             structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _Lossy())),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _Lossy(sys.stderr))),
         cache_logger_on_first_use=False,
     )
 

@@ -31,6 +31,8 @@ ACKS_PENDING_MAX = 5_000
 CONSUMERS_PER_STREAM_MAX = 5_000
 """Readers of one stream at once, as in the server's configuration."""
 API_TIMEOUT_SECONDS = 10
+PERSIST_MODE = "persist_mode"
+"""`async` confirms before it syncs, of one stream. The server takes it only where a stream is made, and not with replicas."""
 _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
@@ -109,6 +111,7 @@ def stream_config(stream: subjects.Stream, bytes_max: int, replicas: int = 1) ->
         "allow_msg_ttl": stream.ttl,
         "deny_delete": stream.deny_delete,
         "deny_purge": False,
+        **({PERSIST_MODE: "async"} if stream.synced_late and replicas == 1 else {}),
     }
 
 
@@ -180,9 +183,15 @@ async def _ensure(client: Client, config: dict[str, Any]) -> None:
             raise
         await call_api(client, f"STREAM.CREATE.{config['name']}", config)
         return
+    if config["num_replicas"] > 1 and found.get(PERSIST_MODE) == "async":
+        # Such a stream cannot get copies. It is made anew: whoever sent what it holds has kept it, and sends it again.
+        await call_api(client, f"STREAM.DELETE.{config['name']}", {})
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config)
+        return
     # The server leaves out what is false, zero or empty.
-    if any(found.get(key, None) != value for key, value in config.items() if value or key in found):
-        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | config)
+    wanted = {key: value for key, value in config.items() if key != PERSIST_MODE}
+    if any(found.get(key, None) != value for key, value in wanted.items() if value or key in found):
+        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | wanted)
 
 
 async def call_api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Live(msgspec.Struct):
     limits: dict[str, Limit] = {}
     """By host id, of hosts that are or were busy; any other takes as many as it has slots."""
     directory: Directory | None = None
-    """The hosts as targets mean them; None when that has changed, until the next decision."""
+    """The hosts as targets mean them; None when that has changed, until a decision needs them."""
     closed: dict[str, Closed] = {}
     """By host id: why policies let nothing be dispatched there now."""
     closed_stale: bool = True

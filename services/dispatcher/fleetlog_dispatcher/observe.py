@@ -78,12 +78,14 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
     """Take in what time brings (retries that are due, windows that open and close), and changes of many hosts at once."""
     for host_id in queues.ripen(live.queues, state.tasks.by_id, now_ms, settings.ageing_ms):
         live.touched_next[host_id] = None
-    if live.directory is None:
+    narrowed = state.policies.freezes or state.policies.windows
+    if live.directory is None and (live.to_plan or live.questions or narrowed):
+        # Only now that somebody looks: made anew for each host, it would cost a fleet that joins the square of its size.
         live.directory = Directory(state.hosts.by_id.values())
         live.closed_stale = True
     if live.closed_stale or (live.sweep and state.policies.windows):
         before = live.closed
-        live.closed = closed_hosts(state.policies, live.directory, now_ms)
+        live.closed = closed_hosts(state.policies, live.directory, now_ms) if live.directory and narrowed else {}
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}

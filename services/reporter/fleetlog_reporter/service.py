@@ -12,7 +12,18 @@ from typing import Any
 import msgspec
 import structlog
 
-from fleetlog_reporter.answers import earlier, hosts, log, output, progress, stats, table, tasks, verify
+from fleetlog_reporter.answers import (
+    earlier,
+    executions,
+    hosts,
+    log,
+    output,
+    progress,
+    stats,
+    table,
+    tasks,
+    verify,
+)
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
@@ -21,6 +32,7 @@ from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
+from fleetlog_schemas.executions import ExecutionsQuestion
 
 SERVICE = "reporter"
 REBUILDS_MAX = 3
@@ -41,6 +53,8 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "host": (questions.HostsQuestion, hosts.host),
     "typical": (questions.TypicalQuestion, earlier.typical),
     "previous": (questions.PreviousQuestion, earlier.previous),
+    "executions": (ExecutionsQuestion, executions.executions),
+    "execution": (questions.TaskQuestion, executions.execution),
     "stats": (questions.StatsQuestion, stats.stats),
     "sql": (questions.SqlQuestion, table.sql),
     "verify": (questions.VerifyQuestion, verify.verify),

@@ -7,7 +7,7 @@ from typing import Any
 
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
-from fleetlog_runtime.pure.settings import DispatcherSettings
+from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import codec, events
 from fleetlog_schemas.spec import Shell, TaskSpec
@@ -17,7 +17,7 @@ from fleetlog_simulation.in_flight import InFlight
 from fleetlog_simulation.keeper import SimKeeper, settings_of
 from fleetlog_simulation.reporter import SimReporter
 from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder
-from fleetlog_simulation.world import Faults, World
+from fleetlog_simulation.world import Faults, Pace, World
 
 WORK = Shell(argv=("work",))
 """What every task runs: its processes have a course instead of a program."""
@@ -27,16 +27,18 @@ class Fleet:
     """The parts of one seed, and how anything gets into the log."""
 
     def __init__(
-        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0
+        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0,
+        pace: Pace | None = None, agent_settings: AgentSettings | None = None,
     ) -> None:
         """Build everything. What is not given, the seed chooses."""
-        self.world = world = World(seed, faults or Faults())
+        self.world = world = World(seed, faults or Faults(), pace=pace or Pace())
         self.chance = world.random
         self.keys = Keys(ticket=b"t" * 32, token=b"k" * 32, blob=b"b" * 32, signer=Signer(b"s" * 32))
         self.settings = settings or DispatcherSettings(
             slots_per_host=self.chance.choice((1, 2, 4)), in_flight_max=self.chance.choice((50_000, 50_000, 2, 5))
         )
-        self.lease = Lease()
+        self.agent_settings = agent_settings
+        self.lease = Lease(world.pace.lease_ms)
         self.dispatchers = [SimDispatcher(world, name, self.lease, self.keys, self.settings) for name in ("d1", "d2")]
         self.recorders = [SimRecorder(world, name, self.keys) for name in ("r1", "r2")]
         self.reporter = SimReporter(world)
@@ -57,7 +59,7 @@ class Fleet:
         machine = Machine(host_id, host_id, self.world.new_id(), self.world.now_ms - self.chance.randint(1_000, 10**9))
         self.machines.append(machine)
         pinned = {self.keys.signer.key_id: self.keys.signer.public_key}
-        return SimHost(self.world, machine, pinned, courses=self.courses)
+        return SimHost(self.world, machine, pinned, self.agent_settings, courses=self.courses)
 
     def _places(self) -> dict[str, int | None]:
         """Return from where each service would read on, as its health answer says; None: it does not answer."""

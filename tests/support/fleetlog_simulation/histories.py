@@ -9,8 +9,9 @@ import msgspec
 from fleetlog_agent.journal_records import Key
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events
+from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.spec import Retry, Rollout, TaskSpec
+from fleetlog_schemas.spec import Origin, Retry, Rollout, TaskSpec
 from fleetlog_simulation.books import entries_of
 from fleetlog_simulation.directed import SLOW, Directed, History, directed
 from fleetlog_simulation.fleet import WORK
@@ -183,9 +184,44 @@ def a_queue_is_full_while_another_dispatcher_takes_over(fleet: Directed) -> None
     fleet.expect("the first one has ended", not fleet.running(first))
 
 
+@directed(hosts=2)
+def a_definition_is_changed_and_removed_while_runs_of_it_are_open(fleet: Directed) -> None:
+    """Runs of one definition are single by its id, and what becomes of the definition stops and narrows none of them."""
+    definition_id = fleet.world.new_id()
+
+    def told(version: int) -> None:
+        what = Definition("report", TaskSpec(payload=WORK, target="all", single_run="queue", priority=version))
+        fleet.append(events.DefinitionSet(definition_id, version, what), events.CATALOG)
+
+    def run(version: int, target: str) -> TaskSpec:
+        return TaskSpec(
+            payload=WORK, target=target, name="report", key=definition_id, single_run="queue",
+            definition=Origin(definition_id, version, "report", {"path": "/"}),
+        )
+
+    told(1)
+    first = fleet.submit(run(1, "h0"), Course(lasts_ms=60_000))
+    fleet.until("the first one runs", lambda: fleet.running(first))
+    told(2)
+    told(2)  # void: somebody rests on a version that is gone
+    second = fleet.submit(run(2, "h1"), Course(lasts_ms=300))
+    fleet.until("the second one is planned", lambda: fleet.books.entries(events.TasksPlanned, task_id=second))
+    killed, other = fleet.leader, fleet.standby
+    killed.kill()
+    fleet.until("the other one leads", lambda: other.engine.live is not None)
+    fleet.append(events.DefinitionRemoved(definition_id, "report"), events.CATALOG)
+    fleet.wait(2_000, 20_000)
+    fleet.expect("the first one runs alone", fleet.running(first) and not fleet.runs(second))
+    killed.start()
+    fleet.until("the second one runs", lambda: fleet.runs(second))
+    fleet.expect("the first one has ended, and well", not fleet.running(first) and fleet.books.entries(
+        events.AttemptsEnded, task_id=first, outcome="success"))
+
+
 HISTORIES: tuple[History, ...] = (
     an_agent_returns_to_an_attempt_that_was_given_up, a_deposed_leader_goes_on_with_what_it_believed,
     a_freeze_overtakes_a_dispatch_under_way, a_pause_overtakes_a_dispatch_under_way, a_leader_is_killed_during_a_soak,
     a_halt_is_decided_by_one_leader_while_the_other_takes_over,
     a_replaced_single_run_is_on_a_host_that_cannot_be_reached, a_queue_is_full_while_another_dispatcher_takes_over,
+    a_definition_is_changed_and_removed_while_runs_of_it_are_open,
 )

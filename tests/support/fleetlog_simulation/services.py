@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_dispatcher.state import State
 from fleetlog_dispatcher.unit import Dispatcher
@@ -22,16 +23,18 @@ from fleetlog_schemas import codec, events, subjects, wire
 from fleetlog_schemas.codec import Event
 from fleetlog_simulation.world import Subscription, World
 
-LEASE_MS = 5_000
 RESEND_MS = 500
+WAKE_LATE_MS = 1_000
+"""A wake-up that is set for no later than this after it is due is left as it is: a look at the time comes every second."""
 S = TypeVar("S")
 
 
 class Lease:
     """Who may think that it leads: granted by the bus for a time."""
 
-    def __init__(self) -> None:
-        """Free."""
+    def __init__(self, lease_ms: int) -> None:
+        """Free; whoever takes it has it for *lease_ms*."""
+        self._lease_ms = lease_ms
         self.holder = ""
         self.until_ms = 0
 
@@ -39,7 +42,7 @@ class Lease:
         """Take it or renew it."""
         if self.holder != name and now_ms < self.until_ms:
             return False
-        self.holder, self.until_ms = name, now_ms + LEASE_MS
+        self.holder, self.until_ms = name, now_ms + self._lease_ms
         return True
 
 
@@ -119,7 +122,7 @@ class SimUnit(Generic[S]):
                 self._step()
             elif not leads and self.engine.live is not None:
                 self.engine.follow()
-        self.world.after(1_000, lambda: self._lead_or_follow(life))
+        self.world.after(self.world.pace.renew_ms, lambda: self._lead_or_follow(life))
 
     @property
     def settled(self) -> bool:
@@ -165,11 +168,21 @@ class SimUnit(Generic[S]):
                 self.world.after(self.world.random.randint(100, 20_000), self.start)
                 return
             self._perform(effect)
-        wake_at_ms = self.engine.wake_at_ms
-        if wake_at_ms is not None and self._woken_for < self.world.now_ms:
+        wake_at_ms = self._wake_at_ms()
+        now_ms = self.world.now_ms
+        if wake_at_ms is not None and not now_ms <= self._woken_for <= max(wake_at_ms, now_ms) + WAKE_LATE_MS:
             self._woken_for = wake_at_ms
             life = self.life
-            self.world.after(wake_at_ms - self.world.now_ms, lambda: self._wake(life))
+            self.world.after(wake_at_ms - now_ms, lambda: self._wake(life))
+
+    def _wake_at_ms(self) -> int | None:
+        """Return when time alone makes something due; with nothing under way that may be a while later."""
+        wake_at_ms, live, idle_ms = self.engine.wake_at_ms, self.engine.live, self.world.pace.idle_ms
+        if wake_at_ms is None or not idle_ms or not isinstance(live, Live):
+            return wake_at_ms
+        if live.flights or live.to_plan or live.opens or self.engine.pending:
+            return wake_at_ms
+        return max(wake_at_ms, self.world.now_ms + (idle_ms // 10 if live.open else idle_ms))
 
     def _wake(self, life: int) -> None:
         if life == self.life:
@@ -256,7 +269,7 @@ class SimRecorder:
 
     def _minute(self) -> None:
         self._take_soon()
-        self.world.after(20_000, self._minute)
+        self.world.after(self.world.pace.recorder_ms, self._minute)
 
     def _take_soon(self) -> None:
         if not self._due:

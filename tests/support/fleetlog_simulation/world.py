@@ -45,6 +45,17 @@ class Faults:
         )
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How often the parts look at the time: what a second is to minutes, minutes are to a year."""
+
+    lease_ms: int = 5_000
+    renew_ms: int = 1_000
+    recorder_ms: int = 20_000
+    idle_ms: int = 0
+    """Parts with nothing to do look at the time no sooner than this; 0: whenever they want to."""
+
+
 @dataclass
 class Subscription:
     """One listener; a cancelled one hears nothing more, also of what is on its way."""
@@ -78,6 +89,7 @@ class World:
     executions: list[Execution] = field(default_factory=list)
     checks: list[Callable[[], None]] = field(default_factory=list)
     bus_down: bool = False
+    pace: Pace = Pace()
 
     def __post_init__(self) -> None:
         """Begin at the seed."""

@@ -38,7 +38,7 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
     check_one_of("outcome", question.outcome, OUTCOMES)
     before = decode_cursor(question.cursor, tuple[Number, str]) if question.cursor else (0, "")
     parameters = {
-        **{name: getattr(question, name) for name in ("kind", "state", "outcome", "host", "submitted_by", "name", "tag")},
+        **{name: getattr(question, name) for name in ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition")},
         "since_ms": question.since_ms, "until_ms": question.until_ms, "before_seq": before[0], "before_id": before[1],
         "limit": limit + 1,
     }
@@ -53,13 +53,16 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
 
 
 def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:
-    task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold, _ = row
+    (
+        task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold,
+        definition, version, _,
+    ) = row  # fmt: skip
     return questions.TaskSummary(
         task_id=task_id, kind=kind, name=name, summary=summary, state=state, outcome=outcome, target=target,
         submitted_by=by, submitted_at=rfc3339(submitted_ms), ended_at=rfc3339(ended_ms) if ended_ms else None,
         duration_seconds=(ended_ms - submitted_ms) / 1000 if ended_ms else None, hosts=hosts,
         counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())), tags=msgspec.json.decode(tags, type=tuple[str, ...]),
-        hold=hold,
+        hold=hold, definition=definition, version=version,
     )
 
 
