@@ -43,7 +43,7 @@ class Fleet:
         self.recorders = [SimRecorder(world, name, self.keys) for name in ("r1", "r2")]
         self.reporter = SimReporter(world)
         self.keeper_settings = settings_of(self.chance)
-        lease = Lease()
+        lease = Lease(world.pace.lease_ms)
         self.keepers = [SimKeeper(world, name, lease, self.keeper_settings, self._places) for name in ("k1", "k2")]
         self.machines: list[Machine] = []
         self.courses: Courses = {}

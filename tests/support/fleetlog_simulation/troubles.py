@@ -41,8 +41,9 @@ class Troubles:
 
     def _kill_keeper(self) -> None:
         keeper = self._chance.choice(self._fleet.keepers)
-        keeper.kill()
-        self._fleet.soon(keeper.start, 100, 30_000)
+        if keeper.life:  # not every history has keepers
+            keeper.kill()
+            self._fleet.soon(keeper.start, 100, 30_000)
 
     def _pause_keeper(self) -> None:
         keeper = self._chance.choice(self._fleet.keepers)
