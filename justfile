@@ -22,7 +22,7 @@ test *arguments:
 # what must hold before a commit: style, types, import rules, tidiness
 check:
     ruff check .
-    mypy schemas runtime services/dispatcher services/result-recorder services/reporter services/gateway agent client bench
+    mypy schemas runtime services/dispatcher services/result-recorder services/reporter services/keeper services/gateway agent client bench
     lint-imports
     pytest tests/tidy
 

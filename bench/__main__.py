@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import machine, measure
+from bench.archive import archive
 from bench.decisions import decisions
 from bench.figures import Figure, as_table, write_json
 from bench.fleet import fleet
@@ -87,9 +88,14 @@ def _questions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
     return ask_much(options.commands, options.rounds)
 
 
+def _archive(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return archive(options.events, options.rounds)
+
+
 SECTIONS: dict[str, Section] = {
     "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "output": _output,
-    "projection": _projection, "history": _history, "decisions": _decisions, "memory": _memory, "fleet": _fleet, "questions": _questions,
+    "projection": _projection, "history": _history, "archive": _archive, "decisions": _decisions, "memory": _memory,
+    "fleet": _fleet, "questions": _questions,
 }
 ASKED_FOR = ("fleet", "questions")
 """Sections that take minutes, and run only when they are named."""

@@ -64,7 +64,7 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _steering, _policies, _looking, _hosts, _agent, _numbers, _backup, _system,
+        _running, _definitions, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
     ):
         section(add)
     return parser
@@ -346,6 +346,20 @@ def _backup(add: _AddVerb) -> None:
     verb.add_argument("folder", metavar="FOLDER", help="where they are")
     verb = verbs("restore", "backup:restore", "make the data folder from a backup, where there is none")
     verb.add_argument("folder", metavar="DIR", help="the backup; --data names the new data folder")
+
+
+def _archive(add: _AddVerb) -> None:
+    verbs = _group(add, "archive", "the log's past: what is archived, whether it is whole, what is in it")
+    verbs("ls", "archive:ls", "list what is archived, and how far the bus was pruned")
+    for name, text in (
+        ("verify", "read every segment whole and compare it with the log"),
+        ("read", "print archived events, one JSON object per line; nothing else needs to run"),
+    ):
+        verb = verbs(name, f"archive:{name}", text)
+        verb.add_argument("--folder", default="", metavar="DIR", help="the archive (default: keeper.archive_path, or archive/)")
+        if name == "read":
+            verb.add_argument("from_seq", nargs="?", type=positive, default=1, metavar="SEQ", help="from this sequence on")
+            verb.add_argument("--limit", type=positive, default=100, metavar="N", help="how many (default 100)")
 
 
 def _system(add: _AddVerb) -> None:

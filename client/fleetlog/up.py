@@ -44,6 +44,7 @@ SERVICES = {
     "dispatcher": "fleetlog_dispatcher",
     "result-recorder": "fleetlog_result_recorder",
     "reporter": "fleetlog_reporter",
+    "keeper": "fleetlog_keeper",
     "gateway": "fleetlog_gateway",
 }
 """In the order of starting: the gateway last, so that whoever reaches it is served."""

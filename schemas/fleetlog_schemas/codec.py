@@ -16,7 +16,8 @@ from fleetlog_schemas import events, limits
 
 CONTENT_TYPE = "application/cloudevents+json"
 READER = 2
-"""What this code can read: events may ask for more by `minreader`. 2: tasks that are runs of a definition (0.3.0)."""
+"""What this code can read: events may ask for more by `minreader`. 2 (0.3.0): tasks that are runs of a definition; the
+log's past may be in the archive."""
 
 
 class Malformed(ValueError):
@@ -116,7 +117,7 @@ def minreader(data: events.Data) -> int:
     """
     if isinstance(data, events.TasksSubmitted) and any(one.spec.definition is not None for one in data.tasks):
         return 2
-    return 1
+    return events.REGISTRY[events.NAMES[type(data)]].minreader
 
 
 def encode(event: Event) -> bytes:

@@ -106,7 +106,7 @@ def turns(fleet: Fleet) -> int:
     return len(list(itertools.groupby(authors)))
 
 
-def test_an_event_that_asks_for_a_newer_reader_stops_the_dispatcher_alone_and_says_so(fleet: Fleet) -> None:
+def test_an_event_that_asks_for_a_newer_reader_stops_who_decides_and_says_so(fleet: Fleet) -> None:
     body = json.dumps(
         {
             "specversion": "1.0", "id": "from-the-future", "source": "/fleetlog/gateway/newer", "minreader": READER + 1,

@@ -20,6 +20,7 @@ from typing import Any
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
+from fleetlog.verbs.archive import standing
 from fleetlog.verbs.doctor_cluster import cluster
 from fleetlog.verbs.finding import BAD, NOTE, OK, Finding
 from fleetlog.verbs.hosts import RESTORED
@@ -44,7 +45,7 @@ def doctor(console: Console) -> int:
     findings = list(_gateway(console))
     reachable = findings[0].state != BAD
     if reachable:
-        for check in (_versions, _clock, _readers, _hosts):
+        for check in (_versions, _clock, _readers, _archive, _hosts):
             findings += _guarded(console, check)
     for check in (_modes, _disk, _bus, cluster):
         findings += _guarded(console, check)
@@ -140,6 +141,20 @@ def _readers(console: Console) -> Iterator[Finding]:
             yield Finding(name, NOTE, f"{behind} events behind the log", "wait; if it grows, see its diagnostics")
         else:
             yield Finding(name, OK, f"has read the log through {log_seq - max(behind, 0)} of {log_seq}")
+
+
+def _archive(console: Console) -> Iterator[Finding]:
+    page = console.gateway.get("/archive", from_seq=2**53, limit=1)["data"]
+    keeper = page["keeper"]
+    found = "; ".join(standing(page))
+    if keeper is None:
+        yield Finding("keeper", BAD, found, "the log fills up: is the keeper running? see diagnostics/keeper in the data folder")
+    elif keeper["error"]:
+        yield Finding("keeper", BAD, found, "see to the archive's disk, then `fleetlog archive verify`")
+    elif keeper["held_back"]:
+        yield Finding("keeper", NOTE, found, "end the task, or start the service, and the keeper goes on by itself")
+    else:
+        yield Finding("keeper", OK, found)
 
 
 def _hosts(console: Console) -> Iterator[Finding]:
@@ -261,7 +276,7 @@ def _stream(stream: dict[str, Any]) -> Iterator[Finding]:
         return
     share = used / most
     state = BAD if share >= FILL_BAD else NOTE if share >= FILL_NOTE else OK
-    todo = "archive and prune, or give it more room" if state != OK else ""
+    todo = "see the line `keeper` for what holds pruning back, or give it more room" if state != OK else ""
     yield Finding("stream", state, f"{name:<9} {size(used)} of {size(most)} ({share:.1%})", todo)
     waiting = int(stream["state"].get("messages", 0))
     if name == "REPORTS" and waiting > REPORTS_WAITING_NOTE:

@@ -47,6 +47,8 @@ class Follower:
         """Go on from what *store* holds; *note* hears whenever it has moved on. Raises Damaged."""
         self.projector: Projector = store.load()
         self.committed = store.position
+        self.snapshot = self.projector.position
+        """After a restart the log is read on from here: the open state is copied less often than rows are written."""
         self.folded_events = 0
         """Messages folded by this process."""
         self._bus, self._store, self._log, self._note = bus, store, log, note
@@ -184,6 +186,7 @@ class Follower:
         self.committed = batch.position
         if open_state is not None:
             self._state_bytes = len(open_state[1])
+            self.snapshot = open_state[0]
 
     def _open_state(self) -> tuple[int, bytes] | None:
         due = max(OPEN_STATE_BYTES_MIN, OPEN_STATE_RATIO * self._state_bytes)

@@ -164,6 +164,7 @@ class Reporter:
         health.position = follower.projector.position
         health.last_seq = max(health.last_seq, health.position)
         health.parked = follower.projector.parked
+        health.snapshot = follower.snapshot
         health.notes = {"committed": follower.committed, "open_tasks": len(follower.projector.tasks.by_id)}
 
     async def _say_ready(self, follower: Follower, until: int, ready: Callable[[], None]) -> None:
@@ -238,9 +239,7 @@ async def check_same_log(bus: Bus, store: Store) -> None:
     try:
         stored = await bus.get(subjects.EVENTS, seq)
     except NotFound:
-        state = await bus.state(subjects.EVENTS)
-        if seq < state.first_seq <= state.last_seq:
-            return  # pruned: what is kept here is older than what the log still has
-        raise Damaged(f"the log ends at {state.last_seq} and the projection at {seq}: it is of another log") from None
+        last_seq = (await bus.state(subjects.EVENTS)).last_seq
+        raise Damaged(f"the log ends at {last_seq} and the projection at {seq}: it is of another log") from None
     if stored.body.decode(errors="replace") != body:
         raise Damaged(f"the log and the projection differ at {seq}: it is of another log")

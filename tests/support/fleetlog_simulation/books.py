@@ -42,15 +42,13 @@ class Books:
     def __init__(self, world: World) -> None:
         """Begin with the first event."""
         self._world = world
-        self._stream = world.store.streams["EVENTS"]
         self.lines: list[Line] = []
         self.first_end: dict[AttemptId, tuple[Line, dict[str, Any]]] = {}
         self.reported_end: dict[AttemptId, dict[str, Any]] = {}
 
     def since(self, count: int) -> list[Line]:
         """Return the lines after the first *count*, having read what is new."""
-        while len(self.lines) < self._stream.last_seq:
-            stored = self._stream.messages[len(self.lines) + 1]
+        for stored in self._world.history()[len(self.lines) :]:
             event = msgspec.json.decode(stored.body)
             line = Line(
                 stored.seq, stored.subject, stored.time_ms, event["type"], event["data"], event["time"], stored.batch_end

@@ -43,6 +43,7 @@ from fleetlog_testing.waiting import until
 
 END_S_MAX = 90
 """Longest wait for one fact or for the end of a task of a few seconds."""
+SERVICES = ("dispatcher", "result-recorder", "reporter", "keeper", "gateway")
 WAIT_OFFLINE_MS = 60_000
 
 
@@ -304,9 +305,9 @@ class Fleet:
         """Return the process id of a service or of `nats-server`."""
         return self.server.pid(part)
 
-    def kill(self, part: str) -> int:
-        """End a service or `nats-server` with SIGKILL and return the process id that it had."""
-        return self.server.kill(part)
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a service or `nats-server` with a signal and return the process id that it had; `up` starts it again."""
+        return self.server.kill(part, number)
 
     def lose_machine(self) -> None:
         """End everything of the server at once, with SIGKILL, and delete its folder; the agents live on."""

@@ -128,10 +128,10 @@ class Server:
         path = self.home.path / ("nats/pid" if part == "nats-server" else f"run/{part}.pid")
         return int(path.read_text())
 
-    def kill(self, part: str) -> int:
-        """End a part with SIGKILL and return the process id that it had."""
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a part with a signal and return the process id that it had."""
         pid = self.pid(part)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
 
     def stop(self, *parts: str) -> None:
