@@ -25,6 +25,8 @@ IDLE_SECONDS = 10.0
 SETTLE_SECONDS = 3.0
 CLI_SAMPLES = 10
 BATCH_TASKS = 1_000
+AGENTS_PER_PROCESS = 5_000
+"""Simulated agents in one process: one core can speak for about so many."""
 
 
 @contextmanager
@@ -187,16 +189,21 @@ def _timed(call: Callable[[], None]) -> tuple[float, ...]:
 
 
 @contextmanager
-def crowd(system: System, count: int) -> Iterator[None]:
-    """Keep *count* simulated agents online."""
-    command = [sys.executable, "-m", "bench.crowd", "--data", str(system.folder), "--count", str(count)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+def crowd(system: System, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Keep *count* simulated agents online, and give their processes, which obey lines (see `bench.crowd`)."""
+    processes = []
     try:
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != b"ready":
-            raise BenchError(f"the crowd of {count} did not come up")
+        for first in range(0, count, AGENTS_PER_PROCESS):
+            command = [sys.executable, "-m", "bench.crowd", "--data", str(system.folder), "--first", str(first)]
+            command += ["--count", str(min(AGENTS_PER_PROCESS, count - first))]
+            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        for process in processes:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != b"ready":
+                raise BenchError(f"the crowd of {count} did not come up")
         until(lambda: system.online("sim") >= count, f"{count} simulated agents online", READY_SECONDS_MAX * 2)
-        yield
+        yield processes
     finally:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()

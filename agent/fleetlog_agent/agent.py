@@ -37,14 +37,19 @@ from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas import subjects, wire
 from fleetlog_schemas.reports import Frame
+from fleetlog_schemas.version import VERSION
 
-VERSION = "0.1.0"
 SESSION_ANSWER_MS_MAX = 5_000
+APPEND_SECONDS_MAX = 60.0
+"""Until a message counts as not stored while the connection lasts: on a narrow line it takes that long to get through,
+and what is sent again too early only narrows it further."""
 CONNECT_SECONDS_MIN, CONNECT_SECONDS_MAX = 0.5, 30.0
 """Full jitter between tries to reach the bus."""
 REFUSED_SECONDS = 60.0
 """After the bus ended the connection for good (a revoked key): a person must act."""
 MEASURE_SECONDS = 10.0
+ROOM_SECONDS = 2.0
+"""Between looks at the disk space that is left."""
 FACTS_SECONDS = 600.0
 JOURNAL_RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
@@ -89,6 +94,8 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._failure: BaseException | None = None
+        self._patience: set[asyncio.Timeout] = set()
+        """Of every message whose answer is waited for; it ends with the connection."""
         self._log = structlog.get_logger("agent").bind(host=identity.name)
 
     # --- the loop ------------------------------------------------------------------------------------------
@@ -102,7 +109,7 @@ class Agent:
         if self._journal.torn_bytes:
             self._log.warning("removed an interrupted write at the journal's end", bytes=self._journal.torn_bytes)
         await self._runner.holder.find()
-        for work in (self._connect_for_ever(), self._measure_for_ever(), self._stop_when(stop)):
+        for work in (self._connect_for_ever(), self._measure_for_ever(), self._watch_room_for_ever(), self._stop_when(stop)):
             self._go(work)
         self._kick()
         await self._stopped.wait()
@@ -231,10 +238,15 @@ class Agent:
         bus = self._bus_if_up()
         if bus is None:
             raise NotStored("the bus is away")
+        patience = asyncio.timeout(APPEND_SECONDS_MAX)
         try:
-            return await bus.append(Batch(drafts=(draft,), message_id=message_id))
-        except (AppendUnsettled, AppendRefused, BusFull, NoAnswer) as error:
-            raise NotStored(str(error)) from error
+            async with patience:
+                self._patience.add(patience)
+                return await bus.append(Batch(drafts=(draft,), message_id=message_id))
+        except (AppendUnsettled, AppendRefused, BusFull, NoAnswer, TimeoutError) as error:
+            raise NotStored(str(error) or "the connection went before an answer came") from error
+        finally:
+            self._patience.discard(patience)
 
     async def _publish(self, subject: str, body: bytes) -> None:
         if self._bus is not None:
@@ -289,7 +301,7 @@ class Agent:
         bus = await NatsBus.connect(
             list(identity.nats_urls), self.folder / "creds", f"agent {identity.name}",
             inbox_prefix=f"_INBOX_{identity.host_id}", tls_ca=self._authority,
-            on_connected=self._connection_changed,
+            on_connected=self._connection_changed, append_seconds=APPEND_SECONDS_MAX,
         )
         self._bus = bus
         # Who opens a session is sent pushes at once: listen first.
@@ -302,6 +314,10 @@ class Agent:
         self._connection_changed(bus.is_connected)
 
     def _connection_changed(self, connected: bool) -> None:
+        if not connected:
+            waiting, self._patience = self._patience, set()
+            for patience in waiting:
+                patience.reschedule(0)
         if self._listening and not self.core.stopped:
             self._log.info("connected" if connected else "disconnected; commands go on")
             self.tell(m.Connected(connected=connected))
@@ -316,9 +332,15 @@ class Agent:
             if time.monotonic() >= facts_due:
                 facts_due = time.monotonic() + FACTS_SECONDS
                 self.tell(m.FactsMeasured(collectors.facts(self.folder)))
-            spool = self._journal.bytes + self._runner.out_bytes()
-            self.tell(m.SpoolFull(full=spool > self._spool_bytes_max))
             await asyncio.sleep(MEASURE_SECONDS)
+
+    async def _watch_room_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.run_in_executor(self._disk, self._journal.restore_reserve)
+            spool = self._journal.bytes + self._runner.out_bytes()
+            self.tell(m.SpoolFull(full=spool > self._spool_bytes_max or not self._journal.has_reserve))
+            await asyncio.sleep(ROOM_SECONDS)
 
     async def _stop_when(self, stop: asyncio.Event) -> None:
         await stop.wait()

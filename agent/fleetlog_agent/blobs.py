@@ -7,10 +7,13 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
+from fleetlog_agent.pace import Pace
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_schemas import subjects, wire
-from fleetlog_schemas.limits import BLOB_BYTES_MAX
+from fleetlog_schemas.limits import BLOB_BYTES_MAX, BLOB_CHUNK_BYTES
 from fleetlog_schemas.reports import BlobChunk, BlobRequest
 from fleetlog_schemas.spec import Blob
 
@@ -58,8 +61,9 @@ class Blobs:
         if blob.size > BLOB_BYTES_MAX:
             raise BlobFailed(f"content of {blob.size} bytes exceeds the {BLOB_BYTES_MAX} of one blob")
         body = bytearray()
+        pace = Pace(BLOB_CHUNK_BYTES)
         while len(body) < blob.size:
-            chunk = await self._chunk(BlobRequest(sha256=blob.sha256, token=token, offset=len(body)))
+            chunk = await self._chunk(BlobRequest(sha256=blob.sha256, token=token, offset=len(body)), pace)
             if not chunk.data or chunk.size != blob.size:
                 raise BlobFailed(f"content {blob.sha256[:12]} is not what was announced: {chunk.size} bytes")
             body += chunk.data
@@ -67,29 +71,33 @@ class Blobs:
             raise BlobFailed(f"content {blob.sha256[:12]} does not have its digest: it was damaged or replaced")
         return bytes(body)
 
-    async def _chunk(self, request: BlobRequest) -> BlobChunk:
+    async def _chunk(self, request: BlobRequest, pace: Pace) -> BlobChunk:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_SECONDS
         while True:
-            chunk, why = await self._ask(request)
+            chunk, why = await self._ask(request, pace)
             if chunk is not None:
                 return chunk
             if loop.time() > deadline:
                 raise BlobFailed(f"content {request.sha256[:12]} could not be fetched: {why}")
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _ask(self, request: BlobRequest) -> tuple[BlobChunk | None, str]:
+    async def _ask(self, request: BlobRequest, pace: Pace) -> tuple[BlobChunk | None, str]:
         """Return a chunk, or why it cannot be had now. Raises BlobFailed."""
         bus = self._bus()
         if bus is None:
             return None, "the bus is not there"
+        asked = wire.encode(msgspec.structs.replace(request, bytes_max=pace.bytes))
+        pace.begins()
         try:
-            answer = await bus.request(subjects.blob(self._host_id), wire.encode(request), ANSWER_MS_MAX)
+            answer = await bus.request(subjects.blob(self._host_id), asked, ANSWER_MS_MAX)
             chunk: BlobChunk = wire.decode(answer, BlobChunk)
         except NoAnswer:
+            pace.unanswered()
             return None, "no recorder answers"
         except wire.BadMessage as error:
             raise BlobFailed(f"content {request.sha256[:12]} came as something else: {error}") from None
+        pace.answered()
         if chunk.error and not chunk.again:
             raise BlobFailed(f"content {request.sha256[:12]} was refused: {chunk.error}")
         return (None, chunk.error) if chunk.again else (chunk, "")

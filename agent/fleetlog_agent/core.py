@@ -30,6 +30,7 @@ from fleetlog_agent.journal_records import (
     fold,
 )
 from fleetlog_agent.outbox import Outbox
+from fleetlog_agent.reading import Push, StartPush, UnknownStart
 from fleetlog_agent.session import Session, Untrusted
 from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas import pushes
@@ -77,7 +78,7 @@ class Core:
         """When what the journal may forget is written for its own sake; 0: there is nothing, or something else to write."""
         self._new_keys: set[Key] = set()
         """Attempts whose first record is not on disk yet."""
-        self._inbox: deque[pushes.Push] = deque()
+        self._inbox: deque[Push] = deque()
         self._alarms = Alarms()
         self._load = Load(cpu_ratio=0.0, memory_ratio=0.0, disk_ratio=0.0, load_1m=0.0)
         self._facts: dict[str, str | int | float | bool] = {}
@@ -207,7 +208,7 @@ class Core:
             if bus_ms is None or not self.session.obeys(push, bus_ms):
                 continue
             match push:
-                case pushes.StartPush():
+                case pushes.StartPush() | StartPush():
                     for start in push.attempts:
                         self._accept(start, now_ms, push.expires_ms - bus_ms)
                 case pushes.CancelPush():
@@ -217,16 +218,15 @@ class Core:
                     for named in push.attempts:
                         self._forget(Key(named.task_id, named.attempt))
 
-    def _accept(self, start: pushes.StartAttempt, now_ms: int, valid_ms: int) -> None:
+    def _accept(self, start: pushes.StartAttempt | UnknownStart, now_ms: int, valid_ms: int) -> None:
         key = Key(start.task_id, start.attempt)
         if key in self.state.entries or key in self._new_keys:
             self.outbox.hurry(key)
             return
-        outcome, why = Outcome.UNREACHED, self._busy(key)
-        if not why:
-            outcome, why = Outcome.ERROR, self._refuses(start)
-        if why:
-            self._bury(start, outcome, why)
+        busy = self._busy(key)
+        why = busy or (start.reason if isinstance(start, UnknownStart) else self._refuses(start))
+        if why or isinstance(start, UnknownStart):
+            self._bury(start, Outcome.UNREACHED if busy else Outcome.ERROR, why)
             return
         self._new_keys.add(key)
         self._put(
@@ -240,7 +240,7 @@ class Core:
         if self._stopping_ms is not None:
             return "the agent is stopping"
         if self._spool_full:
-            return "the agent's disk space for journal and output is used up: reports must leave first"
+            return "the agent's disk is full, or its space for journal and output is used up"
         if len(self.state.entries) + len(self._new_keys) >= self.settings.held_max:
             return f"the agent holds {self.settings.held_max} attempts already"
         if any(number > key.attempt for number in self.state.attempts.get(key.task_id, ())):

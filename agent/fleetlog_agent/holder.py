@@ -24,7 +24,7 @@ import time
 from typing import Any
 
 from fleetlog_agent import launch
-from fleetlog_agent.process_tree import boot_ms, kill_tree, process_stat, signal_tree
+from fleetlog_agent.process_tree import boot_ms, boot_ticks, kill_tree, process_stat, signal_tree
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """One message: argv and environment; the kernel takes a quarter of the stack limit (2 MiB) for both."""
@@ -219,6 +219,7 @@ class Holder:
             self._failed(key, "the disk of the agent's folder is full: nothing can be started safely")
             return
         held: dict[str, Any] = {"key": key, "state": "running", "slot": order.get("slot", 0), "mark": order["mark"]}
+        before = boot_ticks()
         try:
             if order.get("launch"):
                 pid, pipe = launch.fork(order)
@@ -229,8 +230,9 @@ class Holder:
         except OSError as error:
             self._failed(key, launch.error_text(error, order))
             return
-        stat = process_stat(pid)
-        held |= {"pid": pid, "process_start": stat[2] if stat else 0, "started_ms": boot_ms(), "argv0": order["argv"][0]}
+        held |= {
+            "pid": pid, "process_start": _start_ticks(pid, before), "started_ms": boot_ms(), "argv0": order["argv"][0],
+        }
         self.held[key] = held
         self.by_pid[pid] = key
         if not order.get("launch"):
@@ -333,6 +335,14 @@ class Holder:
         os.fsync(self.log)
         os.rename(name, "holder.log", src_dir_fd=self.folder, dst_dir_fd=self.folder)
         os.close(old)
+
+
+def _start_ticks(pid: int, before: int) -> int:
+    """Return the start time of a process of ours, started since *before*, as /proc has it."""
+    if boot_ticks() == before:
+        return before  # nearly always: to ask the kernel takes as long as to start a process
+    stat = process_stat(pid)
+    return stat[2] if stat else 0
 
 
 def command(folder: str, *options: str) -> list[str]:

@@ -2,11 +2,14 @@
 
 A frame cut off at the end of the file is a write that a crash interrupted: nothing was built on it, and it is
 removed. A broken frame in the middle is damage: the agent then refuses to start, for it would not know what it
-has run. When most of the file is about forgotten attempts it is rewritten and replaced in one step.
+has run. Beside it lies a reserve of disk space, which is given up when the disk is full: so the ends of what runs can
+still be written, and the refusals of what cannot start. When most of the file is about forgotten attempts it is rewritten and replaced in one step.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -22,9 +25,12 @@ COMPACT_BYTES_MIN = 1024 * 1024
 """A smaller file is not worth rewriting."""
 COMPACT_GROWTH = 4
 """Rewrite when the file is so many times larger than after the last rewriting."""
+RESERVE_BYTES = 1024 * 1024
+"""Room for a few hundred ends: as many as an agent is likely to hold when its disk is full."""
 _HEAD = struct.Struct(">II")
 """Length and checksum of the body; a checksum of these two follows, so that a damaged length is not taken for an end."""
 _HEAD_BYTES = _HEAD.size + 4
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _decode = msgspec.msgpack.Decoder(Commit).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -109,14 +115,27 @@ class Journal:
             os.fsync(self._file)
         self.bytes = length
         self._bytes_compacted = COMPACT_BYTES_MIN // COMPACT_GROWTH
+        self._reserve = path.with_name("reserve")
+        self.has_reserve = False
+        """Whether there is room for what must be written; without it nothing new should be started."""
+        self.restore_reserve()
 
     def append(self, commit: Commit) -> None:
         """Put a commit on disk; when this returns it is there.
 
         Raises:
-            OSError: it is not (no space, a broken disk); the file is as before.
+            OSError: it is not (no space and no reserve, a broken disk); the file is as before.
         """
         frame = _frame(commit)
+        try:
+            self._put(frame)
+        except OSError as error:
+            if error.errno not in _FULL or not self._spend_reserve():
+                raise
+            self._put(frame)
+        self.bytes += len(frame)
+
+    def _put(self, frame: bytes) -> None:
         try:
             written = os.write(self._file, frame)
             while written < len(frame):
@@ -125,7 +144,30 @@ class Journal:
         except OSError:
             os.ftruncate(self._file, self.bytes)
             raise
-        self.bytes += len(frame)
+
+    def _spend_reserve(self) -> bool:
+        spent, self.has_reserve = self.has_reserve, False
+        self._reserve.unlink(missing_ok=True)
+        return spent
+
+    def restore_reserve(self) -> None:
+        """Lay the reserve back, if there is room for it now."""
+        if self.has_reserve:
+            return
+        try:
+            reserve = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return  # not even an empty file can be made
+        try:
+            os.posix_fallocate(reserve, 0, RESERVE_BYTES)
+            self.has_reserve = True
+        except OSError as error:
+            # Half a reserve would take room from what is refused now; where nothing can be reserved there is no limit here.
+            self.has_reserve = error.errno not in _FULL
+            with contextlib.suppress(OSError):
+                os.ftruncate(reserve, 0)
+        finally:
+            os.close(reserve)
 
     @property
     def wants_compaction(self) -> bool:

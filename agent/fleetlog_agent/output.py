@@ -21,6 +21,7 @@ import msgspec
 
 from fleetlog_agent.journal_records import Key
 from fleetlog_agent.masking import Masker
+from fleetlog_agent.pace import Pace
 from fleetlog_schemas.events import OutputMark, OutputSummary
 from fleetlog_schemas.limits import OUTPUT_FRAME_BYTES_MAX, OUTPUT_INDEX_ENTRIES_MAX, OUTPUT_TAIL_BYTES_MAX
 from fleetlog_schemas.reports import Frame, Stream
@@ -126,6 +127,7 @@ class Output:
         self._ended = asyncio.Event()
         self._hash = hashlib.sha256()
         self._tail = b""
+        self._pace = Pace(OUTPUT_FRAME_BYTES_MAX)
         self._kept = 0
         self._lines = 0
         self._frames = 0
@@ -181,7 +183,7 @@ class Output:
         """Cut and publish one frame of at most *room* bytes; tell whether there was one."""
         # A secret may have begun before: read a little more in front, mask, and cut that off again.
         lead = min(self._masker.hold_back, file.offset) if file.gap_bytes else 0
-        size = min(OUTPUT_FRAME_BYTES_MAX, end - file.offset)
+        size = min(self._pace.bytes, end - file.offset)
         if size <= 0:
             return False
         raw = os.pread(file.fd, lead + size, file.offset - lead)
@@ -232,8 +234,10 @@ class Output:
         """Store a frame, however long it takes while the process runs; not for ever once it has ended."""
         waited = 0.0
         while not self._incomplete:
+            self._pace.begins()
             try:
                 seq = await self._store(cut.frame)
+                self._pace.answered()
             except NotStored:
                 if self._ended.is_set() and self._available():
                     waited += RETRY_SECONDS

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 KILL_ROUNDS_MAX = 50
 """Scans of the process table in one kill: a tree that forks faster than that is killed again by the agent."""
 
@@ -16,6 +17,11 @@ KILL_ROUNDS_MAX = 50
 def boot_ms() -> int:
     """Return the boot clock: it counts on while the machine sleeps, and nobody can set it."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def boot_ticks() -> int:
+    """Return the boot clock in the ticks in which /proc gives the start times of processes."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK_NS
 
 
 def process_stat(pid: int) -> tuple[int, int, int, str] | None:

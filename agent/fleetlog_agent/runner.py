@@ -282,9 +282,12 @@ class Runner:
         if news is not None and state == "failed":
             self._unrunnable(key, run, news["error"])
         elif news is not None and state == "exited":
-            self._follow(key, run)
             run.settled = True
-            self._go(self._finish(key, run, news))
+            if run.following is None and self._is_silent(key):
+                self._tell(_exited(key, news, None, ""))
+            else:
+                self._follow(key, run)
+                self._go(self._finish(key, run, news))
         elif news is not None and state == "running" and (self.holder.connected or self._is_alive(news)):
             self._tell(m.Spawned(key, news["pid"], news["process_start"], news["started_ms"]))
             self._follow(key, run)
@@ -303,6 +306,14 @@ class Runner:
     def _is_alive(self, news: News) -> bool:
         stat = process_tree.process_stat(news["pid"])
         return stat is not None and stat[2] == news["process_start"] and stat[3] != "Z"
+
+    def _is_silent(self, key: Key) -> bool:
+        """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
+        for stream in ("stdout", "stderr"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
+                    return False
+        return True
 
     async def _watch_orphan(self, key: Key, run: _Run, news: News) -> None:
         while self._is_alive(news):
@@ -359,13 +370,7 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        summary, tail = await run.following
-        self._tell(
-            m.Exited(
-                key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"],
-                output=summary, tail=tail, ended_ms=news["ended_ms"],
-            )
-        )
+        self._tell(_exited(key, news, *await run.following))
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -376,3 +381,10 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
+
+
+def _exited(key: Key, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:
+    return m.Exited(
+        key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"], output=summary, tail=tail,
+        ended_ms=news["ended_ms"],
+    )

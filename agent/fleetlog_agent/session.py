@@ -9,12 +9,15 @@ attempt's absence that it never ran.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from fleetlog_agent import core_settings as limits
 from fleetlog_agent.journal_records import SessionOpened
+from fleetlog_agent.reading import Push, read_push
 from fleetlog_runtime.pure.signing import BadSignature, verify
 from fleetlog_schemas import pushes, wire
+
+_T = TypeVar("_T")
 
 
 class Untrusted(ValueError):
@@ -76,7 +79,7 @@ class Session:
         Raises:
             Untrusted: it is not signed by a trusted key, or is not a session answer.
         """
-        answer: pushes.SessionAnswer = _opened(body, trusted, pushes.SessionAnswer)
+        answer: pushes.SessionAnswer = _opened(body, trusted, _read_answer)
         fresh = answer.host_id == self._host_id and answer.nonce == self._nonce and self._nonce
         if not fresh or self.is_open or self._granting:
             return None
@@ -109,18 +112,18 @@ class Session:
         self.newest_seq = opened.seq
         self.ask_due_ms = None
 
-    def trusted_push(self, body: bytes, trusted: dict[str, str]) -> pushes.Push:
+    def trusted_push(self, body: bytes, trusted: dict[str, str]) -> Push:
         """Return the push of *body*.
 
         Raises:
             Untrusted: it is not signed by a trusted key, is not a push, or is meant for another host.
         """
-        push: pushes.Push = _opened(body, trusted, pushes.Push)
+        push: Push = _opened(body, trusted, read_push)
         if push.host_id != self._host_id:
             raise Untrusted(f"ignored a push that is meant for host {push.host_id[:40]!r}")
         return push
 
-    def obeys(self, push: pushes.Push, bus_ms: int) -> bool:
+    def obeys(self, push: Push, bus_ms: int) -> bool:
         """Tell whether a trusted push counts now, and remember its position if it does."""
         if not self.is_open or push.epoch != self.epoch or bus_ms > push.expires_ms or push.seq < self.newest_seq:
             return False
@@ -131,10 +134,15 @@ class Session:
         return int.from_bytes(self._entropy(4), "big") * below >> 32
 
 
-def _opened(body: bytes, trusted: dict[str, str], kind: Any) -> Any:
+def _read_answer(payload: bytes) -> pushes.SessionAnswer:
+    answer: pushes.SessionAnswer = wire.decode(payload, pushes.SessionAnswer)
+    return answer
+
+
+def _opened(body: bytes, trusted: dict[str, str], read: Callable[[bytes], _T]) -> _T:
     try:
         signed: pushes.Signed = wire.decode(body, pushes.Signed)
-        return wire.decode(verify(signed, trusted), kind)
+        return read(verify(signed, trusted))
     except BadSignature as error:
         raise Untrusted(f"ignored a message: {error}") from None
     except wire.BadMessage as error:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -77,10 +78,26 @@ class Client:
         Raises:
             CliError: the gateway refused it, or could not be reached.
         """
-        task_id = task_id or new_task_id()
+        return self._submit("/tasks", msgspec.to_builtins(spec), task_id or new_task_id())
+
+    def run(
+        self, name: str, parameters: Mapping[str, Any] | None = None, *, target: str = "", narrow: str = "", version: int = 0,
+        plan_hash: str = "", task_id: str = "",
+    ) -> str:
+        """Run a definition and return the task's id; without a version, the present one.
+
+        Raises:
+            CliError: the gateway refused it, or could not be reached.
+        """
+        body = {"parameters": dict(parameters or {}), "target": target, "narrow": narrow, "version": version,
+                "plan_hash": plan_hash}
+        return self._submit(f"/definitions/{segment(name)}/tasks", body, task_id or new_task_id())
+
+    def _submit(self, path: str, body: Any, task_id: str) -> str:
+        """Send what becomes a task, again when there is no answer, and return its id."""
         for attempt in range(1, SUBMIT_TRIES_MAX + 1):
             try:
-                answer = self.gateway.post("/tasks", msgspec.to_builtins(spec), Idempotency_Key=task_id)
+                answer = self.gateway.post(path, body, Idempotency_Key=task_id)
             except CliError as error:
                 unsettled = isinstance(error, GatewayError) and error.status in (503, 504)
                 if not unsettled or attempt == SUBMIT_TRIES_MAX:

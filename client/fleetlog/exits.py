@@ -24,11 +24,11 @@ class Exit(IntEnum):
 
 MEANINGS: dict[Exit, str] = {
     Exit.OK: "every host succeeded, or the question was answered",
-    Exit.INTERNAL: "a check did not hold (doctor, verify), or a fault of fleetlog itself",
+    Exit.INTERNAL: "a check did not hold (doctor, verify, diff), or a fault of fleetlog itself",
     Exit.TYPED_WRONG: "wrong as typed: an option, a value, or a target that matches nothing",
     Exit.FAILED: "on some hosts it failed, timed out, could not be run, was cancelled or was skipped",
     Exit.REFUSED: "refused: no permission, or a policy forbids it",
-    Exit.NOT_FOUND: "there is no such task, host, freeze or window",
+    Exit.NOT_FOUND: "there is no such task, host, definition, freeze or window",
     Exit.CONFLICT: "conflict: what was asked does not fit the present state",
     Exit.WAITED: "--wait-timeout is over; the task goes on",
     Exit.UNREACHABLE: "the gateway cannot be reached, or cannot reach the bus",

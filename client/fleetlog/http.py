@@ -37,7 +37,7 @@ FLAGS = {
     "/rollout/batch": "--batch", "/rollout/canary": "--canary", "/rollout/soak_ms": "--soak",
     "/rollout/approve": "--approve", "/failures_max": "--max-failures", "/ignore_windows": "--ignore-windows",
     "/reason": "--reason", "/hosts": "--host", "/wave": "--wave", "/kind": "--blackout or --maintenance", "/days": "--days",
-    "/begins": "--at", "/lasts_minutes": "--for", "/zone": "--zone", "/in_flight_max": "N",
+    "/begins": "--at", "/lasts_minutes": "--for", "/latest": "--latest", "/message": "--message", "/zone": "--zone", "/in_flight_max": "N",
 }
 """Field of a request to the option that fills it, so that an error names what was typed."""
 
@@ -123,15 +123,15 @@ class Gateway:
         answer = self._call("POST", VERSION_PREFIX + path, payload, names)
         return self._decoded(answer) if answer else {}
 
-    def put(self, path: str, body: Any) -> dict[str, Any]:
-        """Let what *path* names be what *body* says, and return the decoded answer."""
+    def put(self, path: str, body: Any, if_match: str = "") -> dict[str, Any]:
+        """Let what *path* names be what *body* says, if it still is the version *if_match*, and return the decoded answer."""
         payload = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **_match(if_match)}
         return self._decoded(self._call("PUT", VERSION_PREFIX + path, payload, headers))
 
-    def delete(self, path: str, **query: Any) -> dict[str, Any]:
-        """Remove what *path* names, and return the decoded answer."""
-        return self._decoded(self._call("DELETE", VERSION_PREFIX + path + _query(query), None, {}))
+    def delete(self, path: str, if_match: str = "", **query: Any) -> dict[str, Any]:
+        """Remove what *path* names, if it still is the version *if_match*, and return the decoded answer."""
+        return self._decoded(self._call("DELETE", VERSION_PREFIX + path + _query(query), None, _match(if_match)))
 
     def probe(self, path: str) -> tuple[int, Any]:
         """Return status and decoded body (None when it is not JSON) of a path outside the versioned API."""
@@ -224,6 +224,10 @@ class Gateway:
         )
 
 
+def _match(version: str) -> dict[str, str]:
+    return {"If-Match": version if version == "*" else f'"{version}"'} if version else {}
+
+
 def segment(text: str) -> str:
     """Return *text* as one segment of a path."""
     return quote(text, safe="")
@@ -255,7 +259,9 @@ def _problem(status: int, body: bytes, url: str) -> GatewayError:
 
 def flag_of(pointer: str) -> str:
     """Return the option that fills the field which *pointer* (RFC 6901) names; the pointer itself when none does."""
-    pointer = pointer.removeprefix("/spec")
+    if pointer.startswith("/parameters/"):
+        return f"-p {pointer.removeprefix('/parameters/')}"
+    pointer = pointer.removeprefix("/definition").removeprefix("/spec")
     head = pointer
     while head:
         if head in FLAGS:

@@ -20,9 +20,9 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     if arguments == ["--version"]:
-        from fleetlog.verbs.about import own_version
+        from fleetlog_schemas.version import VERSION
 
-        print(f"fleetlog {own_version()}")
+        print(f"fleetlog {VERSION}")
         return Exit.OK
     try:
         return _run(arguments)
@@ -58,9 +58,9 @@ def _run(arguments: list[str]) -> int:
         hint = "; what runs on the hosts stands after --" if options.verb in _WITH_REST else ""
         parser.error(f"not understood: {' '.join(unknown)}{hint}")
     if options.version:
-        from fleetlog.verbs.about import own_version
+        from fleetlog_schemas.version import VERSION
 
-        print(f"fleetlog {own_version()}")
+        print(f"fleetlog {VERSION}")
         return Exit.OK
     if not options.verb:
         parser.print_help()

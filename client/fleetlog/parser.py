@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetlog.options import following, task_options
-from fleetlog.values import count, duration_ms, label, port, positive, separated, week_days
+from fleetlog.values import count, duration_ms, label, parameter, port, positive, separated, week_days
 
 _SUPPRESS = argparse.SUPPRESS
 DEFAULTS: dict[str, Any] = {
@@ -25,6 +25,7 @@ TELL_FROZEN = frozenset({"exec", "run", "rerun", "batch", "ls", "show", "watch",
 EPILOG = (
     "ID is a task's id, its last characters (at least 6), or `last`. TARGET is names, globs, ranges and labels:"
     " web01, 'web*', 'web[01-40]', 'env=prod and role in (web, api) and not dc=b', all."
+    " What is only a-z 0-9 _ - is the NAME of a definition; any other word is a FILE: ./deploy, deploy.sh."
     " Exit codes: `fleetlog help exit-codes`."
 )
 
@@ -62,7 +63,9 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", default=False, help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
-    for section in (_running, _steering, _policies, _looking, _hosts, _agent, _numbers, _system):
+    for section in (
+        _running, _definitions, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+    ):
         section(add)
     return parser
 
@@ -97,12 +100,18 @@ def _running(add: _AddVerb) -> None:
     task_options(verb)
     verb.set_defaults(rest=[])
     verb = add(
-        "run", "submit:run_file", "run a script on hosts", wait_alias=False,
-        usage="fleetlog run FILE -t TARGET [options] [-- ARGS...]",
+        "run", "runs:run", "run a definition, or a script, on hosts", wait_alias=False,
+        usage="fleetlog run (NAME [-p PARAMETER=VALUE ...] | FILE -t TARGET [options] [-- ARGS...])",
     )
-    verb.add_argument("file", metavar="FILE", help="the script; it is sent to the hosts by its digest")
+    verb.add_argument("file", metavar="NAME|FILE", help="a definition (a-z 0-9 _ -), or a script: anything else, as ./deploy;"
+                      " it is sent to the hosts by its digest")
+    verb.add_argument("-p", "--parameter", action="append", default=[], type=parameter, metavar="NAME=VALUE",
+                      help="of a definition; repeated for the items of a list (secrets: --secret NAME)")
+    verb.add_argument("--narrow", default="", metavar="TARGET", help="only those of the definition's hosts that this means too")
+    verb.add_argument("--version", dest="definition_version", type=positive, default=0, metavar="N",
+                      help="an earlier version of the definition (default: the present one)")
     verb.add_argument("--interpreter", metavar="PROGRAM", help="what runs it (default: its #! line, else /bin/sh)")
-    task_options(verb)
+    task_options(verb, target_required=False)
     verb.set_defaults(rest=[])
     verb = add("rerun", "submit:rerun", "run a task again, on all of its hosts or on those where it failed")
     _task_argument(verb)
@@ -110,11 +119,47 @@ def _running(add: _AddVerb) -> None:
     verb.add_argument("--include-lost", action="store_true", help="with --failed: also where it may have run")
     verb.add_argument("--outcome", dest="outcomes", type=separated, default=(), metavar="OUTCOME,...",
                       help="only hosts that ended exactly so, as unreached or lost")
+    verb.add_argument("--latest", action="store_true",
+                      help="with the present version of its definition (default: the version that it ran)")
     following(verb)
     verb = add("batch", "batch:batch", "submit a task for each line of a file")
     verb.add_argument("file", metavar="FILE", help='JSON, one task per line: {"argv": [...], "target": "web*"}, or a whole'
                       " specification; - for stdin")
     verb.add_argument("--wait", action="store_true", help="follow them until all have ended")
+
+
+def _definitions(add: _AddVerb) -> None:
+    verbs = _group(add, "definition", "definitions: what can be run again, with parameters; kept as files if you like")
+    verb = verbs("ls", "definitions:ls", "list definitions")
+    for name, what in (("kind", "this kind"), ("name", "names that fit this glob"), ("tag", "this tag")):
+        verb.add_argument(f"--{name}", default="", help=f"only {what}")
+    for name, text in (
+        ("show", "show a definition, as its file would be"), ("schema", "print what its parameters may be, as JSON Schema"),
+    ):
+        verb = verbs(name, f"definitions:{name}", text)
+        verb.add_argument("name", metavar="NAME")
+        verb.add_argument("--version", dest="definition_version", type=positive, default=0, metavar="N",
+                          help="an earlier version (default: the present one)")
+    verb = verbs("history", "definitions:history", "list the versions of a definition, newest first")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--limit", type=positive, default=20, help="how many (default 20)")
+    verb = verbs("rm", "definitions:rm", "remove a definition; its tasks keep their past")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--version", dest="definition_version", type=positive, default=0, metavar="N", help="only if it still is this one")
+    verb.add_argument("--message", default="", help="why; kept in the log")
+    verb = verbs("push", "definition_files:push", "make and change definitions as files say")
+    verb.add_argument("paths", nargs="+", metavar="FILE|DIR", help="a file, or a folder with NAME.toml files")
+    verb.add_argument("--message", default="", help="what is new; kept in the log with each version")
+    verb.add_argument("--force", action="store_true", help="whatever version there is by now; the file is left as it is")
+    verb.add_argument("--prune", action="store_true", help="remove the definitions that the folders do not have, after asking")
+    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="with --prune: do not ask")
+    verb = verbs("pull", "definition_files:pull", "write definitions to files")
+    verb.add_argument("names", nargs="*", metavar="NAME")
+    verb.add_argument("--all", dest="everything", action="store_true", help="every definition")
+    verb.add_argument("--to", default=".", metavar="DIR", help="into this folder (default: this one)")
+    verb = verbs("diff", "definition_files:diff", "compare versions of a definition, or files with what is there")
+    verb.add_argument("paths", nargs="+", metavar="NAME [V1 [V2]] | FILE|DIR ...",
+                      help="a definition: its last two versions, V1 and the present one, or V1 and V2; else files")
 
 
 def _steering(add: _AddVerb) -> None:
@@ -200,7 +245,7 @@ def _period(verb: argparse.ArgumentParser) -> None:
 def _looking(add: _AddVerb) -> None:
     verb = add("ls", "tasks:ls", "list tasks, newest first")
     verb.add_argument("--limit", type=positive, default=20, help="how many (default 20)")
-    for name in ("state", "outcome", "kind", "host", "name", "tag"):
+    for name in ("state", "outcome", "kind", "host", "name", "tag", "definition"):
         verb.add_argument(f"--{name}", default="", help=f"only tasks with this {name}")
     verb.add_argument("--by", dest="submitted_by", default="", metavar="WHO", help="only tasks that WHO asked for")
     _period(verb)
@@ -252,13 +297,14 @@ def _hosts(add: _AddVerb) -> None:
     verb.add_argument("name", metavar="NAME")
     verb.add_argument("switch", choices=("on", "off"))
     _reason(verb)
-    for name, text in (
-        ("accept", "let a refused host in again, after looking at the machine"),
-        ("revoke", "refuse a host's key from now on"),
-    ):
-        verb = verbs(name, f"hosts:{name}", text)
-        verb.add_argument("name", metavar="NAME")
-        _reason(verb)
+    verb = verbs("accept", "hosts:accept", "let a refused host in again, after looking at the machine")
+    verb.add_argument("name", metavar="NAME", nargs="?", default="")
+    verb.add_argument("--restored", action="store_true", help="every host that is refused because the log was restored")
+    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="with --restored: do not ask")
+    _reason(verb)
+    verb = verbs("revoke", "hosts:revoke", "refuse a host's key from now on")
+    verb.add_argument("name", metavar="NAME")
+    _reason(verb)
 
 
 def _agent(add: _AddVerb) -> None:
@@ -269,9 +315,10 @@ def _agent(add: _AddVerb) -> None:
 
 def _numbers(add: _AddVerb) -> None:
     verb = add("stats", "numbers:stats", "counts, success rate and durations of ended commands")
-    verb.add_argument("--by", choices=("kind", "host", "day"), default="kind", help="one line for each (default kind)")
+    verb.add_argument("--by", choices=("kind", "host", "day", "definition"), default="kind", help="one line for each (default kind)")
     verb.add_argument("--kind", default="", help="only this kind")
     verb.add_argument("--host", default="", metavar="NAME", help="only this host")
+    verb.add_argument("--definition", default="", metavar="NAME", help="only tasks of this definition")
     _period(verb)
     _as_of(verb)
     verb = add("sql", "numbers:sql", "ask the projection in SQL, read-only")
@@ -281,6 +328,38 @@ def _numbers(add: _AddVerb) -> None:
     verbs = _group(add, "verify", "compare what is derived with the log")
     verbs("projection", "numbers:verify_projection", "rebuild the projection from the log and compare")
     verbs("log", "nodes:verify_log", "compare the copies of the log on all nodes, message by message")
+
+
+def _backup(add: _AddVerb) -> None:
+    verbs = _group(add, "backup", "copy the whole system to a folder, check such a copy, start again from it")
+    verb = verbs("create", "backup:create", "copy the system of the data folder to a new folder, running or stopped")
+    verb.add_argument("folder", metavar="DIR", help="a new folder; it holds secrets, and only its owner may enter it")
+    verb.add_argument("--with-output", action="store_true", help="also what commands wrote (the stream OUTPUT)")
+    verb.add_argument("--with-agents", action="store_true", help="also the folders of agents that `up` runs on this machine")
+    for name, text in (
+        ("verify", "check every file of a backup against its manifest"),
+        ("show", "show what a backup holds, without reading its files"),
+    ):
+        verb = verbs(name, f"backup:{name}", text)
+        verb.add_argument("folder", metavar="DIR", help="the backup")
+    verb = verbs("ls", "backup:ls", "list the backups in a folder, oldest first")
+    verb.add_argument("folder", metavar="FOLDER", help="where they are")
+    verb = verbs("restore", "backup:restore", "make the data folder from a backup, where there is none")
+    verb.add_argument("folder", metavar="DIR", help="the backup; --data names the new data folder")
+
+
+def _archive(add: _AddVerb) -> None:
+    verbs = _group(add, "archive", "the log's past: what is archived, whether it is whole, what is in it")
+    verbs("ls", "archive:ls", "list what is archived, and how far the bus was pruned")
+    for name, text in (
+        ("verify", "read every segment whole and compare it with the log"),
+        ("read", "print archived events, one JSON object per line; nothing else needs to run"),
+    ):
+        verb = verbs(name, f"archive:{name}", text)
+        verb.add_argument("--folder", default="", metavar="DIR", help="the archive (default: keeper.archive_path, or archive/)")
+        if name == "read":
+            verb.add_argument("from_seq", nargs="?", type=positive, default=1, metavar="SEQ", help="from this sequence on")
+            verb.add_argument("--limit", type=positive, default=100, metavar="N", help="how many (default 100)")
 
 
 def _system(add: _AddVerb) -> None:

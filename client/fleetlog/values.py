@@ -125,6 +125,14 @@ def label(text: str) -> tuple[str, str | None]:
     return key, value
 
 
+def parameter(text: str) -> tuple[str, str]:
+    """Return name and value of `NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ArgumentTypeError(f"{text!r} is not a parameter: write NAME=VALUE")
+    return name, value
+
+
 def env_value(text: str) -> tuple[str, str | None]:
     """Return name and value of `K=V`; the value is None for `K` alone (taken from the environment here)."""
     name, equals, value = text.partition("=")

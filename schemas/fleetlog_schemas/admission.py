@@ -40,10 +40,10 @@ class PlannedView(msgspec.Struct, frozen=True):
     presence: str
     maintenance: bool
     would: str
-    """`run`, `wait` or `be unreached`."""
+    """`run`, `wait`, `be unreached`, or `be an error`: its agent does not know what is asked for."""
     wave: int = 1
     reason: str = ""
-    """Why it would wait or be unreached."""
+    """Why it would not run at once."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Difference(msgspec.Struct, frozen=True):
     """Folded names."""
     hosts_removed: str
     fields: dict[str, list[Any]]
-    """Fields of the specification that differ: name to the earlier and the present value."""
+    """Fields of the specification that differ: path (`retry.attempts_max`) to the earlier and the present value."""
 
 
 class PlanAnswer(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import TaskSpec
 
@@ -23,6 +24,7 @@ RESULT = "evt.result"
 HOST = "evt.host"
 ACCESS = "evt.access"
 CATALOG = "evt.catalog"
+ARCHIVE = "evt.archive"
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
@@ -37,6 +39,8 @@ class EventType(msgspec.Struct, frozen=True):
     subject: str
     written_by: str
     read_by: tuple[str, ...]
+    minreader: int = 1
+    """A decider that reads less (`codec.READER`) must stop at it."""
 
 
 REGISTRY: dict[str, EventType] = {}
@@ -45,9 +49,9 @@ NAMES: dict[type[Data], str] = {}
 _D = TypeVar("_D", bound=type[Data])
 
 
-def _event(name: str, subject: str, written_by: str, *read_by: str) -> Callable[[_D], _D]:
+def _event(name: str, subject: str, written_by: str, *read_by: str, minreader: int = 1) -> Callable[[_D], _D]:
     def register(data: _D) -> _D:
-        REGISTRY[name] = EventType(name=name, data=data, subject=subject, written_by=written_by, read_by=read_by)
+        REGISTRY[name] = EventType(name, data, subject, written_by, read_by, minreader)
         NAMES[data] = name
         return data
 
@@ -385,7 +389,7 @@ class SessionsOpened(Data, frozen=True):
 
 
 class SessionRefusal(Data, frozen=True):
-    """Why a host was not let in: `ticket` or `counter` (a copied key, a restored or re-imaged machine)."""
+    """Why a host was not let in: `ticket`, `counter` (a copied key, a machine set back), or `restored` (an older log)."""
 
     host_id: str
     code: str
@@ -574,5 +578,66 @@ class QueueLimited(Data, frozen=True):
     reason: str = ""
 
 
-SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG)
+# --- definitions: what can be run again ------------------------------------------------------------------
+
+
+@_event("fleetlog.definition.set.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class DefinitionSet(Data, frozen=True):
+    """A definition was made, or changed: this is all of its new version. Who did it stands in `authid`."""
+
+    definition_id: str
+    version: int
+    """One more than the last of this name; void otherwise."""
+    definition: Definition
+    message: str = ""
+
+
+@_event("fleetlog.definition.removed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
+class DefinitionRemoved(Data, frozen=True):
+    """A definition is no more. Its versions stay in the log, and so does what was run from it."""
+
+    definition_id: str
+    name: str
+    message: str = ""
+
+
+# --- the archive: where the log's past is ----------------------------------------------------------------
+
+
+@_event("fleetlog.segment.sealed.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway")
+class SegmentSealed(Data, frozen=True):
+    """The next part of the log is in a file of the archive, byte for byte. See `docs/archive.md`."""
+
+    first_seq: int
+    last_seq: int
+    """Of the last message in it, which ends an atomic batch; a segment holds every sequence between."""
+    first_ms: int
+    last_ms: int
+    """When its first and last message were stored."""
+    bytes: int
+    """Of its content before compression."""
+    sha256: str
+    """Of its content before compression."""
+    chain_head: str
+    """The head of the hash chain after its last message."""
+
+
+@_event("fleetlog.log.pruned.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway", minreader=2)
+class LogPruned(Data, frozen=True):
+    """Messages that are in sealed segments are about to leave the stream; the last one of a subject stays.
+
+    Who knows of no archive would read a log with holes: it stops here.
+    """
+
+    through_seq: int
+    """The last sequence of a sealed segment."""
+    below: dict[str, int]
+    """Subject to the sequence below which its messages go."""
+    reason: Literal["age", "room"]
+    """They are older than `keeper.keep_days`, or the log is fuller than `keeper.full_ratio`."""
+
+
+PRUNABLE = (REQUEST, DISPATCH, RESULT)
+"""The only subjects that are ever pruned. What readers load by subject, and what is small, stays in the stream."""
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, ARCHIVE)
 """The subjects of EVENTS that have writers today."""

@@ -62,6 +62,26 @@ WINDOWS_MAX = 200
 """Windows in force at once: each is looked at for every host."""
 QUEUES_MAX = 1_000
 """Queues that have a limit."""
+DEFINITIONS_MAX = 5_000
+"""Definitions at once: each gateway keeps all of them in memory."""
+DEFINITION_NAMES_MAX = 100_000
+"""Names that definitions ever had: their last version is remembered, so that a version of a name never comes twice."""
+DEFINITION_BYTES_MAX = 64 * 1024
+"""Bytes of one definition as JSON: with its parameters' values it still makes a task (SPEC_BYTES_MAX). Texts are blobs."""
+DEFINITIONS_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of all definitions as JSON: each gateway keeps them in memory."""
+DEFINITION_VERSIONS_MAX = 1_000
+"""Versions of one definition that are listed; older ones are still in the log."""
+DESCRIPTION_BYTES_MAX = 4_000
+"""Bytes of a definition's description: a page of text."""
+PARAMETERS_MAX = 50
+"""Parameters of one definition: a form that people still fill in."""
+PARAMETER_VALUES_MAX = 200
+"""Values of an enumeration, and items of a list."""
+PARAMETER_BYTES_MAX = 16 * 1024
+"""Bytes of one parameter's value as text; Linux takes 128 KiB in one environment variable."""
+PARAMETERS_BYTES_MAX = 64 * 1024
+"""Bytes of all values of one task: they are kept in the log with it."""
 REASON_BYTES_MAX = 1_000
 """Bytes of a reason that a person gives: it is kept in the log for ever."""
 TIMEOUT_MS_MAX = 30 * 24 * 3_600_000
@@ -72,3 +92,7 @@ TASK_ID_AGE_MS_MAX = 24 * 3_600_000
 """Older task ids are refused, so that remembering the ids of one day is enough to make "first wins" hold for ever."""
 TASK_ID_AHEAD_MS_MAX = 5 * 60_000
 """How far a client's clock may be ahead of the bus's."""
+
+DISK_HEADROOM_BYTES = 128 * 1024**2
+"""Free bytes of the bus's disk below which no new task is taken, so that results of what runs still fit: about a hundred
+thousand ends, with output beside them."""

@@ -99,6 +99,8 @@ class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     submitted_by: str = ""
     name: str = ""
     tag: str = ""
+    definition: str = ""
+    """Name (as it was when the task was submitted) or id of its definition."""
     since_ms: int = 0
     until_ms: int = 0
     limit: int = 50
@@ -164,11 +166,13 @@ class StatsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     """`stats`: counts, success rate and durations of ended commands. Answer: Page of StatsRow."""
 
     by: str = "kind"
-    """kind, host or day."""
+    """kind, host, day or definition; by definition, only commands of tasks that came from one."""
     since_ms: int = 0
     until_ms: int = 0
     kind: str = ""
     host: str = ""
+    definition: str = ""
+    """Name or id."""
 
 
 class SqlQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
@@ -189,9 +193,13 @@ class TypicalQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PreviousQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
-    """`previous`, to the reporter: the last task that ran the same payload. Answer: Previous, or null."""
+    """`previous`, to the reporter: the last task that ran a payload, or was one of a definition. Answer: Previous, or null."""
 
-    payload: Payload
+    payload: Payload | None = None
+    definition_id: str = ""
+    outcome: str = ""
+    before_id: str = ""
+    """Only tasks that were submitted before this one; ids carry their time."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -221,6 +229,9 @@ class TaskSummary(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
     hold: str | None = None
     """`paused` or `halted` while it starts nothing more for the time being."""
+    definition: str | None = None
+    """Name of the definition that it came from, as it was."""
+    version: int | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -295,6 +306,8 @@ class HostView(msgspec.Struct, frozen=True):
     alerts: list[dict[str, str]]
     """time, code, message."""
     refused_reason: str
+    refused_code: str = ""
+    """`ticket` or `counter` (a copy, or a machine set back), or `restored` (the log is older than the host)."""
 
 
 class StatsRow(msgspec.Struct, frozen=True):

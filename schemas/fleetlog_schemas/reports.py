@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.limits import BLOB_CHUNK_BYTES
 from fleetlog_schemas.outcomes import Outcome, Ran
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
@@ -157,6 +158,8 @@ class BlobRequest(msgspec.Struct, frozen=True):
     sha256: str
     token: str
     offset: int
+    bytes_max: int = BLOB_CHUNK_BYTES
+    """No more at once: on a narrow line, a large answer holds up everything behind it."""
 
 
 class BlobChunk(msgspec.Struct, frozen=True):

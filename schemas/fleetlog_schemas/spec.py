@@ -115,6 +115,21 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     """Waves (from 1) that wait until a person approves them; 0 stands for every wave after the first."""
 
 
+ParameterValue = str | bool | int | float | tuple[str, ...]
+"""Value of a parameter."""
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The version of a definition that a task is a run of, and the values of its parameters. Written by the gateway."""
+
+    definition_id: str
+    version: int
+    name: str
+    """As it was when the task was submitted."""
+    parameters: dict[str, ParameterValue] = {}
+    """Given or by default; secrets are never among them."""
+
+
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One request to run something on hosts."""
 
@@ -154,6 +169,8 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     number, or none when there is a rollout."""
     ignore_windows: bool = False
     """Run outside maintenance windows and inside blackouts; never against a freeze."""
+    definition: Origin | None = None
+    """What it is a run of, when it was made from a definition; the definition's id is then its key."""
     rerun_of: str | None = None
     tags: tuple[str, ...] = ()
     plan_hash: str = ""

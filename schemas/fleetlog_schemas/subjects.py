@@ -35,6 +35,8 @@ class Stream(msgspec.Struct, frozen=True):
     per_subject_max: int = 0
     """Messages kept per subject; 0 is no limit."""
     age_seconds_max: int = 0
+    synced_late: bool = False
+    """The bus may confirm a message before it is on disk: whoever sent it keeps it until the log has what it says."""
     ttl: bool = False
     """Messages may carry their own time to live."""
     message_bytes_max: int = limits.BUS_MESSAGE_BYTES_MAX
@@ -47,7 +49,7 @@ STREAMS = (
         why="the log: every state change, in one order, kept until archived",
     ),
     Stream(
-        name=REPORTS, subjects=("rpt.*",), bytes_max=4 * _GIB, work_queue=True, discard_new=True,
+        name=REPORTS, subjects=("rpt.*",), bytes_max=4 * _GIB, work_queue=True, discard_new=True, synced_late=True,
         per_subject_max=10_000, message_bytes_max=limits.REPORT_BYTES_MAX + 4096,
         why="what agents said, until a recorder has appended it to the log; a flood fills only its host's share",
     ),

@@ -28,6 +28,7 @@ def test_commands_end_as_they_exit(tmp_path: Path) -> None:
             assert [end.exit_code for end in ends] == [0, 3, 3, None, None]
             assert ends[0].token == f"token {good} 1"
             assert (ends[1].tail, ends[3].signal) == ("broken\n", 9)
+            assert (ends[0].tail, ends[0].output) == ("", None)
             assert ends[4].ran is Ran.NO
             assert "'no-such-program' was not found" in ends[4].error
             assert ends[0].duration_ms is not None

@@ -498,7 +498,7 @@ def test_why_puts_reporter_and_dispatcher_together_and_names_who_is_missing(home
             stop = await bus.subscribe("ask.dispatcher.waiting", waiting)
             status, body = await rig.get(path)
             assert (status, body["data"]) == (
-                200, {"task": None, "waiting": [group], "failures": None, "missing": ["reporter"]},
+                200, {"task": None, "waiting": [group], "failures": None, "missing": ["reporter"], "difference": None},
             )
             async with reporter_on(home):
                 status, body = await rig.get(path)

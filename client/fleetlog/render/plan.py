@@ -29,7 +29,7 @@ def plan_text(answer: Json, again: str, style: Style) -> str:
     lines += [f"  {name:<9} {value}" for name, value in fields if value]
     lines += _waves(hosts, style) if waves > 1 else []
     lines += _would(hosts, style)
-    lines += _difference(answer.get("difference"), style)
+    lines += difference_lines(answer.get("difference"), "the last task that ran the same", style)
     return "\n".join([*lines, f"plan {answer['plan_hash']}", f"run exactly this:  {style.line(again)}"])
 
 
@@ -73,12 +73,12 @@ def _would(hosts: Sequence[Json], style: Style) -> list[str]:
     return [*lines, f"  {count_of(rest, 'further host')}: see -o json"] if rest else lines
 
 
-def _difference(found: Json | None, style: Style) -> list[str]:
-    """Return how the plan differs from the last task that ran the same."""
+def difference_lines(found: Json | None, what: str, style: Style) -> list[str]:
+    """Return how a plan, or a task, differs from an earlier task."""
     if not found:
         return []
     outcome = found["outcome"] or "not ended"
-    lines = [f"  beside the last task that ran the same: {str(found['task_id'])[-8:]}, {outcome}, {moment(found['submitted_at'])}"]
+    lines = [f"  beside {what}: {str(found['task_id'])[-8:]}, {outcome}, {moment(found['submitted_at'])}"]
     for word, names in (("new", found["hosts_added"]), ("gone", found["hosts_removed"])):
         if names:
             lines.append(f"    {word} hosts: {shorten(style.line(names), 200)}")

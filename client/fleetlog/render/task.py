@@ -9,8 +9,9 @@ import msgspec
 
 from fleetlog.render.text import Style, clean_json, count_of, moment, seconds, shorten, table
 from fleetlog_schemas import hostset
+from fleetlog_schemas.definitions import as_text
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import QUEUE_DEFAULT, Script, Shell, TaskSpec
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Origin, Script, Shell, TaskSpec
 from fleetlog_schemas.view import CommandView, FailureGroup, TaskView, WaveView
 
 ROWS_MAX = 50
@@ -40,6 +41,7 @@ def _head(view: TaskView, style: Style) -> list[str]:
         ("name", style.line(view.name)),
         ("target", style.line(view.target) or (count_of(len(view.spec.host_ids), "chosen host"))),
         ("asked", f"{moment(view.submitted_at)} by {style.line(view.submitted_by) or 'unknown'}"),
+        ("of", _origin(view.spec.definition, style)),
         ("rerun of", view.rerun_of or ""),
         ("admission", _admission(view, style)),
         ("tags", " ".join(view.tags)),
@@ -55,9 +57,17 @@ def _head(view: TaskView, style: Style) -> list[str]:
     return lines + [f"  {name:<9} {value}" for name, value in fields if value]
 
 
+def _origin(origin: Origin | None, style: Style) -> str:
+    """Return the version of the definition that it was a run of, and the parameters."""
+    if origin is None:
+        return ""
+    given = " ".join(f"{name}={shorten(as_text(value), 60)}" for name, value in origin.parameters.items())
+    return style.line(f"{origin.name} version {origin.version}" + (f", {given}" if given else ""))
+
+
 def _admission(view: TaskView, style: Style) -> str:
     """Return priority, queue and key where they are not the usual ones."""
-    usual = (("priority", view.priority, 5), ("queue", view.queue, QUEUE_DEFAULT), ("key", view.key or "", ""))
+    usual = (("priority", view.priority, 5), ("queue", view.queue, QUEUE_DEFAULT), ("key", "" if view.spec.definition else view.key or "", ""))
     return ", ".join(f"{name} {style.line(str(value))}" for name, value, default in usual if value != default)
 
 

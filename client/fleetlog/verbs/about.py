@@ -7,21 +7,12 @@ from typing import Any
 
 from fleetlog.console import Console
 from fleetlog.exits import MEANINGS, CliError, Exit
-
-
-def own_version() -> str:
-    """Return the version of this client."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fleetlog")
-    except PackageNotFoundError:
-        return "0 (not installed)"
+from fleetlog_schemas.version import VERSION
 
 
 def version(console: Console) -> int:
     """Print the versions of this client and of the gateway, if there is one."""
-    found: dict[str, Any] = {"client": own_version(), "gateway": None}
+    found: dict[str, Any] = {"client": VERSION, "gateway": None}
     try:
         found["gateway"] = console.gateway.get("/version")
     except CliError as error:

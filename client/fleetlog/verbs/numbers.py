@@ -19,8 +19,8 @@ def stats(console: Console) -> int:
     """Print counts, success rate and durations of ended commands."""
     options = console.options
     answer = console.gateway.get(
-        "/stats", by=options.by, kind=options.kind, host=options.host, since_ms=since_ms(options.since),
-        as_of=options.as_of,
+        "/stats", by=options.by, kind=options.kind, host=options.host, definition=options.definition,
+        since_ms=since_ms(options.since), as_of=options.as_of,
     )["data"]
     if console.json:
         console.put_json(answer)
@@ -53,5 +53,5 @@ def verify_projection(console: Console) -> int:
         for name, state in sorted(answer["tables"].items()):
             console.put(f"  {name:<24} {console.out_style.line(state)}")
     if not answer["equal"]:
-        console.say("delete the file reporter/projection-v1.duckdb and start the reporter: it is rebuilt from the log")
+        console.say("delete the file reporter/projection-v*.duckdb and start the reporter: it is rebuilt from the log")
     return Exit.OK if answer["equal"] else Exit.INTERNAL

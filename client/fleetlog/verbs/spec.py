@@ -218,12 +218,19 @@ def _rollout(options: argparse.Namespace) -> Rollout | None:
 
 def _environment(options: argparse.Namespace) -> dict[str, str]:
     found = {name: _from_here(name, "--env") if value is None else value for name, value in options.env}
-    for name, path in options.secret:
-        if path is None:
-            found[name] = _from_here(name, "--secret")
-        else:
-            found[name] = _read(path).decode("utf-8", "surrogateescape").removesuffix("\n")
+    found.update({name: secret_of(name, path) for name, path in options.secret})
     return found
+
+
+def secret_of(name: str, path: str | None) -> str:
+    """Return a secret from a file, or from the environment here.
+
+    Raises:
+        CliError: it is not there.
+    """
+    if path is None:
+        return _from_here(name, "--secret")
+    return _read(path).decode("utf-8", "surrogateescape").removesuffix("\n")
 
 
 def _from_here(name: str, flag: str) -> str:

@@ -1,4 +1,4 @@
-"""exec, run, rerun and watch: everything that ends in following a task."""
+"""exec, run FILE, rerun and watch: everything that ends in following a task."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def exec_argv(console: Console) -> int:
 
 def run_file(console: Console) -> int:
     """Run a script on hosts."""
+    options = console.options
+    if not options.target:
+        raise CliError(Exit.TYPED_WRONG, "-t TARGET is needed: on which hosts?")
+    if options.parameter or options.narrow or options.definition_version:
+        raise CliError(Exit.TYPED_WRONG, f"-p, --narrow and --version go with a definition, and {options.file} is a file")
     return _submit(console, *specs.of_file(console.options))
 
 
@@ -40,9 +45,9 @@ def _submit(console: Console, spec: TaskSpec, content: Content) -> int:
     spec = content.upload(console.client, spec)
     options = console.options
     if options.plan or not (options.yes or spec.plan_hash):
-        plan = _plan(console, spec)
+        plan = plan_of(console, "/plan", msgspec.to_builtins(spec))
         if options.plan:
-            return _print_plan(console, plan)
+            return print_plan(console, plan)
         if console.confirm_hosts(len(plan["hosts"])):
             # What was confirmed is what runs: another plan is refused.
             spec = msgspec.structs.replace(spec, plan_hash=plan["plan_hash"])
@@ -52,10 +57,11 @@ def _submit(console: Console, spec: TaskSpec, content: Content) -> int:
     except KeyboardInterrupt:
         console.say(f"\ninterrupted while submitting:  fleetlog show {task_id}  says whether it was")
         return Exit.INTERRUPTED
-    return _go_on(console, task_id, "last")
+    return go_on(console, task_id, "last")
 
 
-def _go_on(console: Console, task_id: str, reference: str) -> int:
+def go_on(console: Console, task_id: str, reference: str) -> int:
+    """Follow a task that was submitted, or print its id."""
     if not console.options.detach:
         return follow_to_end(console, task_id, reference)
     if console.json:
@@ -65,13 +71,13 @@ def _go_on(console: Console, task_id: str, reference: str) -> int:
     return Exit.OK
 
 
-def _plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
-    """Return what submitting would do.
+def plan_of(console: Console, path: str, body: Any) -> dict[str, Any]:
+    """Return what submitting would do, as *path* says of *body*.
 
     Raises:
         CliError: it would be refused.
     """
-    answer = _ask_plan(console, spec)
+    answer = _ask_plan(console, path, body)
     plan: dict[str, Any] = answer.get("data", answer)
     problem = plan.get("problem")
     if problem:
@@ -80,13 +86,13 @@ def _plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
     return plan
 
 
-def _ask_plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
+def _ask_plan(console: Console, path: str, body: Any) -> dict[str, Any]:
     """Ask the dispatcher, and ask again for a while when none is active: another may just be taking over."""
     deadline = time.monotonic() + PLAN_WAIT_S
     said = False
     while True:
         try:
-            return console.gateway.post("/plan", msgspec.to_builtins(spec))
+            return console.gateway.post(path, body)
         except GatewayError as error:
             if error.status not in (503, 504) or time.monotonic() > deadline:
                 raise
@@ -96,7 +102,8 @@ def _ask_plan(console: Console, spec: TaskSpec) -> dict[str, Any]:
         time.sleep(PLAN_PAUSE_S)
 
 
-def _print_plan(console: Console, plan: dict[str, Any]) -> int:
+def print_plan(console: Console, plan: dict[str, Any]) -> int:
+    """Print a plan, and what to type to run exactly it."""
     if console.json:
         console.put_json(plan)
         return Exit.OK
@@ -126,13 +133,15 @@ def rerun(console: Console) -> int:
     if options.failed:
         outcomes = [outcome.value for outcome in RERUN_OUTCOMES] + (["lost"] if options.include_lost else [])
         body = {"failed": True, "include_lost": options.include_lost}
+    if options.latest:
+        body = {**(body or {}), "latest": True}
     console.confirm_hosts(sum(counts.get(name, 0) for name in outcomes) if outcomes else answer["hosts"])
     started = console.gateway.post(f"/tasks/{task_id}/rerun", body, Idempotency_Key=new_task_id())
     again = str(started["task_id"])
     console.say(f"task {short(again)} runs {short(task_id)} again on {count_of(int(started['hosts']), 'host')}")
     if started.get("gone"):
         console.say(f"left out, for they are gone: {console.err_style.line(started['gone'])}")
-    return _go_on(console, again, "last")
+    return go_on(console, again, "last")
 
 
 def watch(console: Console) -> int:

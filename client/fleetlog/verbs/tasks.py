@@ -7,9 +7,11 @@ from typing import Any
 
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
+from fleetlog.http import GatewayError, segment
 from fleetlog.render.lists import tasks_text
 
 PAGE_MAX = 500
+NOT_FOUND = 404
 
 
 def ls(console: Console) -> int:
@@ -17,7 +19,7 @@ def ls(console: Console) -> int:
     options = console.options
     query = {
         name: getattr(options, name)
-        for name in ("state", "outcome", "kind", "host", "name", "tag", "submitted_by", "as_of")
+        for name in ("state", "outcome", "kind", "host", "name", "tag", "definition", "submitted_by", "as_of")
     }
     items: list[dict[str, Any]] = []
     cursor = None
@@ -44,7 +46,20 @@ def since_ms(ago_ms: int) -> int:
 
 def show(console: Console) -> int:
     """Show everything about a task, as the reporter has it."""
-    return _print_view(console, console.client.show(console.options.task, as_of=console.options.as_of))
+    view = console.client.show(console.options.task, as_of=console.options.as_of)
+    code = _print_view(console, view)
+    if view.spec.definition is not None and not console.json:
+        _say_removed(console, view.spec.definition)
+    return code
+
+
+def _say_removed(console: Console, origin: Any) -> None:
+    """Say beside the task that its definition is no more."""
+    try:
+        console.gateway.get(f"/definitions/{segment(origin.definition_id)}")
+    except GatewayError as error:
+        if error.status == NOT_FOUND:
+            console.say(f"the definition {origin.name} was removed; the task keeps what it was")
 
 
 def replay(console: Console) -> int:

@@ -8,6 +8,7 @@ from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import segment
 from fleetlog.render.lists import waiting_lines, waits_text
+from fleetlog.render.plan import difference_lines
 
 _STEPS = {
     "approval": "approve:  fleetlog approve {short}",
@@ -41,6 +42,7 @@ def why(console: Console) -> int:
         return Exit.OK
     short = str(task["task_id"])[-8:]
     lines = _of_task(console, task, failures, waiting)
+    lines += difference_lines(answer.get("difference"), "the last one of this definition that succeeded", console.out_style)
     console.put("\n".join([*lines, *_waiting_steps(waiting, short), *_next_steps(task, short)]))
     return Exit.OK
 

@@ -6,9 +6,10 @@ JWTs, and the values of fields that are named like one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -25,6 +26,23 @@ _SECRET_NAMES = re.compile(r"(?i)(^|_)(token|seed|secret|password|authorization|
 _CUT = "[cut out]"
 
 
+class _Lossy:
+    """A stream that may lose lines: a full disk behind it, or nobody who reads, must not end what it tells of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write *text* if that can be done."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Write what is buffered if that can be done."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def configure(level: str = "info") -> None:
     """Send diagnostics of this process to stderr as JSON, from *level* on."""
     structlog.configure(
@@ -36,7 +54,7 @@ def configure(level: str = "info") -> None:
             structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _Lossy(sys.stderr))),
         cache_logger_on_first_use=False,
     )
 

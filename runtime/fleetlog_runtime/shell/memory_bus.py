@@ -180,6 +180,11 @@ class MemoryBus:
         await asyncio.sleep(0)
         return self._store.state(stream)
 
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence."""
+        await asyncio.sleep(0)
+        return self._store.purge(stream, subject, below_seq)
+
     async def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:
         """Share a work queue; see the Bus contract. There is one consumer of each queue."""
         while True:

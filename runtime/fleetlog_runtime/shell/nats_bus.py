@@ -195,11 +195,12 @@ class NatsBus:
             raise AppendRefused(f"more than {limits.BATCH_MESSAGES_MAX} messages in one batch")
         if any(len(draft.body) > limits.BUS_MESSAGE_BYTES_MAX - 4096 for draft in batch.drafts):
             raise BusFull(f"a message exceeds the {limits.BUS_MESSAGE_BYTES_MAX} bytes of the bus")
-        try:
-            async with asyncio.timeout(self._append_seconds):
-                await self._until_connected()
-        except (TimeoutError, NoAnswer):
-            raise NotSent("the bus cannot be reached") from None
+        if not self.is_connected:
+            try:
+                async with asyncio.timeout(self._append_seconds):
+                    await self._until_connected()
+            except (TimeoutError, NoAnswer):
+                raise NotSent("the bus cannot be reached") from None
         send = send_one if len(batch.drafts) == 1 else send_atomic
         answer = await send(self._client, self._replies, batch, self._append_seconds)
         try:
@@ -240,6 +241,10 @@ class NatsBus:
     async def state(self, stream: str) -> StreamState:
         """Return where a stream begins and ends. Raises NoAnswer."""
         return await self._reading.state(stream)
+
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence. Raises NoAnswer."""
+        return await self._reading.purge(stream, subject, below_seq)
 
     async def api(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
         """Call the JetStream API. Raises NoAnswer, NotFound."""

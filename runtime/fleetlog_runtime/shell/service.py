@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import os
 import secrets
 import signal
@@ -21,9 +22,11 @@ from typing import Any
 
 import structlog
 
-from fleetlog_runtime.pure.bus import Bus, NoAnswer
+from fleetlog_runtime.pure.bus import ArchiveMissing, Bus, NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
 from fleetlog_runtime.shell import diagnostics
+from fleetlog_runtime.shell.archive import folder_of
+from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home, HomeError, default_path
@@ -35,6 +38,9 @@ EXIT_TYPED_WRONG = 2
 CONNECT_SECONDS_MAX = 30.0
 """How long a service waits for a bus that is just being started."""
 CONNECT_RETRY_SECONDS = 0.25
+COLLECT_OBJECTS = 10_000
+"""New objects before cyclic garbage is looked for. Folding makes many that stay and hardly any cycle: with Python's
+own 700, looking costs a twelfth of the services' CPU, and pauses that grow with what they remember."""
 
 
 class Fatal(Exception):
@@ -50,6 +56,7 @@ class Context:
     """Unique among everything that runs: it tells two dispatchers apart."""
     home: Home
     bus: Bus
+    """The log reads as one on it, archive and stream."""
     settings: Settings
     clock: Clock
     stop: asyncio.Event
@@ -87,7 +94,7 @@ async def open_context(
     Raises:
         ConnectFailed: the bus could not be reached within *wait_seconds*.
         HomeError: the home lacks something.
-        Fatal: the bus ended the connection for good.
+        Fatal: the bus ended the connection for good, or a part of the log is missing from the archive.
     """
     instance = new_instance()
     log = structlog.get_logger().bind(service=name, instance=instance)
@@ -102,9 +109,12 @@ async def open_context(
         await health.serve(bus)
         try:
             yield Context(
-                name=name, instance=instance, home=home, bus=bus, settings=settings, clock=Clock(), stop=stop,
-                log=log, health=health,
+                name=name, instance=instance, home=home,
+                bus=ArchivedBus(bus, folder_of(home.path, settings.keeper.archive_path)), settings=settings,
+                clock=Clock(), stop=stop, log=log, health=health,
             )
+        except ArchiveMissing as error:
+            raise Fatal(str(error)) from None
         except NoAnswer:
             if not bus.closed.is_set():
                 raise
@@ -172,6 +182,7 @@ async def _serve(name: str, run: Run, home: Home, settings: Settings) -> None:
 
 def run_loop(main: Any) -> Any:
     """Run a coroutine on uvloop, or on asyncio's own loop where uvloop is not installed."""
+    gc.set_threshold(COLLECT_OBJECTS)
     try:
         import uvloop
     except ImportError:

@@ -32,14 +32,16 @@ ACKS_PENDING_MAX = 5_000
 CONSUMERS_PER_STREAM_MAX = 5_000
 """Readers of one stream at once, as in the server's configuration."""
 API_TIMEOUT_SECONDS = 10
+PERSIST_MODE = "persist_mode"
+"""`async` confirms before it syncs, of one stream. The server takes it only where a stream is made, and not with replicas."""
 _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
 
 _NOT_NOW = 503
 """What a cluster says that has no leader at the moment."""
-_NO_NODES = 10005
-"""What it says when too few nodes are there to hold the copies."""
+_WAIT_NUMBERS = frozenset({10005, 10130})
+"""Too few nodes are there to hold the copies; a stream is being restored."""
 
 
 class StreamError(Exception):
@@ -53,7 +55,7 @@ class StreamError(Exception):
     @property
     def refused(self) -> bool:
         """Whether asking again later changes nothing."""
-        return self.code != _NOT_NOW and self.number != _NO_NODES
+        return self.code != _NOT_NOW and self.number not in _WAIT_NUMBERS
 
 
 def reservations(home: Home) -> dict[str, int]:
@@ -68,7 +70,7 @@ def reservations(home: Home) -> dict[str, int]:
     kept: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
     missing = {name: size for name, size in wanted.items() if name not in kept}
     if missing:
-        free = shutil.disk_usage(home.path).free - sum(kept.values())
+        free = shutil.disk_usage(home.path / "nats").free - sum(kept.values())
         kept |= _fitted(missing, int(free * DISK_SHARE))
         write_atomic(path, json.dumps(kept, indent=1).encode())
     return kept
@@ -110,6 +112,7 @@ def stream_config(stream: subjects.Stream, bytes_max: int, replicas: int = 1) ->
         "allow_msg_ttl": stream.ttl,
         "deny_delete": stream.deny_delete,
         "deny_purge": False,
+        **({PERSIST_MODE: "async"} if stream.synced_late and replicas == 1 else {}),
     }
 
 
@@ -133,16 +136,43 @@ def _blobs_config(bytes_max: int, replicas: int) -> dict[str, Any]:
     }
 
 
-async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1) -> None:
+async def check_log_reaches(client: Client, known_seq: int) -> None:
+    """Check that the log of a home that has run before is there, and no shorter than what was derived from it.
+
+    A new log that began in its place would give out the same sequences again, and know nothing of what ran.
+
+    Raises:
+        StreamError: it is not; the message says what to do.
+    """
+    try:
+        last_seq = int((await call_api(client, f"STREAM.INFO.{subjects.EVENTS}", {}))["state"]["last_seq"])
+    except StreamError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        last_seq = -1
+    if last_seq >= known_seq:
+        return
+    found = "there is no log" if last_seq < 0 else f"the log ends at {last_seq}"
+    known = f", but what was derived from it knows {known_seq} events" if known_seq else ", but this system has run before"
+    ways = ["with a backup:    fleetlog backup restore BACKUP --data NEWFOLDER"]
+    if last_seq >= 0:
+        ways.append("without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder")
+    ways.append("to begin anew:    fleetlog up --data NEWFOLDER, and join every host again")
+    text = "\n  ".join([f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.", *ways])
+    raise StreamError(text)
+
+
+async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1, output_seq: int = 0) -> None:
     """Make every stream, the bucket of blobs and the recorders' consumer, or bring them to their definition.
 
-    Each has a copy on *replicas* nodes.
+    Each has a copy on *replicas* nodes. An OUTPUT that has to be made goes on behind *output_seq*.
 
     Raises:
         StreamError: the server refused.
     """
     for stream in subjects.STREAMS:
-        await _ensure(client, stream_config(stream, sizes[stream.name], replicas))
+        first = {"first_seq": output_seq + 1} if stream.name == subjects.OUTPUT and output_seq else {}
+        await _ensure(client, stream_config(stream, sizes[stream.name], replicas), first)
     await _ensure(client, _blobs_config(sizes[subjects.BLOBS], replicas))
     consumer = {
         "durable_name": subjects.RECORDER_CONSUMER,
@@ -173,17 +203,24 @@ async def streams_exist(client: Client) -> bool:
     return True
 
 
-async def _ensure(client: Client, config: dict[str, Any]) -> None:
+async def _ensure(client: Client, config: dict[str, Any], first: dict[str, Any] | None = None) -> None:
+    """Make a stream, at first with *first*, or bring it to its configuration."""
     try:
         found = (await call_api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
         if error.code != _NOT_FOUND:
             raise
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config | (first or {}))
+        return
+    if config["num_replicas"] > 1 and found.get(PERSIST_MODE) == "async":
+        # Such a stream cannot get copies. It is made anew: whoever sent what it holds has kept it, and sends it again.
+        await call_api(client, f"STREAM.DELETE.{config['name']}", {})
         await call_api(client, f"STREAM.CREATE.{config['name']}", config)
         return
     # The server leaves out what is false, zero or empty.
-    if any(found.get(key, None) != value for key, value in config.items() if value or key in found):
-        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | config)
+    wanted = {key: value for key, value in config.items() if key != PERSIST_MODE}
+    if any(found.get(key, None) != value for key, value in wanted.items() if value or key in found):
+        await call_api(client, f"STREAM.UPDATE.{config['name']}", found | wanted)
 
 
 async def call_api(client: Client, call: str, body: dict[str, Any]) -> dict[str, Any]:

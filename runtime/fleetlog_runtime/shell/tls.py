@@ -24,6 +24,8 @@ AUTHORITY_DAYS = 3_650
 """Agents pin the authority, so replacing it means joining again."""
 CERTIFICATE_DAYS = 398
 """What public authorities may give at most today."""
+BACKDATED_DAYS = 7
+"""Valid from so long ago: the clock of a machine that joins may be behind, by a day or by a wrong date."""
 RENEW_DAYS = 30
 """Made anew at a start within this many days of its end."""
 
@@ -121,10 +123,9 @@ def _dated(days: int) -> x509.CertificateBuilder:
     from cryptography import x509
 
     now = dt.datetime.now(dt.UTC)
-    # An hour back: the clock of a machine that joins may be a little behind.
     return (
         x509.CertificateBuilder().serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(days=days))
+        .not_valid_before(now - dt.timedelta(days=BACKDATED_DAYS)).not_valid_after(now + dt.timedelta(days=days))
     )
 
 

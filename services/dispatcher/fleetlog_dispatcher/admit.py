@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Collection
 from typing import NamedTuple
 
-from fleetlog_dispatcher.gates import free_slots, in_flight, policy_gate, task_gate
+from fleetlog_dispatcher.gates import free_slots, ignorance, in_flight, policy_gate, task_gate
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.plan import Layout
 from fleetlog_dispatcher.queues import Place
@@ -74,6 +74,10 @@ class Round:
         if task.spec.key:
             self._by_key[task.spec.key] = self._by_key.get(task.spec.key, 0) + 1
 
+    def _ends_unsent(self, task: Task, host_id: str) -> bool:
+        """Whether the host's agent does not know what the task asks for: such a command ends by decision."""
+        return bool(ignorance(self._state.hosts.by_id.get(host_id), task.spec))
+
     # --- what waits ---
 
     def waiting(self) -> None:
@@ -97,7 +101,7 @@ class Round:
             return
         task = self._state.tasks.by_id[source.place[2]]
         command = self._live.queues.by_host[source.host_id][task.task_id]
-        if not (task.stop or command.stop):
+        if not (task.stop or command.stop or self._ends_unsent(task, source.host_id)):
             self._take(task, source.host_id, len(command.attempts) + 1)
         lane, at = self._live.queues.lanes[source.host_id][source.queue], source.at + 1
         if at < len(lane):
@@ -126,7 +130,7 @@ class Round:
         for host_id, command in commands.items():
             if left <= 0:
                 return
-            if command.wave > task.wave or command.stop or command.due_ms > self._now_ms:
+            if command.wave > task.wave or command.stop or command.due_ms > self._now_ms or self._ends_unsent(task, host_id):
                 continue
             if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
                 self._take(task, host_id, len(command.attempts) + 1)
@@ -155,7 +159,7 @@ class Round:
                 host_id = host.host_id
                 if left <= 0:
                     break
-                if host_id in self._live.queues.lanes or host_id in task.cancelled_early:
+                if host_id in self._live.queues.lanes or host_id in task.cancelled_early or ignorance(host, spec):
                     continue
                 if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
                     self._take(task, host_id, 1)

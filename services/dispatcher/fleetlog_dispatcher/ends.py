@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fleetlog_dispatcher.gates import absence, lock_holder
+from fleetlog_dispatcher.gates import absence, ignorance, lock_holder
 from fleetlog_dispatcher.live import Flight, Key, Live, Presence
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
@@ -16,6 +16,7 @@ from fleetlog_schemas import events
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.records import Command, CommandState, Task
+from fleetlog_schemas.versions import knows_everything
 
 ENDS_PER_ROUND_MAX = 5_000
 """Ends decided in one round; the rest follows in the next."""
@@ -71,14 +72,17 @@ def _never_reached(
     state: State, live: Live, host_id: str, host: Host | None, now_ms: int
 ) -> Iterator[events.End]:
     _, message = absence(host)
-    if not message:
+    if not message and (host is None or knows_everything(host.version)):
         return
     for task_id, command in live.queues.by_host[host_id].items():
         task = state.tasks.by_id[task_id]
         # A host counts as absent only when it is its turn: until then it may well come back.
         if task.hold or command.wave > task.wave or lock_holder(live, task) is not None:
             continue
-        if now_ms >= max(task.planned_ms, task.wave_ms, command.due_ms) + task.spec.wait_offline_ms:
+        unknown = ignorance(host, task.spec)
+        if unknown and now_ms >= command.due_ms:
+            yield _waiting_end(task_id, command, Outcome.ERROR, unknown)
+        elif message and now_ms >= max(task.planned_ms, task.wave_ms, command.due_ms) + task.spec.wait_offline_ms:
             yield _waiting_end(task_id, command, Outcome.UNREACHED, message)
 
 

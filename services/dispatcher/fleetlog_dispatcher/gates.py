@@ -20,6 +20,7 @@ from fleetlog_schemas.ids import short
 from fleetlog_schemas.records import Command, CommandState, Task
 from fleetlog_schemas.rollout import soaks_until_ms, wave_gate
 from fleetlog_schemas.spec import TaskSpec
+from fleetlog_schemas.versions import unknown_to
 
 
 class Gate(NamedTuple):
@@ -108,6 +109,14 @@ def absence(host: Host | None) -> tuple[str, str]:
         said = {"goodbye": "its agent said goodbye", "silent": "its agent fell silent"}.get(host.offline_reason)
         return "host-offline", f"the host is offline: {said or 'it has not connected yet'}"
     return "", ""
+
+
+def ignorance(host: Host | None, spec: TaskSpec) -> str:
+    """Return what of a task the agent of a host that can be reached does not know, or an empty text.
+
+    Who is absent may come back with a newer agent.
+    """
+    return "" if host is None or absence(host)[0] else unknown_to(host.version, spec)
 
 
 def suspicion(settings: DispatcherSettings, state: State, host: Host, presence: Presence | None, now_ms: int) -> str:

@@ -38,6 +38,7 @@ class Presence(msgspec.Struct):
     newest_seq: int = 0
     held: dict[Key, HeldState] = {}
     load: reports.Load | None = None
+    """None: its session was opened, and no heartbeat of it was heard yet."""
     spool_full: bool = False
     goodbye: bool = False
     opened_here: bool = False
@@ -89,7 +90,7 @@ class Live(msgspec.Struct):
     limits: dict[str, Limit] = {}
     """By host id, of hosts that are or were busy; any other takes as many as it has slots."""
     directory: Directory | None = None
-    """The hosts as targets mean them; None when that has changed, until the next decision."""
+    """The hosts as targets mean them; None when that has changed, until a decision needs them."""
     closed: dict[str, Closed] = {}
     """By host id: why policies let nothing be dispatched there now."""
     closed_stale: bool = True
@@ -107,6 +108,8 @@ class Live(msgspec.Struct):
     """Flights to be pushed now."""
     cancels: dict[str, dict[Key, Flight | None]] = {}
     forgets: dict[str, dict[Key, None]] = {}
+    forgetting: dict[str, None] = {}
+    """Hosts whose forgets are due: there are many, or a sweep came by."""
     to_plan: dict[str, Task] = {}
     to_end: dict[str, Task] = {}
     stopped: dict[str, Task] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fleetlog_dispatcher import queues
 from fleetlog_dispatcher.adapting import adapt
 from fleetlog_dispatcher.admit import DISPATCHES_PER_ROUND_MAX
+from fleetlog_dispatcher.delivery import FORGETS_TOGETHER, reachable
 from fleetlog_dispatcher.live import (
     REQUESTS_WAITING_MAX,
     SWEEP_MS,
@@ -41,6 +42,8 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
             live.sweep = now_ms >= live.next_sweep_ms
             if live.sweep:
                 live.next_sweep_ms = now_ms + SWEEP_MS
+                by_id = state.hosts.by_id
+                live.forgetting = {one: None for one in live.forgets if one in by_id and reachable(state, live, by_id[one])}
             _ripen(settings, state, live, now_ms)
         case Changed(event=Event(data=data), changes=Folded() as folded):
             if isinstance(data, events.HostEnrolled | events.HostLabelled | events.HostRevoked):
@@ -78,12 +81,14 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
     """Take in what time brings (retries that are due, windows that open and close), and changes of many hosts at once."""
     for host_id in queues.ripen(live.queues, state.tasks.by_id, now_ms, settings.ageing_ms):
         live.touched_next[host_id] = None
-    if live.directory is None:
+    narrowed = state.policies.freezes or state.policies.windows
+    if live.directory is None and (live.to_plan or live.questions or narrowed):
+        # Only now that somebody looks: made anew for each host, it would cost a fleet that joins the square of its size.
         live.directory = Directory(state.hosts.by_id.values())
         live.closed_stale = True
     if live.closed_stale or (live.sweep and state.policies.windows):
         before = live.closed
-        live.closed = closed_hosts(state.policies, live.directory, now_ms)
+        live.closed = closed_hosts(state.policies, live.directory, now_ms) if live.directory and narrowed else {}
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}
@@ -159,7 +164,10 @@ def _attempt_settled(settings: DispatcherSettings, live: Live, change: Change, n
             live.to_end[task.task_id] = task
     if what != "ended" or not attempt.decided:
         # The agent's own end, or its refusal, is in the log: nothing more is wanted of it.
-        live.forgets.setdefault(host_id, {})[key] = None
+        forgets = live.forgets.setdefault(host_id, {})
+        forgets[key] = None
+        if len(forgets) >= FORGETS_TOGETHER:
+            live.forgetting[host_id] = None
         live.cancels.get(host_id, {}).pop(key, None)
 
 
@@ -204,9 +212,6 @@ def _session_opened(live: Live, host: Host, pending: PendingOpen, now_ms: int) -
     )
     live.presence[host.host_id] = presence
     _compare(live, host.host_id, presence, now_ms)
-    for key, flight in live.flights.get(host.host_id, {}).items():
-        if key not in held and not flight.seen_held:
-            live.fresh.setdefault(host.host_id, {})[key] = flight
 
 
 # --- messages came -------------------------------------------------------------------------------------------
@@ -274,6 +279,15 @@ def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: 
     if beat.newest_seq <= state.position and beat.counter >= host.counter:
         _compare(live, host_id, presence, now_ms)
         _compare_held(settings, state, live, host_id, presence, now_ms)
+    if known is None or not same_session or known.load is None:
+        _session_used(live, host_id, presence)
+
+
+def _session_used(live: Live, host_id: str, presence: Presence) -> None:
+    """Push at once what a host that has come back does not hold: what was sent before its first heartbeat it cannot obey."""
+    for key, flight in live.flights.get(host_id, {}).items():
+        if key not in presence.held and not flight.seen_held:
+            live.fresh.setdefault(host_id, {})[key] = flight
 
 
 def _compare(live: Live, host_id: str, presence: Presence, now_ms: int) -> None:
@@ -327,13 +341,16 @@ def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:
         if isinstance(push, pushes.StartPush):
             _drop(live.fresh, push.host_id, key)
             if flight is not None:
-                flight.pushed_ms, flight.pushes, flight.pushed_epoch = now_ms, flight.pushes + 1, push.epoch
+                # What was sent in an earlier session could not be obeyed in this one: pauses begin anew.
+                flight.pushes = flight.pushes + 1 if flight.pushed_epoch == push.epoch else 1
+                flight.pushed_ms, flight.pushed_epoch = now_ms, push.epoch
         elif isinstance(push, pushes.CancelPush):
             live.cancels.get(push.host_id, {}).pop(key, None)
             if flight is not None:
                 flight.cancelled_ms, flight.cancels = now_ms, flight.cancels + 1
         else:
             live.forgets.get(push.host_id, {}).pop(key, None)
+            live.forgetting.pop(push.host_id, None)
     for work in (live.cancels, live.forgets):
         if not work.get(push.host_id, True):
             del work[push.host_id]

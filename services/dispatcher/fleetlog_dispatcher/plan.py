@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from fleetlog_dispatcher.choosing import choose
-from fleetlog_dispatcher.gates import absence, policy_gate
+from fleetlog_dispatcher.gates import absence, ignorance, policy_gate
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
@@ -166,7 +166,10 @@ def _planned_view(live: Live, host: Host, spec: TaskSpec, wave: int) -> PlannedV
     # A host of a later wave is looked at when its turn comes.
     if absent and not spec.wait_offline_ms and wave == 1:
         would = "be unreached"
+    unknown = ignorance(host, spec)
+    if unknown:
+        would = "be an error"
     return PlannedView(
         host_id=host.host_id, name=host.name, presence=host.presence, maintenance=host.maintenance, would=would,
-        wave=wave, reason=absent or (closed.message if closed else ""),
+        wave=wave, reason=absent or unknown or (closed.message if closed else ""),
     )

@@ -31,6 +31,8 @@ NOTES_PER_SWEEP_MAX = 20_000
 """Waiting commands whose reason is looked at in one sweep; of more, others each time."""
 COMMANDS_PER_NOTE_MAX = 500
 """Commands in one entry of an event, so that each entry fits into one."""
+_NOTED = {"priority": "all slots of the host are taken, and others go first by priority and age"}
+"""What is written of a reason whose message counts those in front: with the count each command would be an entry."""
 
 
 def waiting_gate(
@@ -128,7 +130,8 @@ def notes(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -
         gate = waiting_gate(settings, state, live, task, command, now_ms)
         if gate.reason in ("dispatch", "stopping") or (command.wait and command.wait.reason == gate.reason):
             continue
-        found.setdefault(gate, {}).setdefault(task.task_id, []).append(command.host_id)
+        noted = Gate(gate.reason, _NOTED.get(gate.reason, gate.message))
+        found.setdefault(noted, {}).setdefault(task.task_id, []).append(command.host_id)
     for gate, by_task in found.items():
         for chunk in _chunks(live, by_task):
             yield events.WaitingFor(reason=gate.reason, message=gate.message, commands=chunk)

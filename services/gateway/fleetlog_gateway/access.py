@@ -1,4 +1,4 @@
-"""Hosts, invitations, revoked keys, and what narrows admission, as the log has them: what is decided here rests on it.
+"""What this gateway decides on, as the log has it: hosts, invitations, revoked keys, definitions, what narrows admission.
 
 Pure. Folds `evt.access`, `evt.host` and `evt.catalog` only, so it is quick to rebuild at start. Every append that this
 state decides carries the last sequence of its subject that was folded, so a decision on an older state is refused by
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import events, hosts, policies
+from fleetlog_schemas import catalog, events, hosts, policies
 from fleetlog_schemas.codec import Event
 
 SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG)
@@ -36,6 +36,8 @@ class Access(msgspec.Struct):
     """Public key to the Unix milliseconds of its revocation."""
     policies: policies.Policies = msgspec.field(default_factory=policies.Policies)
     """Freezes, windows and limits of queues that are in force."""
+    definitions: catalog.Catalog = msgspec.field(default_factory=catalog.Catalog)
+    """What can be run again."""
     last_seq: dict[str, int] = {}
     """Last sequence folded of each subject: the fence of the next append."""
 
@@ -45,6 +47,7 @@ def fold(access: Access, event: Event) -> None:
     passed(access, event.subject, event.seq)
     if event.subject == events.CATALOG:
         policies.apply(access.policies, event)
+        catalog.apply(access.definitions, event)
         return
     match event.data:
         case events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
@@ -67,7 +70,11 @@ def passed(access: Access, subject: str, seq: int) -> None:
 
 
 def _forget_expired(access: Access, now_ms: int) -> None:
-    for token in [token for token, one in access.invitations.items() if one.expires_ms <= now_ms]:
+    # In the order in which they were made, so nearly in that of their ends: one that ends late holds up a few behind it.
+    while access.invitations:
+        token, oldest = next(iter(access.invitations.items()))
+        if oldest.expires_ms > now_ms:
+            return
         del access.invitations[token]
         access.used.pop(token, None)
 

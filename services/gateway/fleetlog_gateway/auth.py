@@ -26,7 +26,7 @@ class Permission(StrEnum):
     READ = "read"
     """Ask for tasks, output, events, hosts, statistics."""
     RUN = "run"
-    """Submit, rerun, steer and cancel tasks and store what they run; freezes, windows and limits of queues."""
+    """Submit, rerun, steer and cancel tasks and store what they run; definitions; freezes, windows, limits of queues."""
     HOSTS = "hosts"
     """Invite, label, accept and revoke hosts."""
     SQL = "sql"

@@ -42,9 +42,12 @@ KINDS: dict[str, tuple[int, str]] = {
     "host-not-found": (404, "There is no such host"),
     "freeze-not-found": (404, "There is no such freeze"),
     "window-not-found": (404, "There is no such window"),
+    "definition-not-found": (404, "There is no such definition"),
+    "version-not-found": (404, "There is no such version of this definition"),
     "method-not-allowed": (405, "This path does not take that method"),
     "conflict": (409, "Somebody else changed this at the same time"),
     "task-ended": (409, "The task has already ended"),
+    "not-ended": (409, "The task has not ended yet"),
     "task-stopping": (409, "The task is being stopped already"),
     "on-hold": (409, "The task is on hold already"),
     "not-on-hold": (409, "The task is not on hold"),
@@ -57,14 +60,19 @@ KINDS: dict[str, tuple[int, str]] = {
     "join-token-used": (409, "The join token was already used"),
     "too-many-invitations": (409, "Too many open invitations"),
     "too-many-policies": (409, "Too many freezes, windows or limits of queues"),
+    "definition-exists": (409, "A definition of this name exists"),
+    "too-many-definitions": (409, "Too many definitions"),
+    "version-changed": (412, "The definition has another version by now"),
     "body-too-large": (413, "The body is too large"),
     "media-type": (415, "The body is of a type that this path does not take"),
     "misdirected": (421, "This gateway does not answer to that host name"),
     "invalid": (422, "A field is wrong"),
+    "version-missing": (428, "Say which version is meant, by If-Match"),
     "task-id-time": (422, "The task id is too old or too far ahead"),
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
     "too-many-failures": (429, "Too many failed authentications"),
     "internal": (500, "Something is wrong inside the gateway"),
+    "archive-missing": (503, "A part of the log cannot be read from the archive"),
     "bus-unavailable": (503, "The bus cannot be reached: nothing was stored"),
     "service-unavailable": (503, "A service that is needed does not answer"),
     "too-many-streams": (503, "Too many live streams"),
@@ -95,6 +103,8 @@ class Body(msgspec.Struct, frozen=True):
     errors: tuple[FieldError, ...] = ()
     task_id: str | msgspec.UnsetType = msgspec.UNSET
     """With `unsettled`: the task to ask for."""
+    version: int | msgspec.UnsetType = msgspec.UNSET
+    """With `version-changed` and `definition-exists`: the present one."""
 
 
 class HttpProblem(Exception):
@@ -102,7 +112,7 @@ class HttpProblem(Exception):
 
     def __init__(
         self, code: str, detail: str, *, errors: Iterable[FieldError] = (), headers: Mapping[str, str] | None = None,
-        status: int = 0, task_id: str = "",
+        status: int = 0, task_id: str = "", version: int = 0,
     ) -> None:
         super().__init__(detail)
         known = KINDS.get(code, (status or 500, "The request was refused"))
@@ -113,6 +123,7 @@ class HttpProblem(Exception):
         self.errors = tuple(FieldError(error.pointer, clip(error.message)) for error in errors)
         self.headers = dict(headers or {})
         self.task_id = task_id
+        self.version = version
 
     def body(self, instance: str) -> bytes:
         """Return the JSON of this problem about the request to *instance* (a path)."""
@@ -120,6 +131,7 @@ class HttpProblem(Exception):
             Body(
                 type=f"urn:fleetlog:problem:{self.code}", title=self.title, status=self.status, detail=self.detail,
                 instance=clip(instance), code=self.code, errors=self.errors, task_id=self.task_id or msgspec.UNSET,
+                version=self.version or msgspec.UNSET,
             )
         )
 

@@ -21,6 +21,7 @@ from fleetlog_gateway.tail import Entry, Tail
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_schemas import subjects
 
+LOOK_AGAIN_SECONDS = 0.05
 CHUNK_BYTES = 256 * 1024
 """Written at once at most, so that one write is one step of the client and not the whole backlog."""
 
@@ -145,7 +146,7 @@ class Streams:
             if entries:
                 position = entries[-1].seq + 1
             elif position < tail.first_seq:
-                position = tail.first_seq  # what lay between was pruned
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)  # a server that is behind the others; the log has no holes
             if await self._send(response, [entry for entry in entries if wanted(entry)]):
                 silent_since = asyncio.get_running_loop().time()
             else:

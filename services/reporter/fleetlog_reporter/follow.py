@@ -1,14 +1,16 @@
 """Keep the projection up with the log: read, fold, and write what came of it in as few transactions as freshness allows.
 
 Folding happens on the event loop in short slices, writing on one thread; while a batch is written the next one
-gathers. When nothing is being written a batch is written at once; under load one every COMMIT_GAP_SECONDS, or when
-it is large, or when a question waits for it. Backpressure: reading stops while too much waits to be written.
+gathers. A batch is written GATHER_SECONDS after its first event, or when it is large, or when a question waits for it;
+no answer is older for it, since what the tables do not hold yet is in memory. Backpressure: reading stops while too
+much waits to be written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,14 +18,14 @@ import duckdb
 import structlog
 
 from fleetlog_reporter.apply import Batch, Projector
-from fleetlog_reporter.store import Damaged, Store
+from fleetlog_reporter.store import Damaged, Store, is_disk_trouble
 from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_schemas.subjects import EVENTS
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of the log in one transaction: about a second's work, so that it is worth its fsync and still soon over."""
-COMMIT_GAP_SECONDS = 0.1
-"""Between transactions under steady load: each costs some milliseconds whatever it holds."""
+GATHER_SECONDS = 0.25
+"""A transaction costs some milliseconds whatever it holds, and they would be taken from the task that it is about."""
 SLICE_SECONDS = 0.005
 """Folding without a break: other work of this loop waits no longer."""
 OPEN_STATE_BYTES_MIN = 4 * 1024 * 1024
@@ -31,7 +33,9 @@ OPEN_STATE_BYTES_MIN = 4 * 1024 * 1024
 OPEN_STATE_RATIO = 4
 """And at least this many times the size of the last copy, so that copying stays a small part of the work."""
 WRITE_TRIES_MAX = 60
-"""Attempts at one batch, a second apart (the disk may be full); then the service stops and says why."""
+"""Attempts at one batch, a second apart; then the service stops and says why. A disk that is full is waited for."""
+TELL_TRIES = 30
+"""Failed attempts between two lines about a disk that stays full."""
 
 
 class Follower:
@@ -43,6 +47,8 @@ class Follower:
         """Go on from what *store* holds; *note* hears whenever it has moved on. Raises Damaged."""
         self.projector: Projector = store.load()
         self.committed = store.position
+        self.snapshot = self.projector.position
+        """After a restart the log is read on from here: the open state is copied less often than rows are written."""
         self.folded_events = 0
         """Messages folded by this process."""
         self._bus, self._store, self._log, self._note = bus, store, log, note
@@ -53,6 +59,9 @@ class Follower:
         self._stopping = False
         self._folded_bytes = self._state_bytes = 0
         self._dirty = asyncio.Event()
+        """There is something to write, or to end."""
+        self._hurry = asyncio.Event()
+        """It must not wait for more."""
         self._in_flight: Batch | None = None
 
     @property
@@ -80,6 +89,7 @@ class Follower:
         """Write what was folded and end."""
         self._stopping = True
         self._dirty.set()
+        self._hurry.set()
 
     async def folded(self, seq: int, timeout_seconds: float) -> bool:
         """Wait until *seq* is folded; tell whether it was in time."""
@@ -96,6 +106,7 @@ class Follower:
             return True
         self._wanted = max(self._wanted, seq)
         self._dirty.set()
+        self._hurry.set()
         return await self._until(lambda: self.committed >= seq, timeout_seconds)
 
     async def _until(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
@@ -118,6 +129,8 @@ class Follower:
             self._folded_bytes += sum(len(stored.body) for stored in chunk)
             self._dirty.set()
             await self._tell_moved()
+            if self.projector.batch.bytes > BATCH_BYTES_MAX:
+                self._hurry.set()
             while self.projector.batch.bytes > BATCH_BYTES_MAX and not self._stopping:
                 async with self._moved:
                     await self._moved.wait()
@@ -128,40 +141,40 @@ class Follower:
             self._moved.notify_all()
 
     async def _write(self) -> None:
-        last = 0.0
         while True:
             await self._dirty.wait()
             self._dirty.clear()
             at_the_end = self._stopping and self._folded_bytes > 0 and self.projector.position == self.committed
             if self.projector.position > self.committed or at_the_end:
-                await self._gap(last)
-                last = _now()
+                await self._gather()
                 await self._write_batch()
             if self._stopping:
                 return
 
-    async def _gap(self, last: float) -> None:
-        """Wait for more to write, unless somebody waits, there is enough, or it was quiet before."""
-        until = last + COMMIT_GAP_SECONDS
-        while (left := until - _now()) > 0:
-            if self._stopping or self._wanted > self.committed or self.projector.batch.bytes > BATCH_BYTES_MAX:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._dirty.wait()
-            self._dirty.clear()
+    async def _gather(self) -> None:
+        """Wait for more to write, unless somebody waits or there is enough."""
+        if self._stopping or self._wanted > self.committed or self.projector.batch.bytes > BATCH_BYTES_MAX:
+            return
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._hurry.wait()
 
     async def _write_batch(self) -> None:
         # Between two awaits the fold stands at the end of an atomic batch, so what is taken here is whole.
         batch = self._in_flight = self.projector.take()
         open_state = self._open_state()
-        for number in range(1, WRITE_TRIES_MAX + 1):
+        for number in itertools.count(1):
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, batch, open_state)
                 break
             except duckdb.Error as error:
-                self._log.error("projection-not-written", attempt=number, error=str(error)[:500])
-                if number == WRITE_TRIES_MAX:
+                if number % TELL_TRIES == 1:
+                    self._log.error("projection-not-written", alarm=True, attempt=number, error=str(error)[:500])
+                if self._stopping and is_disk_trouble(error):
+                    self._in_flight = None  # the next start reads it from the log again
+                    return
+                if number >= WRITE_TRIES_MAX and not is_disk_trouble(error):
                     raise
                 await asyncio.sleep(1)
         self._settle(batch, open_state)
@@ -173,6 +186,7 @@ class Follower:
         self.committed = batch.position
         if open_state is not None:
             self._state_bytes = len(open_state[1])
+            self.snapshot = open_state[0]
 
     def _open_state(self) -> tuple[int, bytes] | None:
         due = max(OPEN_STATE_BYTES_MIN, OPEN_STATE_RATIO * self._state_bytes)

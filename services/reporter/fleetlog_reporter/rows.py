@@ -74,7 +74,7 @@ def payload_key(payload: Payload) -> str:
 
 def task_row(task: Task) -> Row:
     """Return the row of a task, ended or open."""
-    refusal, spec = task.refusal, task.spec
+    refusal, spec, origin = task.refusal, task.spec, task.spec.definition
     summary, key = described(spec.payload)
     # Members of these enumerations are texts: taking `.value` of each would cost more than the rest of a column.
     return (
@@ -85,6 +85,7 @@ def task_row(task: Task) -> Row:
         refusal.pointer if refusal else None, len(task.commands), _encode(task.counts).decode(),
         key, _encode(spec).decode(), spec.priority, spec.queue, spec.key or None,
         _encode(task.waves).decode() if spec.rollout else None,
+        *((origin.definition_id, origin.name, origin.version) if origin else (None, None, None)),
     )
 
 
@@ -189,7 +190,7 @@ def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: 
     (
         task_id, _, _, _, state, outcome, _, submitted_by, submitted_ms, submitted_seq, planned_ms, ended_ms,
         ended_seq, plan_hash, _, _, stop, stop_by, stop_reason, stop_ms, code, message, pointer, _, counts, _, spec,
-        _, _, _, waves,
+        _, _, _, waves, _, _, _,
     ) = row  # fmt: skip
     refusal = None
     if code is not None:

@@ -20,7 +20,8 @@ CREATE TABLE raw_events (
 -- Messages of the log that are not events: kept as they are, counted, and passed over.
 CREATE TABLE parked (seq BIGINT, subject VARCHAR, time_ms BIGINT, error VARCHAR, body BLOB);
 
--- `waves` (JSON) is null unless the task had a rollout: any other has one, which says nothing.
+-- `waves` (JSON) is null unless the task had a rollout: any other has one, which says nothing. What says of which version
+-- of which definition it was a run is null when it was of none; the definition's name is the one of then.
 CREATE TABLE ended_tasks (
     task_id VARCHAR, kind VARCHAR, name VARCHAR, summary VARCHAR, state VARCHAR, outcome VARCHAR,
     target VARCHAR, submitted_by VARCHAR, submitted_ms BIGINT, submitted_seq BIGINT, planned_ms BIGINT,
@@ -28,7 +29,8 @@ CREATE TABLE ended_tasks (
     stop VARCHAR, stop_by VARCHAR, stop_reason VARCHAR, stop_ms BIGINT,
     refusal_code VARCHAR, refusal VARCHAR, refusal_pointer VARCHAR,
     hosts BIGINT, counts VARCHAR, payload_key VARCHAR, spec VARCHAR,
-    priority BIGINT, queue VARCHAR, key VARCHAR, waves VARCHAR
+    priority BIGINT, queue VARCHAR, key VARCHAR, waves VARCHAR,
+    definition_id VARCHAR, definition_name VARCHAR, definition_version BIGINT
 );
 
 -- One row for each attempt. The row of a command's last attempt also describes the command (`command_state`

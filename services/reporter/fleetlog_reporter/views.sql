@@ -30,7 +30,8 @@ CREATE TEMP VIEW tasks AS
     SELECT task_id, kind, name, summary, state, outcome, target, submitted_by,
         epoch_ms(submitted_ms) AS submitted_at, epoch_ms(nullif(planned_ms, 0)) AS planned_at,
         epoch_ms(nullif(ended_ms, 0)) AS ended_at, (nullif(ended_ms, 0) - submitted_ms) / 1000.0 AS duration_seconds,
-        hosts, counts::JSON AS counts, priority, queue, key, hold, nullif(hold_reason, '') AS hold_reason,
+        hosts, counts::JSON AS counts, priority, queue, key, definition_name AS definition,
+        definition_version AS version, definition_id, spec -> '$.definition.parameters' AS parameters, hold, nullif(hold_reason, '') AS hold_reason,
         from_json(tags, '["VARCHAR"]') AS tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
         nullif(stop_reason, '') AS stop_reason, rerun_of, refusal_code, refusal, spec::JSON AS spec,
         submitted_seq, nullif(ended_seq, 0) AS ended_seq
@@ -98,8 +99,43 @@ CREATE TEMP VIEW events AS
     SELECT seq, epoch_ms(time_ms) AS stored_at, subject, type, id, authid, body AS event
     FROM raw_events WHERE seq <= getvariable('seq');
 
--- Records of ended tasks.
-CREATE TEMP VIEW executions AS FROM tasks WHERE state IN ('ended', 'refused');
+-- One row for each definition that there was at that moment, as its newest version says.
+CREATE TEMP VIEW definitions AS
+    SELECT body ->> '$.data.definition.name' AS name, body ->> '$.data.definition_id' AS definition_id,
+        TRY_CAST(body ->> '$.data.version' AS BIGINT) AS version, body ->> '$.data.definition.spec.payload.kind' AS kind,
+        coalesce(body ->> '$.data.definition.description', '') AS description,
+        coalesce(body ->> '$.data.definition.spec.target', '') AS target,
+        coalesce(from_json(body -> '$.data.definition.spec.tags', '["VARCHAR"]'), []) AS tags,
+        epoch_ms(time_ms) AS changed_at, authid AS changed_by, coalesce(body ->> '$.data.message', '') AS message,
+        body -> '$.data.definition.parameters' AS parameters, body -> '$.data.definition.spec' AS spec
+    FROM raw_events
+    WHERE seq <= getvariable('seq') AND type = 'fleetlog.definition.set.v1' AND (body ->> '$.data.definition_id') NOT IN (
+        SELECT body ->> '$.data.definition_id' FROM raw_events
+        WHERE seq <= getvariable('seq') AND type = 'fleetlog.definition.removed.v1')
+    QUALIFY row_number() OVER (PARTITION BY definition_id ORDER BY version DESC, seq) = 1;
+
+-- What the attempts say of each task: when the first that may have run was dispatched, by the log's time, and the
+-- commands that ended worst, by host name.
+CREATE TEMP VIEW ran AS
+    SELECT task_id, min(dispatched_ms) FILTER (ran IS DISTINCT FROM 'no') AS started_ms,
+        arg_min({'return_value': rest ->> '$.return_value'}, host) FILTER (command_state IS NOT NULL) AS first,
+        arg_min({
+            'error': coalesce(error, CASE WHEN exit_code IS NOT NULL THEN concat('exit code ', exit_code) END),
+            'traceback': nullif(rest ->> '$.traceback', '')
+        }, {'outcome': list_position(['lost', 'error', 'timeout', 'failure', 'cancelled', 'unreached', 'skipped'], outcome),
+            'host': host}) FILTER (command_state IS NOT NULL AND outcome IS NOT NULL AND outcome <> 'success') AS worst
+    FROM all_attempts GROUP BY task_id;
+
+-- Records of ended tasks. `definition` is null when it came from none, or from one that is no more. `return_value` (JSON)
+-- is of a task with one command; `error` and `traceback` are of the command that ended worst, or say why it was refused.
+CREATE TEMP VIEW executions AS
+    SELECT tasks.* EXCLUDE (definition, duration_seconds), definitions.name AS definition, outcome IS NOT DISTINCT FROM 'success' AS success,
+        epoch_ms(started_ms) AS started_at, ended_at AS completed_at,
+        (epoch_ms(ended_at) - started_ms) / 1000.0 AS duration_seconds,
+        CASE WHEN hosts = 1 THEN first.return_value END AS return_value, coalesce(refusal, worst.error) AS error,
+        worst.traceback AS traceback
+    FROM tasks LEFT JOIN ran USING (task_id) LEFT JOIN definitions USING (definition_id)
+    WHERE state IN ('ended', 'refused');
 
 -- Ended commands by day (UTC, by the log's time), kind and host.
 CREATE TEMP VIEW daily AS

@@ -39,8 +39,8 @@ class BlobServer:
             return reports.BlobChunk(data=b"", size=0, error="the content is gone: it was erased, or never stored")
         except NoAnswer:
             return reports.BlobChunk(data=b"", size=0, error="the content cannot be read now", again=True)
-        offset = max(0, request.offset)
-        return reports.BlobChunk(data=content[offset : offset + limits.BLOB_CHUNK_BYTES], size=len(content))
+        offset, size = max(0, request.offset), min(max(request.bytes_max, 1), limits.BLOB_CHUNK_BYTES)
+        return reports.BlobChunk(data=content[offset : offset + size], size=len(content))
 
     async def _content(self, sha256: str) -> bytes:
         content = self._cache.get(sha256)

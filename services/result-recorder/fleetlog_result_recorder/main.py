@@ -7,6 +7,7 @@ and what is then appended twice changes nothing, for the first end of an attempt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 
 from fleetlog_result_recorder.blobs import BlobServer
@@ -24,6 +25,8 @@ FULL_SECONDS = 5.0
 """Before an append that found no room is sent again: somebody must make room first."""
 REFUSALS_SECONDS = 15.0
 """How often finished minutes of refusals are looked for."""
+LAST_WORDS_SECONDS_MAX = 2.0
+"""What was refused since the last minute is told when the service stops, if the bus takes it by then."""
 APPEND_BYTES_MAX = 4 * 1024 * 1024
 """Bytes of reports that one append is made of, so that a flood of large ones does not fill memory."""
 
@@ -56,6 +59,9 @@ class Recorder:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
             await stop_serving()
+            with contextlib.suppress(TimeoutError):  # the bus may be going as well
+                async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
+                    await self._append(list(self._refusals.due()))
 
     async def _record(self) -> None:
         per_append = self._context.settings.recorder.reports_per_append
@@ -70,9 +76,9 @@ class Recorder:
         verdicts = [verify(subjects.host_of(one.subject), one.body, self._keys) for one in taken]
         now_ms = self._context.clock.now_ms()
         for verdict in verdicts:
-            if verdict.refused:
+            if self._refusals.add(verdict, now_ms):
+                # Once a minute for each host: who floods us must not fill our disk with what we say of it.
                 self._log.warning("reports refused", host_id=verdict.host_id, refused=verdict.refused)
-                self._refusals.add(verdict, now_ms)
         await self._append(list(gather(verdicts)))
         try:
             await self._bus.ack(taken)

@@ -121,20 +121,24 @@ class Refusals:
         """Start with none."""
         self._minutes: dict[tuple[int, str], Verdict] = {}
 
-    def add(self, verdict: Verdict, now_ms: int) -> None:
-        """Count the refusals of one verdict."""
+    def add(self, verdict: Verdict, now_ms: int) -> bool:
+        """Count the refusals of one verdict; tell whether they are the first ones of their host in this minute."""
         if not verdict.refused:
-            return
+            return False
+        first = (now_ms // 60_000, verdict.host_id) not in self._minutes
         kept = self._minutes.setdefault((now_ms // 60_000, verdict.host_id), Verdict(verdict.host_id))
         for reason, count in verdict.refused.items():
             kept.refused[reason] = kept.refused.get(reason, 0) + count
         known = set(kept.refused_attempts)
         room = REFUSED_ATTEMPTS_MAX - len(kept.refused_attempts)
         kept.refused_attempts += [key for key in dict.fromkeys(verdict.refused_attempts) if key not in known][:room]
+        return first
 
-    def due(self, now_ms: int) -> list[events.ReportsRefused]:
-        """Return, and drop, the minutes that are over."""
-        over = [(key, self._minutes.pop(key)) for key in sorted(self._minutes) if key[0] < now_ms // 60_000]
+    def due(self, now_ms: int | None = None) -> list[events.ReportsRefused]:
+        """Return, and drop, the minutes that are over; without a time, every minute."""
+        over = [
+            (key, self._minutes.pop(key)) for key in sorted(self._minutes) if now_ms is None or key[0] < now_ms // 60_000
+        ]
         return [
             events.ReportsRefused(
                 host_id=host_id, minute=minute, counts=kept.refused, attempts=tuple(kept.refused_attempts)

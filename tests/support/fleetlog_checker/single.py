@@ -16,7 +16,7 @@ from fleetlog_checker.system import REQUEST_S_MAX, AgentPart, HolderPart, OwnPar
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.home import Home
 from fleetlog_testing.fleet import Fleet
-from fleetlog_testing.proxy import Link
+from fleetlog_testing.links import Link
 from fleetlog_testing.waiting import until
 
 BRISK = (

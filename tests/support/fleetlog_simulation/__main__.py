@@ -1,4 +1,4 @@
-"""`just simulate`: one seed again, or as many new ones as wanted; what fails prints the command that repeats it."""
+"""`just simulate`: one seed again, as many new ones as wanted, or a year; what fails prints the command that repeats it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fleetlog_simulation.directed import History, Tame
 from fleetlog_simulation.histories import HISTORIES
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.scenario import simulate
+from fleetlog_simulation.year import YEAR_DAYS, simulate_year
 
 DIRECTED = {history.__name__: history for history in HISTORIES}
 COUNT = 100
@@ -26,7 +27,7 @@ def run_one(seed: int, history: History) -> bool:
         print(f"seed {seed}: {error}", *error.__notes__, sep="\n  ")
         return False
     print(
-        f"seed {seed}: digest {found.digest}, {found.events} events, {found.executions} executions,"
+        f"seed {seed}: digest {found.digest}, {found.events} events, {found.executions} executions, {found.pruned} pruned,"
         f" {found.steps} steps, {time.perf_counter() - began:.2f} s"
     )
     return True
@@ -39,7 +40,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=COUNT, help=f"new seeds (default {COUNT})")
     parser.add_argument("--first", type=int, default=None, metavar="SEED", help="count from here instead of by chance")
     parser.add_argument("--directed", choices=DIRECTED, help="this history, at the pace of the seed, instead of chance")
+    parser.add_argument("--year", type=int, metavar="SEED", help="a year in the life of a small fleet, from this seed")
+    parser.add_argument("--days", type=int, default=YEAR_DAYS, help=f"with --year: only so many days (default {YEAR_DAYS})")
     options = parser.parse_args()
+    if options.year is not None:
+        return 0 if run_one(options.year, lambda seed: simulate_year(seed, options.days)) else 1
     history = DIRECTED.get(options.directed, simulate)
     if options.seed is not None:
         return 0 if run_one(options.seed, history) else 1

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
-from fleetlog_runtime.pure.settings import DispatcherSettings
+from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import codec, events
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.hosts import Course, Courses, Machine, SimHost
 from fleetlog_simulation.in_flight import InFlight
+from fleetlog_simulation.keeper import SimKeeper, settings_of
 from fleetlog_simulation.reporter import SimReporter
 from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder
-from fleetlog_simulation.world import Faults, World
+from fleetlog_simulation.world import Faults, Pace, World
 
 WORK = Shell(argv=("work",))
 """What every task runs: its processes have a course instead of a program."""
@@ -25,19 +27,24 @@ class Fleet:
     """The parts of one seed, and how anything gets into the log."""
 
     def __init__(
-        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0
+        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0,
+        pace: Pace | None = None, agent_settings: AgentSettings | None = None,
     ) -> None:
         """Build everything. What is not given, the seed chooses."""
-        self.world = world = World(seed, faults or Faults())
+        self.world = world = World(seed, faults or Faults(), pace=pace or Pace())
         self.chance = world.random
         self.keys = Keys(ticket=b"t" * 32, token=b"k" * 32, blob=b"b" * 32, signer=Signer(b"s" * 32))
         self.settings = settings or DispatcherSettings(
             slots_per_host=self.chance.choice((1, 2, 4)), in_flight_max=self.chance.choice((50_000, 50_000, 2, 5))
         )
-        self.lease = Lease()
+        self.agent_settings = agent_settings
+        self.lease = Lease(world.pace.lease_ms)
         self.dispatchers = [SimDispatcher(world, name, self.lease, self.keys, self.settings) for name in ("d1", "d2")]
         self.recorders = [SimRecorder(world, name, self.keys) for name in ("r1", "r2")]
         self.reporter = SimReporter(world)
+        self.keeper_settings = settings_of(self.chance)
+        lease = Lease(world.pace.lease_ms)
+        self.keepers = [SimKeeper(world, name, lease, self.keeper_settings, self._places) for name in ("k1", "k2")]
         self.machines: list[Machine] = []
         self.courses: Courses = {}
         self.hosts = [self.new_host(f"h{number}") for number in range(hosts or self.chance.randint(2, 5))]
@@ -52,7 +59,20 @@ class Fleet:
         machine = Machine(host_id, host_id, self.world.new_id(), self.world.now_ms - self.chance.randint(1_000, 10**9))
         self.machines.append(machine)
         pinned = {self.keys.signer.key_id: self.keys.signer.public_key}
-        return SimHost(self.world, machine, pinned, courses=self.courses)
+        return SimHost(self.world, machine, pinned, self.agent_settings, courses=self.courses)
+
+    def _places(self) -> dict[str, int | None]:
+        """Return from where each service would read on, as its health answer says; None: it does not answer."""
+        answering = [one for one in self.dispatchers if one.alive and not one.paused]
+        keepers = [one for one in self.keepers if one.alive and not one.paused]
+
+        def lowest(units: list[Any]) -> int | None:
+            return min((one.snapshot[1] if one.snapshot else 0 for one in units), default=None)
+
+        return {
+            "dispatcher": lowest(answering), "keeper": lowest(keepers),
+            "reporter": self.reporter.would_read_from if self.reporter.alive else None,
+        }
 
     @property
     def names(self) -> list[str]:

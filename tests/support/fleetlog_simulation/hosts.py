@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 
 from fleetlog_agent import messages as m
 from fleetlog_agent.core import Core
-from fleetlog_agent.journal_records import Commit, Key, replay
+from fleetlog_agent.journal_records import Commit, Key, compacted, replay
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas import subjects, wire
 from fleetlog_schemas.reports import Load
 from fleetlog_simulation.world import Execution, Subscription, World
+
+COMMITS_MAX = 500
+"""Commits in a journal until it is compacted: minutes never come to it, a year does again and again."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class SimHost:
         self.life = 0
         self.load = _load(0.1)
         self.alarms: list[str] = []
+        self.version = "1.0"
         self.core = self._new_core()
         self._subscriptions: list[Subscription] = []
         self._woken_for = 0
@@ -101,7 +105,7 @@ class SimHost:
 
     def _new_core(self) -> Core:
         return Core(
-            self.machine.host_id, self.machine.boot_id, "1.0", self.world.entropy, self.pinned, self.settings,
+            self.machine.host_id, self.machine.boot_id, self.version, self.world.entropy, self.pinned, self.settings,
             state=replay(self.machine.disk),
         )
 
@@ -223,12 +227,14 @@ class SimHost:
 
     def _wake_at(self, at_ms: int, life: int) -> None:
         at_ms += self.machine.boot_ms
+        if self.core.session.is_open and not self.core.state.entries:
+            at_ms = max(at_ms, self.world.now_ms + self.world.pace.idle_ms)
         if not self.world.now_ms < self._woken_for <= at_ms:
             self._woken_for = at_ms
-            self.world.after(at_ms - self.world.now_ms, lambda: self._wake(life))
+            self.world.after(at_ms - self.world.now_ms, lambda: self._wake(life, at_ms))
 
-    def _wake(self, life: int) -> None:
-        if self._alive_in(life):
+    def _wake(self, life: int, at_ms: int) -> None:
+        if self._alive_in(life) and self._woken_for == at_ms:
             self._woken_for = 0
             self._step()
 
@@ -236,6 +242,8 @@ class SimHost:
         if self._alive_in(life):
             self.machine.disk.append(commit)
             self.core.journal_written()
+            if len(self.machine.disk) > COMMITS_MAX:
+                self.machine.disk = [compacted(self.core.state)]
             self._step()
 
     def _stored(self, report_id: str, answer: int | Exception, life: int) -> None:

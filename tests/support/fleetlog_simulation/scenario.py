@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fleetlog_runtime.pure.settings import DispatcherSettings
+from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_simulation.fleet import Fleet
 from fleetlog_simulation.invariants import Invariant
+from fleetlog_simulation.invariants.archived import Archived
 from fleetlog_simulation.invariants.choices import Choices
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
 from fleetlog_simulation.invariants.holds import Holds
@@ -28,7 +29,7 @@ from fleetlog_simulation.invariants.unreached_never_ran import UnreachedNeverRan
 from fleetlog_simulation.invariants.waves import Waves
 from fleetlog_simulation.people import People
 from fleetlog_simulation.troubles import Troubles
-from fleetlog_simulation.world import START_MS, Faults
+from fleetlog_simulation.world import START_MS, Faults, Pace
 
 BAD_TIME_MS = 240_000
 """How long things go wrong."""
@@ -46,16 +47,25 @@ class Result:
     events: int
     executions: int
     steps: int
+    pruned: int
+    """Events that only the archive has."""
 
 
 class Scenario(Fleet):
     """What happens to the fleet of one seed: by chance, unless a subclass tells another history."""
 
+    look_ms = 30_000
+    """How often a person looks, once all is healed."""
+
     def __init__(
-        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0
+        self, seed: int, *, faults: Faults | None = None, settings: DispatcherSettings | None = None, hosts: int = 0,
+        pace: Pace | None = None, agent_settings: AgentSettings | None = None,
     ) -> None:
         """Build everything; `run` lets it happen. What is not given, the seed chooses."""
-        super().__init__(seed, faults=faults, settings=settings, hosts=hosts)
+        super().__init__(
+            seed, faults=faults, settings=settings, hosts=hosts, pace=pace, agent_settings=agent_settings
+        )
+        self._looks_until_ms = START_MS + BAD_TIME_MS + QUIET_MS_MAX // 2
         self.people = People(self)
         self.tasks_end = TasksEnd(self.books, self.acknowledged)
         self.invariants = self._promises()
@@ -69,6 +79,7 @@ class Scenario(Fleet):
             Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
             CopiesRunNothing(world, self.machines), HonestHosts(books, self.machines), ProjectionAgrees(world, self.reporter),
+            Archived(world, books),
         ]
 
     @property
@@ -97,11 +108,14 @@ class Scenario(Fleet):
         for invariant in self.invariants:
             invariant.finish()
         count = world.store.state("EVENTS").last_seq
-        return Result(world.seed, world.digest(), count, len(world.executions), world.steps)
+        pruned = count - len(world.store.streams["EVENTS"].messages)
+        return Result(world.seed, world.digest(), count, len(world.executions), world.steps, pruned)
 
     def _happen(self) -> None:
         """Let things happen that are not healed yet."""
         chance, world = self.chance, self.world
+        for keeper in self.keepers:
+            keeper.start()
         for _ in range(chance.randint(3, TASKS_MAX)):
             world.after(chance.randint(0, BAD_TIME_MS), self.people.submit)
         # A few kinds of trouble, each often, find more than all kinds, each rarely (swarm testing, Groce et al. 2012).
@@ -125,6 +139,10 @@ class Scenario(Fleet):
         for dispatcher in self.dispatchers:
             dispatcher.start()
             dispatcher.go_on()
+        for keeper in self.keepers:
+            if keeper.life:
+                keeper.start()
+                keeper.go_on()
         for host in self.hosts:
             host.start()
             host.connect()
@@ -136,8 +154,8 @@ class Scenario(Fleet):
         """What is kept back may still be on its way to the log, or be decided only now: a person looks again and again."""
         self._accept_again()
         self.people.make_good()
-        if self.world.now_ms < START_MS + BAD_TIME_MS + QUIET_MS_MAX // 2:
-            self.world.after(30_000, self._look_after)
+        if self.world.now_ms < self._looks_until_ms:
+            self.world.after(self.look_ms, self._look_after)
 
     def _accept_again(self) -> None:
         for host in self.hosts:

@@ -5,8 +5,11 @@ This is the simulation's interpreter of effects; a service can be killed between
 
 from __future__ import annotations
 
+from typing import Any, Generic, TypeVar
+
 import msgspec
 
+from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_dispatcher.state import State
 from fleetlog_dispatcher.unit import Dispatcher
@@ -20,15 +23,18 @@ from fleetlog_schemas import codec, events, subjects, wire
 from fleetlog_schemas.codec import Event
 from fleetlog_simulation.world import Subscription, World
 
-LEASE_MS = 5_000
 RESEND_MS = 500
+WAKE_LATE_MS = 1_000
+"""A wake-up that is set for no later than this after it is due is left as it is: a look at the time comes every second."""
+S = TypeVar("S")
 
 
 class Lease:
     """Who may think that it leads: granted by the bus for a time."""
 
-    def __init__(self) -> None:
-        """Free."""
+    def __init__(self, lease_ms: int) -> None:
+        """Free; whoever takes it has it for *lease_ms*."""
+        self._lease_ms = lease_ms
         self.holder = ""
         self.until_ms = 0
 
@@ -36,21 +42,22 @@ class Lease:
         """Take it or renew it."""
         if self.holder != name and now_ms < self.until_ms:
             return False
-        self.holder, self.until_ms = name, now_ms + LEASE_MS
+        self.holder, self.until_ms = name, now_ms + self._lease_ms
         return True
 
 
-class SimDispatcher:
-    """One dispatcher process, which may be dead, paused, a standby or active."""
+class SimUnit(Generic[S]):
+    """One process of a unit that decides, which may be dead, paused, a standby or active."""
 
-    def __init__(self, world: World, name: str, lease: Lease, keys: Keys, settings: DispatcherSettings) -> None:
-        """Make it; `start` brings it to life."""
-        self.world, self.name, self.lease, self.keys = world, name, lease, keys
-        self.unit = Dispatcher(settings, keys)
+    def __init__(self, world: World, name: str, lease: Lease, unit: Any, hears: tuple[str, ...] = ()) -> None:
+        """Make it; `start` brings it to life. It *hears* core messages of these subjects."""
+        self.world, self.name, self.lease = world, name, lease
+        self.unit = unit
+        self._hears = hears
         self.alive = False
         self.paused = False
         self.life = 0
-        self.engine: Engine[State, object] = self._new_engine(None)
+        self.engine: Engine[S, Any] = self._new_engine(None)
         self.snapshot: tuple[bytes, int, int] | None = None
         """What is on its disk: state, position, fence."""
         self.fenced: list[Batch] = []
@@ -62,11 +69,11 @@ class SimDispatcher:
         self._woken_for = 0
         world.stored_listeners.append(self._poll_soon)
 
-    def _new_engine(self, snapshot: tuple[bytes, int, int] | None) -> Engine[State, object]:
-        source = f"/fleetlog/dispatcher/{self.name}"
+    def _new_engine(self, snapshot: tuple[bytes, int, int] | None) -> Engine[S, Any]:
+        source = f"/fleetlog/{self.unit.name}/{self.name}"
         if snapshot is None:
             return Engine(self.unit, source, self.world.new_id)
-        state = msgspec.msgpack.decode(snapshot[0], type=State)
+        state = msgspec.msgpack.decode(snapshot[0], type=self.unit.state_type)
         return Engine(self.unit, source, self.world.new_id, state, snapshot[1], snapshot[2])
 
     def start(self) -> None:
@@ -78,7 +85,7 @@ class SimDispatcher:
         self._woken_for = 0
         self.engine = self._new_engine(self.snapshot)
         life = self.life
-        for pattern in (subjects.HEARTBEATS, subjects.SESSIONS, "ask.dispatcher.*"):
+        for pattern in self._hears:
             self._subscriptions.append(self.world.subscribe(pattern, self._heard))
         self._poll_soon()
         self._lead_or_follow(life)
@@ -115,7 +122,7 @@ class SimDispatcher:
                 self._step()
             elif not leads and self.engine.live is not None:
                 self.engine.follow()
-        self.world.after(1_000, lambda: self._lead_or_follow(life))
+        self.world.after(self.world.pace.renew_ms, lambda: self._lead_or_follow(life))
 
     @property
     def settled(self) -> bool:
@@ -161,14 +168,24 @@ class SimDispatcher:
                 self.world.after(self.world.random.randint(100, 20_000), self.start)
                 return
             self._perform(effect)
-        wake_at_ms = self.engine.wake_at_ms
-        if wake_at_ms is not None and self._woken_for < self.world.now_ms:
+        wake_at_ms = self._wake_at_ms()
+        now_ms = self.world.now_ms
+        if wake_at_ms is not None and not now_ms <= self._woken_for <= max(wake_at_ms, now_ms) + WAKE_LATE_MS:
             self._woken_for = wake_at_ms
             life = self.life
-            self.world.after(wake_at_ms - self.world.now_ms, lambda: self._wake(life))
+            self.world.after(wake_at_ms - now_ms, lambda: self._wake(life, wake_at_ms))
 
-    def _wake(self, life: int) -> None:
-        if life == self.life:
+    def _wake_at_ms(self) -> int | None:
+        """Return when time alone makes something due; with nothing under way that may be a while later."""
+        wake_at_ms, live, idle_ms = self.engine.wake_at_ms, self.engine.live, self.world.pace.idle_ms
+        if wake_at_ms is None or not idle_ms or not isinstance(live, Live):
+            return wake_at_ms
+        if live.flights or live.to_plan or live.opens or self.engine.pending:
+            return wake_at_ms
+        return max(wake_at_ms, self.world.now_ms + (idle_ms // 10 if live.open else idle_ms))
+
+    def _wake(self, life: int, at_ms: int) -> None:
+        if life == self.life and at_ms == self._woken_for:
             self._woken_for = 0
             self._step()
 
@@ -176,11 +193,8 @@ class SimDispatcher:
         match effect:
             case Batch():
                 self._append(effect, self.life)
-            case Send(push=push):
-                signed = self.keys.signer.sign(wire.encode(push))
-                self.world.publish(subjects.push(push.host_id), wire.encode(signed))
-            case Answer(reply=reply, body=body, sign=sign):
-                self.world.publish(reply, wire.encode(self.keys.signer.sign(body)) if sign else body)
+            case _:
+                raise AssertionError(f"nobody performs {effect!r}")
 
     def _append(self, batch: Batch, life: int) -> None:
         if self.paused:
@@ -199,6 +213,27 @@ class SimDispatcher:
             self._step()
         elif isinstance(answer, AppendUnsettled | BusFull):
             self.world.after(RESEND_MS, lambda: self._append(batch, life))
+
+
+class SimDispatcher(SimUnit[State]):
+    """One dispatcher process."""
+
+    def __init__(self, world: World, name: str, lease: Lease, keys: Keys, settings: DispatcherSettings) -> None:
+        """Make it; `start` brings it to life."""
+        super().__init__(
+            world, name, lease, Dispatcher(settings, keys), (subjects.HEARTBEATS, subjects.SESSIONS, "ask.dispatcher.*")
+        )
+        self.keys = keys
+
+    def _perform(self, effect: Effect | Batch) -> None:
+        match effect:
+            case Send(push=push):
+                signed = self.keys.signer.sign(wire.encode(push))
+                self.world.publish(subjects.push(push.host_id), wire.encode(signed))
+            case Answer(reply=reply, body=body, sign=sign):
+                self.world.publish(reply, wire.encode(self.keys.signer.sign(body)) if sign else body)
+            case _:
+                super()._perform(effect)
 
 
 def decode(stored: Stored) -> Event:
@@ -234,7 +269,7 @@ class SimRecorder:
 
     def _minute(self) -> None:
         self._take_soon()
-        self.world.after(20_000, self._minute)
+        self.world.after(self.world.pace.recorder_ms, self._minute)
 
     def _take_soon(self) -> None:
         if not self._due:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, Stored
+from fleetlog_runtime.pure.segments import unpack
+from fleetlog_runtime.shell.archived_bus import without_hole
 from fleetlog_runtime.shell.memory import MemoryStore, subject_matches
 from fleetlog_schemas import ids
 
@@ -41,6 +43,17 @@ class Faults:
             drop=0, duplicate=0, delay_ms_max=4, long_delay=0, long_delay_ms_max=0, lost_append=0, lost_ack=0,
             kill_at_effect=0,
         )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often the parts look at the time: what a second is to minutes, minutes are to a year."""
+
+    lease_ms: int = 5_000
+    renew_ms: int = 1_000
+    recorder_ms: int = 20_000
+    idle_ms: int = 0
+    """Parts with nothing to do look at the time no sooner than this; 0: whenever they want to."""
 
 
 @dataclass
@@ -76,12 +89,17 @@ class World:
     executions: list[Execution] = field(default_factory=list)
     checks: list[Callable[[], None]] = field(default_factory=list)
     bus_down: bool = False
+    pace: Pace = Pace()
 
     def __post_init__(self) -> None:
         """Begin at the seed."""
         self.random = random.Random(self.seed)
         self.store = MemoryStore(lambda: self.now_ms)
         self.stored_listeners: list[Callable[[], None]] = []
+        self.segments: dict[int, bytes] = {}
+        """The archive's folder, which keepers and readers share: first sequence to file."""
+        self.purges = 0
+        self._history: list[Stored] = []
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._subscriptions: list[Subscription] = []
@@ -181,12 +199,34 @@ class World:
 
     def read(self, from_seq: int, count: int) -> list[Stored]:
         """Return stored events in chunks as a reader may get them, cut anywhere, also inside a batch."""
-        return [] if self.bus_down else self.store.read("EVENTS", from_seq, count)
+        if self.bus_down:
+            return []
+        found = without_hole(self.store.read("EVENTS", from_seq, count), from_seq)
+        if found or from_seq > self.store.state("EVENTS").last_seq:
+            return found
+        first_seq = max((one for one in self.segments if one <= from_seq), default=0)
+        if not first_seq:
+            raise AssertionError(f"sequence {from_seq} is missing from the bus, and nobody has archived it")
+        messages = unpack(self.segments[first_seq]).messages
+        return [stored for stored in messages if stored.seq >= from_seq][:count]
+
+    def purge(self, subject: str, below_seq: int) -> None:
+        """Remove the messages of a subject below a sequence, as the keeper asks the bus to."""
+        self.history()
+        self.purges += 1
+        self.store.purge("EVENTS", subject, below_seq)
+
+    def history(self) -> list[Stored]:
+        """Return every event that was ever stored, pruned or not: the simulation's own copy, which nobody reads but it."""
+        stream = self.store.streams["EVENTS"]
+        while len(self._history) < stream.last_seq:
+            self._history.append(stream.messages[len(self._history) + 1])
+        return self._history
 
     def digest(self) -> str:
         """Return a hash over everything that was stored and everything that ran."""
         hashed = hashlib.sha256()
-        for stored in self.store.read("EVENTS", 1, 1_000_000):
+        for stored in self.history():
             hashed.update(f"{stored.seq} {stored.subject} {stored.time_ms} ".encode() + stored.body)
         for run in self.executions:
             hashed.update(f"{run.machine} {run.task_id} {run.attempt} {run.started_ms}".encode())

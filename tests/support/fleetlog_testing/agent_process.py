@@ -54,11 +54,15 @@ class AgentProcess:
             folder, Identity(host.host_id, folder.name, (home.nats_url(),), {signer.key_id: signer.public_key})
         )
 
-    def start(self) -> None:
-        """Start it."""
+    def start(self, *settings: str, code: Path | None = None, **environment: str) -> None:
+        """Start it, of this version or of the release in *code*, with more settings (`agent.NAME=VALUE`) and environment."""
+        environment |= {"PYTHONPATH": str(code)} if code else {}
+        words = [word for setting in settings for word in ("--set", setting)]
         with (self.folder / "diagnostics").open("ab") as diagnostics:
-            argv = [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *self.options]
-            self.process = subprocess.Popen(self.machine.argv(*argv) if self.machine else argv, stderr=diagnostics)
+            argv = [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *self.options, *words]
+            self.process = subprocess.Popen(
+                self.machine.argv(*argv) if self.machine else argv, stderr=diagnostics, env={**os.environ, **environment}
+            )
 
     def diagnostics(self) -> str:
         """Return what it said."""

@@ -90,10 +90,11 @@ class Stage:
             )
 
     def connected(self, *names: str, **labels: str) -> None:
-        """Let hosts be enrolled, with a session, and online."""
+        """Let hosts be enrolled, with a session, online, and known to have one processor."""
         self.enrolled(*names, **labels)
         for name in names:
             self.opens(name)
+            self.happened(events.FactsChanged(host_id=f"h-{name}", facts={"cpu.count": 1}), events.RESULT)
             self.beats(name)
 
     def submitted(self, spec: TaskSpec, by: str = "ann") -> str:
@@ -151,13 +152,13 @@ class Stage:
 
     def opens(
         self, name: str, *held: reports.Held, ticket: str | None = None, counter: int | None = None, nonce: str = "",
-        asked_ms: int = 0,
+        asked_ms: int = 0, version: str = "1",
     ) -> str:
         """Let a host ask for a session; return the reply subject."""
         nonce = nonce or self.new_id()
         known = self.state.hosts.by_id.get(f"h-{name}")
         request = reports.OpenSession(
-            nonce=nonce, ticket=self.ticket(name) if ticket is None else ticket, boot_id="boot", version="1",
+            nonce=nonce, ticket=self.ticket(name) if ticket is None else ticket, boot_id="boot", version=version,
             counter=counter if counter is not None else known.counter if known else 0, held=held, asked_ms=asked_ms,
         )
         reply = f"_INBOX_{name}.{nonce}"

@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +28,11 @@ import msgspec
 from fleetlog.client import Client, new_task_id
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog_agent.identity import read_identity, write_identity
 from fleetlog_agent.join import join
+from fleetlog_runtime.pure.bus import NotFound
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.leadership import Holder
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import codec, pushes, subjects, wire
 from fleetlog_schemas.spec import Shell, TaskSpec
@@ -39,6 +43,7 @@ from fleetlog_testing.waiting import until
 
 END_S_MAX = 90
 """Longest wait for one fact or for the end of a task of a few seconds."""
+SERVICES = ("dispatcher", "result-recorder", "reporter", "keeper", "gateway")
 WAIT_OFFLINE_MS = 60_000
 
 
@@ -53,6 +58,11 @@ class Host(AgentProcess):
     @property
     def name(self) -> str:
         return self.folder.name
+
+    def reach_by(self, port: int) -> None:
+        """Let the next start of its agent reach the bus by this port of the machine."""
+        identity = read_identity(self.folder)
+        write_identity(self.folder, msgspec.structs.replace(identity, nats_urls=(f"nats://127.0.0.1:{port}",)))
 
 
 class Judge:
@@ -158,10 +168,11 @@ class Fleet:
         host = self.hosts[name] = Host(identity.host_id, self.folder / name)
         return host
 
-    def start_service(self, package: str) -> subprocess.Popen[bytes]:
-        """Start one more instance of a service, which nobody starts again."""
+    def start_service(self, package: str, code: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start one more instance of a service, of this version or of the release in *code*; nobody starts it again."""
         argv = [sys.executable, "-m", package, "--data", str(self.home.path)]
-        process = self.server.spawn(argv, self.folder / f"{package}.log")
+        environment = {"PYTHONPATH": str(code)} if code else {}
+        process = self.server.spawn(argv, self.folder / f"{package}.log", **environment)
         self._others.append(process)
         return process
 
@@ -294,13 +305,28 @@ class Fleet:
         """Return the process id of a service or of `nats-server`."""
         return self.server.pid(part)
 
-    def kill(self, part: str) -> int:
-        """End a service or `nats-server` with SIGKILL and return the process id that it had."""
-        return self.server.kill(part)
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a service or `nats-server` with a signal and return the process id that it had; `up` starts it again."""
+        return self.server.kill(part, number)
+
+    def lose_machine(self) -> None:
+        """End everything of the server at once, with SIGKILL, and delete its folder; the agents live on."""
+        self.server.lose()
+        shutil.rmtree(self.home.path)
 
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""
         await self.server.restarted(part, former_pid)
+
+
+async def active(bus: NatsBus) -> int:
+    """Return the process id of the dispatcher that holds leadership, or 0."""
+    try:
+        found = await bus.get_last(subjects.LEADERS, subjects.leader("dispatcher"))
+        holder = msgspec.json.decode(found.body, type=Holder)
+    except (NotFound, msgspec.DecodeError):
+        return 0  # nobody does: the message has expired
+    return int(holder.instance.split("-")[-2]) if holder.instance else 0
 
 
 @asynccontextmanager

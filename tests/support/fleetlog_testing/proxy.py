@@ -1,113 +1,152 @@
-"""A TCP path of our own between one part and the bus, that can be cut, slowed and broken; it needs no rights.
+"""A bad line between a host and the bus: a TCP proxy that delays, narrows, stalls and cuts what passes through it.
 
-Each `Link` listens on a port of loopback and hands every connection on. While it is cut nothing passes and nobody is
-told, as with a pulled cable: what was sent waits, also the end of a connection, and new connections hang.
+What IP loses, TCP sends again, so a lost segment shows as a stall of everything behind it: that is how loss is played
+here. It runs in a thread of its own, so that a test that asks a service does not hold the line up. Seeded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from urllib.parse import urlsplit
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
-CHUNK_BYTES = 16 * 1024
-CONNECT_S_MAX = 5.0
-SLOW_MS = 200
-SLOW_BYTES_PER_S = 10_000
+SEGMENT_BYTES = 1_448
+"""What one packet carries on an Ethernet: the unit of loss."""
+UNDER_WAY_BYTES_MAX = 64 * 1024
+"""Bytes under way in one direction, as in a socket's buffer: then whoever sends has to wait."""
+RETRANSMISSION_S = 0.2
+"""Shortest time until Linux sends a lost segment again, beside the round trip."""
 
 
-class Link:
-    """One path; `url` is where the part reaches the bus by it."""
+class Line(NamedTuple):
+    """How bad it is, in each direction."""
 
-    faults = ("partition", "slow", "half-close", "reset")
+    delay_s: float = 0.0
+    loss: float = 0.0
+    """Share of segments that are lost at their first try."""
+    bytes_per_s: float = 0.0
+    """0: as fast as the machine."""
 
-    def __init__(self, target: Callable[[], str]) -> None:
-        """Prepare a path to the URL that *target* gives when a connection is made: a server may come back elsewhere."""
-        self._target = target
-        self._server: asyncio.Server | None = None
-        self._open = asyncio.Event()
-        self._open.set()
-        self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._serving: set[asyncio.Task[None]] = set()
-        self.delay_ms = 0
-        """By which every chunk comes later."""
-        self.bytes_per_s = 0
-        """0 is no limit."""
-        self.url = ""
 
-    async def open(self) -> None:
+class Proxy:
+    """The running proxy; `port` is where it listens."""
+
+    def __init__(self, host: str, port: int, line: Line, seed: int) -> None:
+        """Use `bad_line`."""
+        self.port = 0
+        self.connections = 0
+        """Made so far."""
+        self._target = (host, port)
+        self._line = line
+        self._random = random.Random(seed)
+        self._loop = asyncio.new_event_loop()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._cut = False
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy")
+
+    def cut(self) -> None:
+        """End every connection, and refuse new ones."""
+        self._loop.call_soon_threadsafe(self._set_cut, True)
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._loop.call_soon_threadsafe(self._set_cut, False)
+
+    def _set_cut(self, cut: bool) -> None:
+        self._cut = cut
+        if cut:
+            for writer in self._open:
+                writer.transport.abort()
+
+    # --- in the thread ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.url = f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._thread.start()
+        self._ready.wait()
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
+    def stop(self) -> None:
+        """End everything."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._open.wait()
-        try:
-            parts = urlsplit(self._target())
-            async with asyncio.timeout(CONNECT_S_MAX):
-                other_reader, other_writer = await asyncio.open_connection(parts.hostname, parts.port)
-        except (OSError, TimeoutError):
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+        server.close()
+        self._set_cut(True)
+        for pipe in self._pipes:
+            pipe.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._pipes, return_exceptions=True))
+        self._loop.close()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._cut:
             writer.transport.abort()
             return
-        pair = (writer, other_writer)
-        self._pairs.add(pair)
         try:
-            await asyncio.gather(self._pump(reader, other_writer), self._pump(other_reader, writer))
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
         except OSError:
-            pass  # one side is gone, and both are ended below
+            writer.transport.abort()
+            return
+        self.connections += 1
+        for one, other in ((reader, far_writer), (far_reader, writer)):
+            self._open.add(other)
+            pipe = self._loop.create_task(self._pipe(one, other))
+            self._pipes.add(pipe)
+            pipe.add_done_callback(self._pipes.discard)
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(UNDER_WAY_BYTES_MAX // SEGMENT_BYTES)
+        sending = self._loop.create_task(self._send(under_way, writer))
+        free_s = arrives_s = 0.0
+        try:
+            with suppress(OSError):
+                while data := await reader.read(SEGMENT_BYTES):
+                    now_s = self._loop.time()
+                    free_s = max(free_s, now_s)
+                    if self._line.bytes_per_s:
+                        free_s += len(data) / self._line.bytes_per_s
+                    stall_s = 0.0
+                    if self._random.random() < self._line.loss:
+                        stall_s = RETRANSMISSION_S + 2 * self._line.delay_s
+                    # Nothing overtakes on TCP: what comes behind a lost segment waits for it.
+                    arrives_s = max(arrives_s, free_s + self._line.delay_s + stall_s)
+                    await under_way.put((arrives_s, data))
+            await under_way.put((arrives_s, b""))
+            await sending
         finally:
-            self._pairs.discard(pair)
-            for one in pair:
-                one.transport.abort()
+            sending.cancel()
+            self._open.discard(writer)
+            writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            data = await reader.read(CHUNK_BYTES)
-            await self._open.wait()
-            if not data:
-                break
-            if self.delay_ms:
-                await asyncio.sleep(self.delay_ms / 1000)
-            if self.bytes_per_s:
-                await asyncio.sleep(len(data) / self.bytes_per_s)
-            writer.write(data)
-            await writer.drain()
-        # What was sent so far still goes the other way, as it does between two machines.
-        if writer.can_write_eof():
-            writer.write_eof()
+    async def _send(self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while True:
+                arrives_s, data = await under_way.get()
+                await asyncio.sleep(max(arrives_s - self._loop.time(), 0))
+                if not data:
+                    return
+                writer.write(data)
+                await writer.drain()
+        while (await under_way.get())[1]:
+            continue  # the other end is gone: take what is left, so that nobody waits for room
 
-    def suffer(self, fault: str) -> bool:
-        """Have one of the *faults*; what lasts, lasts until `join`."""
-        match fault:
-            case "partition":
-                self._open.clear()
-            case "slow":
-                self.delay_ms, self.bytes_per_s = SLOW_MS, SLOW_BYTES_PER_S
-            case "half-close":
-                for _, to_bus in list(self._pairs):
-                    with contextlib.suppress(OSError, RuntimeError):
-                        to_bus.write_eof()  # the part has nothing more to say; the other way stays open
-            case "reset":
-                for pair in list(self._pairs):
-                    for one in pair:
-                        one.transport.abort()
-        return fault in self.faults
 
-    def join(self) -> None:
-        """Let everything pass again, at full speed."""
-        self._open.set()
-        self.delay_ms = self.bytes_per_s = 0
-
-    async def close(self) -> None:
-        """End everything."""
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._serving):
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+@contextmanager
+def bad_line(port: int, line: Line = Line(), seed: int = 1, host: str = "127.0.0.1") -> Iterator[Proxy]:  # noqa: B008 - frozen
+    """Give a proxy to *port*."""
+    proxy = Proxy(host, port, line, seed)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()

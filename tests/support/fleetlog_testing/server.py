@@ -45,12 +45,13 @@ class Server:
         self._machine = machine
         self._up: subprocess.Popen[bytes] | None = None
 
-    def spawn(self, argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    def spawn(self, argv: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
         """Start a process on the machine of this server."""
         argv = self._machine.argv(*argv) if self._machine else argv
         with log.open("ab") as file:
             return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._environment, start_new_session=True
+                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**self._environment, **environment},
+                start_new_session=True,
             )
 
     def argv(self, *words: str) -> list[str]:
@@ -127,10 +128,10 @@ class Server:
         path = self.home.path / ("nats/pid" if part == "nats-server" else f"run/{part}.pid")
         return int(path.read_text())
 
-    def kill(self, part: str) -> int:
-        """End a part with SIGKILL and return the process id that it had."""
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a part with a signal and return the process id that it had."""
         pid = self.pid(part)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
 
     def stop(self, *parts: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from fleetlog_agent.journal import COMPACT_BYTES_MIN, Journal, JournalError, read_journal
+from fleetlog_agent.journal import COMPACT_BYTES_MIN, RESERVE_BYTES, Journal, JournalError, read_journal
 from fleetlog_agent.journal_records import Accepted, Commit, Ended, Forgotten, Key, SessionOpened
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.reports import ReportEnded
@@ -103,3 +105,43 @@ def test_a_journal_of_forgotten_attempts_is_rewritten_small_with_its_counter(tmp
 def test_the_journal_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     filled(tmp_path / "journal", 1)
     assert (tmp_path / "journal").stat().st_mode & 0o777 == 0o600
+
+
+def test_on_a_full_disk_the_reserve_takes_what_must_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "journal")
+    assert (tmp_path / "reserve").stat().st_blocks * 512 >= RESERVE_BYTES
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if (tmp_path / "reserve").exists():
+            write(descriptor, data[:3])
+            raise OSError(errno.ENOSPC, "no space")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    journal.append(Commit(1, ()))
+    assert not journal.has_reserve
+    assert read_journal(tmp_path / "journal")[0].counter == 1
+    journal.restore_reserve()
+    assert journal.has_reserve
+
+
+def test_without_a_reserve_a_full_disk_is_an_error_and_the_file_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="no space"):
+            journal.append(Commit(1, ()))
+        journal.restore_reserve()
+        assert not journal.has_reserve
+        with pytest.raises(OSError, match="no space"):
+            journal.append(Commit(1, ()))
+    journal.append(Commit(1, ()))
+    assert read_journal(tmp_path / "journal")[0].counter == 1

@@ -7,7 +7,7 @@ from fleetlog_checker.history import Trouble
 from fleetlog_checker.system import Part, System
 from fleetlog_checker.timings import Recorded, slowest, take_overs
 from fleetlog_checker.watching import Turn, longest_gap
-from fleetlog_testing.proxy import Link
+from fleetlog_testing.links import Link
 
 
 class Process(Part):

@@ -38,16 +38,18 @@ from fleetlog_schemas.questions import (
 )
 from fleetlog_schemas.spec import TaskSpec
 from fleetlog_schemas.view import task_view
+from fleetlog_testing.definitions_served import DefinitionsServed
 from fleetlog_testing.history import History
 
 TOKEN = "flt_for_tests"
 Story = Callable[["Recorded", str], None]
 
 
-class Recorded:
+class Recorded(DefinitionsServed):
     """The history that is served, and what was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.history = History()
         self.grown = threading.Condition()
         self.requests: list[tuple[str, str, Any]] = []
@@ -213,6 +215,11 @@ class Recorded:
         self.blobs[digest] = body
         return 201, {"sha256": digest, "size": len(body)}
 
+    def _post_definitions(self, parts: list[str], query: dict[str, str], body: Any) -> tuple[int, Any]:
+        if parts[2:] == ["plan"]:
+            return self._post_plan(parts, query, body)
+        return super()._post_definitions(parts, query, body)
+
     def _post_plan(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
         fields = {"hosts": [PlannedView(f"h{name}", name, "online", maintenance=False, would="run") for name in self.hosts]}
         answer = {"plan_hash": "hash", "offline": 0, "problem": self.plan_problem, **fields, **self.plan_fields}
@@ -366,10 +373,11 @@ class _Handler(BaseHTTPRequestHandler):
             status, data = recorded.answer(method, parts.path, dict(parse_qsl(parts.query)), body)
             wrapped = method == "GET" or parts.path.rpartition("/")[2] in ("plan", "sql", "projection")
             seq = len(recorded.history.events)
+            wrapped = wrapped and not isinstance(data, bytes) and not parts.path.endswith("/schema")
             self._send(status, {"seq": seq, "data": data} if status == 200 and wrapped else data)
 
     def _send(self, status: int, data: Any) -> None:
-        body = msgspec.json.encode(data)
+        body = data if isinstance(data, bytes) else msgspec.json.encode(data)
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if status < 300 else "application/problem+json")
         self.send_header("Content-Length", str(len(body)))

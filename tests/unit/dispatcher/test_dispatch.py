@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fleetlog_dispatcher.delivery import FORGETS_TOGETHER, FORGETTING_PER_ROUND_MAX
+from fleetlog_dispatcher.live import SWEEP_MS
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, pushes
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -67,7 +69,43 @@ def test_an_end_that_the_host_reported_is_told_to_be_forgotten() -> None:
     stage.connected("web1")
     task_id = stage.submitted(shell())
     stage.ended(task_id, "web1")
+    stage.later(SWEEP_MS)
     assert stage.pushed(pushes.ForgetPush, "web1") == [(task_id, 1)]
+
+
+def test_forgets_gather_until_the_next_sweep_so_that_the_next_command_meets_none() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    for _ in range(3):
+        stage.ended(stage.submitted(shell()), "web1")
+    assert stage.pushed(pushes.ForgetPush) == []
+    stage.later(SWEEP_MS)
+    told = [push for push in stage.sent if isinstance(push, pushes.ForgetPush)]
+    assert [len(push.attempts) for push in told] == [3]
+
+
+def test_many_forgets_wait_for_no_sweep_for_a_host_holds_only_so_much() -> None:
+    stage = Stage()
+    stage.connected("web1")
+    for _ in range(FORGETS_TOGETHER):
+        stage.ended(stage.submitted(shell()), "web1")
+    assert len(stage.pushed(pushes.ForgetPush, "web1")) == FORGETS_TOGETHER
+
+
+def test_many_hosts_are_told_to_forget_in_rounds_one_right_after_the_other() -> None:
+    stage = Stage()
+    names = [f"web{number}" for number in range(2 * FORGETTING_PER_ROUND_MAX + 50)]
+    stage.connected(*names)
+    task_id = stage.submitted(shell())
+    for name in names:
+        stage.ended(task_id, name)
+    stage.now_ms += SWEEP_MS
+    rounds = []
+    for _ in range(3):
+        stage.sent.clear()
+        stage.settle()
+        rounds.append((len(stage.pushed(pushes.ForgetPush)), stage.engine.wake_at_ms == stage.now_ms))
+    assert rounds == [(FORGETTING_PER_ROUND_MAX, True), (FORGETTING_PER_ROUND_MAX, True), (50, False)]
 
 
 def test_a_host_that_still_holds_a_settled_attempt_is_told_again() -> None:
@@ -75,7 +113,9 @@ def test_a_host_that_still_holds_a_settled_attempt_is_told_again() -> None:
     stage.connected("web1")
     task_id = stage.submitted(shell())
     stage.ended(task_id, "web1")
+    stage.later(SWEEP_MS)
     stage.beats("web1", Held(task_id, 1, HeldState.ENDED))
+    stage.later(SWEEP_MS)
     assert stage.pushed(pushes.ForgetPush, "web1") == [(task_id, 1), (task_id, 1)]
 
 
@@ -216,6 +256,7 @@ def test_a_late_end_after_lost_changes_nothing_and_is_forgotten() -> None:
     assert task_id in stage.state.unsettled
     stage.ended(task_id, "web1", ended_ms=1)
     assert [end.tasks[0].outcome for end in stage.decided(events.TasksEnded)] == [Outcome.LOST]
+    stage.later(SWEEP_MS)
     assert stage.pushed(pushes.ForgetPush)[-1] == (task_id, 1)
     assert task_id not in stage.state.tasks.by_id
 
@@ -352,6 +393,7 @@ def test_reports_that_were_refused_are_forgotten() -> None:
     task_id = stage.submitted(shell())
     key = events.AttemptKey(task_id=task_id, host_id="h-web1", attempt=1)
     stage.happened(events.ReportsRefused(host_id="h-web1", minute=1, counts={"token": 1}, attempts=(key,)))
+    stage.later(SWEEP_MS)
     assert stage.pushed(pushes.ForgetPush) == [(task_id, 1)]
 
 

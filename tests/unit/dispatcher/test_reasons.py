@@ -199,6 +199,16 @@ def test_a_reason_that_all_waiting_commands_of_a_task_share_names_no_hosts() -> 
     ]
 
 
+def test_those_that_wait_behind_others_share_one_entry_however_many_go_before_each() -> None:
+    stage = Stage(DispatcherSettings(slots_per_host=1))
+    stage.connected("web1")
+    for _ in range(5):
+        stage.submitted(shell())
+    stage.later(DispatcherSettings().note_wait_ms + 1_000)
+    noted = [group for data in stage.decided(events.CommandsWaiting) for group in data.groups]
+    assert {group.reason: len(group.commands) for group in noted} == {"slot": 1, "priority": 3}
+
+
 def test_more_than_one_sweep_can_look_at_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "NOTES_PER_SWEEP_MAX", 2)
     stage = two_hosts()

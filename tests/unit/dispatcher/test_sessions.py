@@ -118,13 +118,19 @@ def test_a_journal_counter_below_what_the_log_has_shows_a_rolled_back_machine() 
     assert stage.outcomes(task_id) == {"web1": "lost"}
 
 
-def test_a_new_session_that_does_not_hold_an_unseen_attempt_is_offered_it_again() -> None:
+def test_a_host_that_comes_back_without_an_unseen_attempt_is_offered_it_at_its_first_heartbeat() -> None:
     stage = Stage()
     stage.connected("web1")
     task_id = stage.submitted(shell())
-    stage.opens("web1")
-    assert stage.pushed(pushes.StartPush) == [(task_id, 1)] * 2
-    assert [push.epoch for push in stage.sent if isinstance(push, pushes.StartPush)] == [1, 2]
+    for times in (2, 3, 4):
+        stage.opens("web1")
+        assert len(stage.pushed(pushes.StartPush)) == times - 1, "before it, the session is not open on the host"
+        stage.beats("web1")
+        assert stage.pushed(pushes.StartPush) == [(task_id, 1)] * times
+        stage.beats("web1")
+        assert len(stage.pushed(pushes.StartPush)) == times
+    stage.later(3_000)
+    assert len(stage.pushed(pushes.StartPush)) == 5, "a host that comes and goes does not wait longer each time"
 
 
 def test_a_new_session_that_does_not_hold_a_started_attempt_makes_it_lost() -> None:

@@ -25,7 +25,9 @@ def test_only_the_listed_routes_need_no_token() -> None:
 
 def test_what_changes_something_needs_more_than_reading() -> None:
     writing = {(row.path, row.auth) for row in REGISTRY if row.method != "GET"}
-    assert {path for path, auth in writing if auth is Permission.READ} == {"/api/v1/plan"}
+    assert {path for path, auth in writing if auth is Permission.READ} == {
+        "/api/v1/plan", "/api/v1/definitions/{name}/plan",
+    }
 
 
 def test_the_reference_is_what_the_table_says() -> None:

@@ -7,6 +7,7 @@ import pytest
 from fleetlog_gateway.touches import every_task, task_ids
 from fleetlog_schemas import events, lifecycle, records
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
 
@@ -68,6 +69,10 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     events.WindowSet: (events.WindowSet("w", WINDOW), set()),
     events.WindowRemoved: (events.WindowRemoved("w"), set()),
     events.QueueLimited: (events.QueueLimited("q", 3), set()),
+    events.SegmentSealed: (events.SegmentSealed(1, 2, 3, 4, 5, "s", "c"), set()),
+    events.LogPruned: (events.LogPruned(2, {"evt.request": 2}, "age"), set()),
+    events.DefinitionSet: (events.DefinitionSet("d", 1, Definition("report", SPEC)), set()),
+    events.DefinitionRemoved: (events.DefinitionRemoved("d", "report"), set()),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 
 import structlog
@@ -62,3 +64,14 @@ def test_lines_are_json_with_time_and_level_and_lower_levels_are_left_out(capsys
     found = json.loads(lines[0])
     assert found.pop("timestamp").endswith("Z")
     assert found == {"event": "this", "level": "warning", "service": "reporter", "seq": 3, "error": "bad\nline"}
+
+
+def test_diagnostics_go_where_stderr_was_when_they_were_set_up():
+    before, file = structlog.get_config(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(file):
+            diagnostics.configure("warning")
+        structlog.get_logger().warning("for the file, not for the terminal")
+    finally:
+        structlog.configure(**before)
+    assert "for the file" in file.getvalue()

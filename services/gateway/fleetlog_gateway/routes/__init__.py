@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from fleetlog_gateway.routes import control, hosts, live, policies, reads, reruns, system, tasks
+from fleetlog_gateway.routes import (
+    archive,
+    control,
+    definitions,
+    hosts,
+    live,
+    policies,
+    reads,
+    reruns,
+    runs,
+    system,
+    tasks,
+)
 
-__all__ = ["control", "hosts", "live", "policies", "reads", "reruns", "system", "tasks"]
+__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "system", "tasks"]

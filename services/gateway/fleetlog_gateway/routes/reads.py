@@ -11,11 +11,14 @@ from msgspec import Meta
 from fleetlog_gateway import decode, limits, sse
 from fleetlog_gateway.asking import RawAnswer, handed_on
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.difference import difference, previous_question
 from fleetlog_gateway.finding import OVER, check_identifier
 from fleetlog_gateway.problems import FieldError, HttpProblem
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_gateway.routes import live
 from fleetlog_schemas import admission, questions, view
+from fleetlog_schemas.executions import Execution, ExecutionsQuestion
+from fleetlog_schemas.spec import TaskSpec
 
 Text = Annotated[str, Meta(max_length=300)]
 Cursor = Annotated[str, Meta(max_length=1_000)]
@@ -40,6 +43,7 @@ class TasksQuery(Past, frozen=True, kw_only=True):
     submitted_by: Text = ""
     name: Text = ""
     tag: Text = ""
+    definition: Text = ""
     since_ms: Count = 0
     until_ms: Count = 0
     limit: Limit = 50
@@ -99,11 +103,24 @@ class HostsQuery(Past, frozen=True, kw_only=True):
 class StatsQuery(Past, frozen=True, kw_only=True):
     """What statistics are about."""
 
-    by: Annotated[str, Meta(pattern="^(kind|host|day)$")] = "kind"
+    by: Annotated[str, Meta(pattern="^(kind|host|day|definition)$")] = "kind"
     since_ms: Count = 0
     until_ms: Count = 0
     kind: Text = ""
     host: Text = ""
+    definition: Text = ""
+
+
+class ExecutionsQuery(Past, frozen=True, kw_only=True):
+    """Filters of the records of ended tasks."""
+
+    kind: Text = ""
+    definition: Text = ""
+    outcome: Text = ""
+    since_ms: Count = 0
+    until_ms: Count = 0
+    limit: Limit = 50
+    cursor: Cursor = ""
 
 
 class Sql(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +141,8 @@ class Why(msgspec.Struct, frozen=True):
     failures: list[view.FailureGroup] | None
     missing: tuple[str, ...] = ()
     """The services that did not answer."""
+    difference: admission.Difference | None = None
+    """Of a task that came from a definition: what is not as it was in the last one before it that succeeded."""
 
 
 async def _ask(call: Call[Any, Any], question: str, kind: type[msgspec.Struct], **more: Any) -> web.Response:
@@ -217,6 +236,7 @@ async def why(call: Call[Nothing, Nothing]) -> web.Response:
     asker, missing, seq = call.gateway.asker, list[str](), 0
     task_id = check_identifier(call.path["id"])
     found: dict[str, Any] | None = None
+    changed: admission.Difference | None = None
     try:
         answer = await asker.report("task", questions.TaskQuestion, {"task_id": task_id})
     except HttpProblem as problem:
@@ -225,13 +245,41 @@ async def why(call: Call[Nothing, Nothing]) -> web.Response:
         missing.append("reporter")
     else:
         seq, found = answer.seq, decode.json_answer(answer.data, dict[str, Any], "reporter")
+        changed = await _since_success(call, decode.json_answer(answer.data, _Ran, "reporter"))
         found.pop("commands", None)
         task_id = str(found.get("task_id", task_id))
     waiting, failures = msgspec.Raw(b"[]"), found.get("failures") if found else None
     if found is None or found.get("state") not in OVER:
         told = await _waiting(call, task_id, missing)
         seq, waiting = max(seq, told.seq), await _with_typical(call, task_id, told.data, missing)
-    return reply({"seq": seq, "data": Why(task=found, waiting=waiting, failures=failures, missing=tuple(missing))})  # type: ignore[arg-type]  # raw JSON
+    told_all = Why(task=found, waiting=waiting, failures=failures, missing=tuple(missing), difference=changed)  # type: ignore[arg-type]  # raw JSON
+    return reply({"seq": seq, "data": told_all})
+
+
+class _RanOn(msgspec.Struct, frozen=True):
+    host: str
+
+
+class _Ran(msgspec.Struct, frozen=True):
+    """What is needed of a task to compare it with an earlier one."""
+
+    task_id: str
+    spec: TaskSpec
+    outcome: str | None
+    commands: list[_RanOn]
+
+
+async def _since_success(call: Call[Any, Any], task: _Ran) -> admission.Difference | None:
+    """Return how a task of a definition differs from the last one before it that succeeded; None: nothing to say."""
+    if task.spec.definition is None or task.outcome == "success":
+        return None
+    question = {**previous_question(task.spec), "outcome": "success", "before_id": task.task_id}
+    try:
+        answer = await call.gateway.asker.report("previous", questions.PreviousQuestion, question, limits.ASK_EXTRA_MS_MAX)
+        previous = decode.optional_answer(answer.data, questions.Previous, "reporter")
+    except HttpProblem:
+        return None  # it completes an answer that stands without it
+    return difference(previous, task.spec, [one.host for one in task.commands]) if previous is not None else None
 
 
 async def _waiting(call: Call[Any, Any], task_id: str, missing: list[str]) -> RawAnswer:
@@ -284,8 +332,22 @@ async def host(call: Call[Nothing, Past]) -> web.Response:
 @route("GET", "/api/v1/stats", auth=Permission.READ, query=StatsQuery, answer=Answered[Paged[questions.StatsRow]],
        problems=("bad-query", "service-unavailable", "behind"))
 async def stats(call: Call[Nothing, StatsQuery]) -> web.Response:
-    """Count ended commands by kind, host or day, with success ratio and durations."""
+    """Count ended commands by kind, host, day or definition, with success ratio and durations."""
     return await _ask(call, "stats", questions.StatsQuestion)
+
+
+@route("GET", "/api/v1/executions", auth=Permission.READ, query=ExecutionsQuery,
+       answer=Answered[Paged[Execution]], problems=("bad-query", "service-unavailable", "behind"))
+async def executions(call: Call[Nothing, ExecutionsQuery]) -> web.Response:
+    """List the records of ended tasks, the newest end first."""
+    return await _ask(call, "executions", ExecutionsQuestion)
+
+
+@route("GET", "/api/v1/tasks/{id}/execution", auth=Permission.READ, query=Past, answer=Answered[Execution],
+       problems=("task-not-found", "service-unavailable", "behind"))
+async def execution(call: Call[Nothing, Past]) -> web.Response:
+    """Show the record of one task that has ended; one that is open has none yet."""
+    return await _ask(call, "execution", questions.TaskQuestion, task_id=check_identifier(call.path["id"]))
 
 
 @route("POST", "/api/v1/sql", auth=Permission.SQL, body=Sql, answer=Answered[questions.SqlTable],

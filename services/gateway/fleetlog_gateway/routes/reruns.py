@@ -7,6 +7,7 @@ from aiohttp import web
 
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.definitions import Made, keep, latest
 from fleetlog_gateway.finding import CommandHead, commands_of, find_task
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
@@ -36,17 +37,20 @@ class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """With `failed`: also those that may have run and cannot be confirmed."""
     outcomes: tuple[Outcome, ...] = ()
     """Exactly those that ended so."""
+    latest: bool = False
+    """With the present version of its definition, and the same parameters; otherwise with the same version."""
 
 
 @route("POST", "/api/v1/tasks/{id}/rerun", auth=Permission.RUN, body=Rerun, body_optional=True, answer=AcceptedRerun,
        status=202, idempotent=True,
-       problems=("invalid", "task-not-found", "nothing-to-rerun", "idempotency-key", "idempotency-key-reused",
+       problems=("invalid", "task-not-found", "definition-not-found", "nothing-to-rerun", "idempotency-key", "idempotency-key-reused",
                  "service-unavailable", "bus-unavailable", "unsettled", "log-full"))
 async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
     """Run a task again, on all of its hosts or on those that ended in a certain way.
 
     The new task has the old one's specification with exact hosts instead of a target, and names the old one. Hosts that
-    are gone are left out and named in `gone`. Waves stay, a canary does not.
+    are gone are left out and named in `gone`. Waves stay, a canary does not. A task of a definition runs the version that
+    it ran, also after that was changed or removed; with `latest` the present one.
     """
     gateway, body = call.gateway, call.body
     if body.include_lost and not body.failed:
@@ -57,8 +61,10 @@ async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
 
     async def append() -> AcceptedRerun:
         decode.check_task_id_time(new_id, gateway.now_ms(), "")
-        spec, gone = await _rerun_spec(gateway, call.path["id"], body)
+        spec, gone, environment = await _rerun_spec(gateway, call.path["id"], body)
         decode.check_task(spec, "")
+        if environment is not None:
+            await keep(gateway, environment)
         submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=new_id, spec=spec),))
         seq = await gateway.store([submitted], call.principal, new_id, new_tasks=True)
         return AcceptedRerun(task_id=new_id, seq=seq, hosts=len(spec.host_ids), gone=hostset.fold(gone))
@@ -73,8 +79,8 @@ class _Rerunnable(msgspec.Struct, frozen=True):
     spec: TaskSpec
 
 
-async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSpec, list[str]]:
-    """Return what to run again, and the names of the hosts that are left out. Raises HttpProblem."""
+async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSpec, list[str], bytes | None]:
+    """Return what to run again, the names of the hosts that are left out, and content to store. Raises HttpProblem."""
     found = await find_task(gateway, given)
     answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": found.task_id})
     old = decode.json_answer(answer.data, _Rerunnable, "reporter")
@@ -85,11 +91,12 @@ async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSp
         raise HttpProblem(
             "nothing-to-rerun", f"every host that is meant is gone (revoked, or no longer enrolled): {hostset.fold(gone)}"
         )
+    made = await latest(gateway, old.spec) if body.latest else Made(old.spec, None)
     spec = msgspec.structs.replace(
-        old.spec, target="", host_ids=host_ids, rerun_of=old.task_id, plan_hash="", choose=None,
-        rollout=_without_canary(old.spec.rollout),
+        made.spec, target="", host_ids=host_ids, rerun_of=old.task_id, plan_hash="", choose=None,
+        rollout=_without_canary(made.spec.rollout),
     )
-    return spec, gone
+    return spec, gone, made.environment
 
 
 async def _chosen(gateway: Gateway, task_id: str, body: Rerun) -> list[CommandHead]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.openapi import document
 from fleetlog_gateway.registry import REGISTRY, Call, Nothing, reply, route
 from fleetlog_schemas.codec import READER
+from fleetlog_schemas.version import VERSION
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -55,11 +55,11 @@ async def readyz(call: Call[Nothing, Nothing]) -> web.Response:
 async def version(call: Call[Nothing, Nothing]) -> web.Response:
     """Say which version runs."""
     del call
-    return reply(Version(version=metadata.version("fleetlog"), api="v1", reader=READER))
+    return reply(Version(version=VERSION, api="v1", reader=READER))
 
 
 @route("GET", "/api/v1/openapi.json", auth=Permission.READ, answer=dict[str, Any])
 async def openapi(call: Call[Nothing, Nothing]) -> web.Response:
     """Return this description as OpenAPI 3.1."""
     del call
-    return reply(document(REGISTRY, metadata.version("fleetlog")))
+    return reply(document(REGISTRY, VERSION))

@@ -13,12 +13,12 @@ from msgspec import Meta
 from fleetlog_gateway import decode, limits
 from fleetlog_gateway.asking import RawAnswer, handed_on
 from fleetlog_gateway.auth import Permission
-from fleetlog_gateway.difference import difference
+from fleetlog_gateway.definitions import keep
+from fleetlog_gateway.difference import difference, previous_question
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Raw, reply, route
-from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, BusFull, NoAnswer, NotSent
 from fleetlog_schemas import admission, events, ids, questions
 from fleetlog_schemas.limits import (
     BLOB_BYTES_MAX,
@@ -74,14 +74,7 @@ async def put_blob(call: Call[Raw, Nothing]) -> web.Response:
 
     The body is taken as it is. Storing the same content twice keeps it once.
     """
-    try:
-        sha256 = await call.gateway.bus.put_blob(call.body.body)
-    except NotSent:
-        raise HttpProblem("bus-unavailable", "the bus cannot be reached: nothing was stored") from None
-    except BusFull:
-        raise HttpProblem("log-full", "the bus has no room for this content") from None
-    except (AppendUnsettled, AppendRefused, NoAnswer):
-        raise HttpProblem("unsettled", "the bus did not confirm in time: send the same content again") from None
+    sha256 = await keep(call.gateway, call.body.body)
     return reply(Stored(sha256=sha256, size=len(call.body.body)), status=201)
 
 
@@ -95,6 +88,7 @@ async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
     task's events.
     """
     decode.check_task(call.body, "")
+    _check_origin(call.body, "")
     gateway, task_id = call.gateway, decode.idempotency_key(call.request) or call.gateway.make_id()
 
     async def append() -> Accepted:
@@ -122,6 +116,7 @@ async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
             await asyncio.sleep(0)
         at = f"/tasks/{index}"
         decode.check_task(item.spec, f"{at}/spec")
+        _check_origin(item.spec, f"{at}/spec")
         task_id = item.task_id or gateway.make_id()
         try:
             decode.check_task_id_time(task_id, gateway.now_ms(), f"{at}/task_id")
@@ -144,8 +139,19 @@ async def plan(call: Call[TaskSpec, Nothing]) -> web.Response:
     `difference` compares it with the last task that ran the same; null when there is none, or the reporter does not tell.
     """
     decode.check_task(call.body, "")
-    answer = await call.gateway.asker.ask("dispatcher", "plan", admission.PlanQuestion(spec=call.body))
-    return handed_on(await _with_difference(call.gateway, call.body, answer))
+    return await answer_plan(call.gateway, call.body)
+
+
+async def answer_plan(gateway: Gateway, spec: TaskSpec) -> web.Response:
+    """Return the dispatcher's plan of a task, with how it differs from the last one. Raises HttpProblem."""
+    answer = await gateway.asker.ask("dispatcher", "plan", admission.PlanQuestion(spec=spec))
+    return handed_on(await _with_difference(gateway, spec, answer))
+
+
+def _check_origin(spec: TaskSpec, prefix: str) -> None:
+    """Refuse a task that says itself where it comes from: only the gateway knows which version that was. Raises HttpProblem."""
+    if spec.definition is not None:
+        raise invalid(f"{prefix}/definition", "run a definition by POST /api/v1/definitions/{name}/tasks")
 
 
 class _Planned(msgspec.Struct, frozen=True):
@@ -160,7 +166,7 @@ async def _with_difference(gateway: Gateway, spec: TaskSpec, answer: RawAnswer) 
         return answer
     try:
         told = await gateway.asker.report(
-            "previous", questions.PreviousQuestion, {"payload": msgspec.to_builtins(spec.payload)}, limits.ASK_EXTRA_MS_MAX
+            "previous", questions.PreviousQuestion, previous_question(spec), limits.ASK_EXTRA_MS_MAX
         )
         previous = decode.optional_answer(told.data, questions.Previous, "reporter")
     except HttpProblem:

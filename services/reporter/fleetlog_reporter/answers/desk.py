@@ -25,6 +25,7 @@ from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.pure.bus import NoAnswer as BusSilent
 from fleetlog_schemas import questions
 from fleetlog_schemas.records import Task
+from fleetlog_schemas.view import TaskView
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ BEHIND_SECONDS_MAX = 5.0
 """How long a question waits for a sequence: a person waits no longer, and a program asks again."""
 QUESTIONS_MAX = 64
 """Questions answered at once; more are told to come again."""
+FEW_COMMANDS = 50
+"""An answer about a task with no more is made on the event loop, in less time than a thread takes to be woken."""
 NUMBER_MAX = 2**53
 """Largest number in a question: what every JSON reader keeps exactly; sequences and times are far below."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
@@ -94,7 +97,10 @@ class Desk:
                 seq, data = await handler(self, _decode(kind, body))
             finally:
                 self._open -= 1
-            return await asyncio.to_thread(_pack, questions.Answer(seq=seq, data=data))
+            answer = questions.Answer(seq=seq, data=data)
+            if isinstance(data, TaskView) and len(data.commands) <= FEW_COMMANDS:
+                return _pack(answer)
+            return await asyncio.to_thread(_pack, answer)
         except NoAnswer as refused:
             problem = refused.problem
         except BusSilent as error:

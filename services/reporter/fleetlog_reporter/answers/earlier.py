@@ -1,11 +1,11 @@
-"""`typical` and `previous`: what is known of earlier tasks that ran the same payload."""
+"""`typical` and `previous`: what is known of earlier tasks that ran the same payload, or were of the same definition."""
 
 from __future__ import annotations
 
 import msgspec
 
 from fleetlog_reporter.answers import find
-from fleetlog_reporter.answers.desk import Desk
+from fleetlog_reporter.answers.desk import Desk, NoAnswer
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.readers import TASKS
 from fleetlog_reporter.rows import payload_key
@@ -36,10 +36,18 @@ def _key_and_place(task: Task) -> tuple[str, int]:
 
 
 async def previous(desk: Desk, question: questions.PreviousQuestion) -> tuple[int, questions.Previous | None]:
-    """Answer which task ran a payload last. One that has no plan yet has run nothing, and may still be refused."""
+    """Answer which task ran a payload, or was of a definition, last.
+
+    One that has no plan yet has run nothing, and may still be refused.
+    """
+    if question.payload is None and not question.definition_id:
+        raise NoAnswer(400, "bad-query", "give a payload or a definition", "/payload")
     moment = await desk.moment(question, TASKS)
-    key = payload_key(question.payload)
-    row = await desk.run(lambda db: db.execute(question_sql("previous.sql"), [key]).fetchone(), moment)
+    parameters = {
+        "payload_key": payload_key(question.payload) if question.payload else "",
+        **{name: getattr(question, name) for name in ("definition_id", "outcome", "before_id")},
+    }
+    row = await desk.run(lambda db: db.execute(question_sql("previous.sql"), parameters).fetchone(), moment)
     if row is None:
         return moment.seq, None
     task_id, submitted_ms, outcome, spec = row

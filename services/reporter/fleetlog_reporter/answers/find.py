@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,7 +12,7 @@ import msgspec
 
 from fleetlog_reporter import rows
 from fleetlog_reporter.answers import past
-from fleetlog_reporter.answers.desk import Desk, NoAnswer
+from fleetlog_reporter.answers.desk import FEW_COMMANDS, Desk, NoAnswer
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_schemas import questions
 from fleetlog_schemas.ids import InvalidId, id_ms
@@ -89,7 +90,7 @@ def _none(text: str) -> NoAnswer:
 
 
 async def with_task(desk: Desk, at: At, ask: Callable[[Task], T]) -> tuple[int, T]:
-    """Return the position answered for and what *ask* makes of the task; *ask* runs on a thread of its own copy.
+    """Return the position answered for and what *ask* makes of a copy of the task; with many commands, on a thread.
 
     Raises:
         NoAnswer: there is no such task.
@@ -99,7 +100,9 @@ async def with_task(desk: Desk, at: At, ask: Callable[[Task], T]) -> tuple[int, 
     seq, task = desk.projector.position, desk.projector.find(at.task_id)
     if task is not None:
         copied = _encode_task(task)
-        return seq, await desk.run(lambda _: ask(_decode_task(copied)))
+        if len(task.commands) <= FEW_COMMANDS:
+            return seq, ask(_decode_task(copied))
+        return seq, await asyncio.to_thread(lambda: ask(_decode_task(copied)))
     if desk.follower.late_is_pending:
         await desk.wait_for_tables(seq)
     return seq, await desk.run(lambda db: ask(_existing(task_of_rows(db, at.task_id, seq), at.task_id)))

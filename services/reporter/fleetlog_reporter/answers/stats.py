@@ -1,4 +1,4 @@
-"""`stats`: how many commands ended how, and how long they took, by kind, host or day."""
+"""`stats`: how many commands ended how, and how long they took, by kind, host, day or definition."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import Any
 
 from fleetlog_reporter.answers.desk import Desk, NoAnswer
 from fleetlog_reporter.answers.sql_files import question_sql
-from fleetlog_reporter.readers import ATTEMPTS
+from fleetlog_reporter.readers import ATTEMPTS, TASKS
 from fleetlog_schemas import questions
 from fleetlog_schemas.outcomes import Outcome
 
-KEYS = ("kind", "host", "day")
+KEYS = ("kind", "host", "day", "definition")
 
 
 async def stats(desk: Desk, question: questions.StatsQuestion) -> tuple[int, questions.Page]:
     """Answer counts, success ratio and durations of ended commands; days are UTC by the log's time."""
     if question.by not in KEYS:
         raise NoAnswer(400, "bad-query", f"must be one of {', '.join(KEYS)}, not {question.by[:40]!r}", "/by")
-    moment = await desk.moment(question, ATTEMPTS)
+    of_tasks = [TASKS] if question.definition or question.by == "definition" else []
+    moment = await desk.moment(question, ATTEMPTS, *of_tasks)
     parameters = {
         "by": question.by, "since_ms": question.since_ms, "until_ms": question.until_ms, "kind": question.kind,
-        "host": question.host,
+        "host": question.host, "definition": question.definition,
     }
     found = await desk.run(lambda db: db.execute(question_sql("stats.sql"), parameters).fetchall(), moment)
     return moment.seq, questions.Page(items=[_row(row) for row in found])

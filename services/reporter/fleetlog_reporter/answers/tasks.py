@@ -28,6 +28,10 @@ from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 TASK_STATES = ("open", *(state.value for state in TaskState))
 COMMAND_STATES = tuple(state.value for state in CommandState)
+NEWEST_EVENTS = 50_000
+WIDER = 4
+"""A page of the newest tasks is looked for among those of the newest events, and then of so many times more: rows lie in
+the order of the log, so that most questions read a small part of a long history, and others little more than all."""
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
 
 
@@ -38,7 +42,7 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
     check_one_of("outcome", question.outcome, OUTCOMES)
     before = decode_cursor(question.cursor, tuple[Number, str]) if question.cursor else (0, "")
     parameters = {
-        **{name: getattr(question, name) for name in ("kind", "state", "outcome", "host", "submitted_by", "name", "tag")},
+        **{name: getattr(question, name) for name in ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition")},
         "since_ms": question.since_ms, "until_ms": question.until_ms, "before_seq": before[0], "before_id": before[1],
         "limit": limit + 1,
     }
@@ -46,20 +50,34 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
     query = question_sql("tasks.sql" if question.host else "tasks_anywhere.sql")
     if not question.host:
         del parameters["host"]
-    found = await desk.run(lambda db: db.execute(query, parameters).fetchall(), moment)
+    found = await desk.run(lambda db: _newest(db, query, parameters, before[0] or moment.seq), moment)
     items = [_summary(row) for row in found[:limit]]
     cursor = encode_cursor(found[limit - 1][-1], found[limit - 1][0]) if len(found) > limit else None
     return moment.seq, questions.Page(items=items, next_cursor=cursor)
 
 
+def _newest(db: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any], last_seq: int) -> list[tuple[Any, ...]]:
+    """Return the rows of a page, whose newest may be at *last_seq*."""
+    span = NEWEST_EVENTS
+    while True:
+        from_seq = max(0, last_seq - span)
+        found = db.execute(query, {**parameters, "from_seq": from_seq}).fetchall()
+        if len(found) >= parameters["limit"] or not from_seq:
+            return found
+        span *= WIDER
+
+
 def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:
-    task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold, _ = row
+    (
+        task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold,
+        definition, version, _,
+    ) = row  # fmt: skip
     return questions.TaskSummary(
         task_id=task_id, kind=kind, name=name, summary=summary, state=state, outcome=outcome, target=target,
         submitted_by=by, submitted_at=rfc3339(submitted_ms), ended_at=rfc3339(ended_ms) if ended_ms else None,
         duration_seconds=(ended_ms - submitted_ms) / 1000 if ended_ms else None, hosts=hosts,
         counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())), tags=msgspec.json.decode(tags, type=tuple[str, ...]),
-        hold=hold,
+        hold=hold, definition=definition, version=version,
     )
 
 

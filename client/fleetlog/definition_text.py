@@ -1,0 +1,319 @@
+"""A definition as a TOML file, for people who keep them in git: one canonical text for each, and back.
+
+Field names are those of the API, with two things made easier: times are `..._seconds` instead of milliseconds, and
+`max_retries` stands for the attempts. Content (script, stdin, environment) stands in the file, or beside it
+(`script_file`). Reading the canonical text gives the same definition, byte for byte. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fleetlog_schemas.definitions import Definition
+from fleetlog_schemas.spec import Blob
+
+FILE_SUFFIX = ".toml"
+FILE_BYTES_MAX = 32 * 1024 * 1024
+"""Bytes of one file: a script and a stdin of the largest size, as text."""
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_VERSION_LINE = re.compile(r"^version[ \t]*=[ \t]*[0-9]+[ \t]*(?=#|$)", re.MULTILINE)
+_TABLE_LINE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+
+
+class TextError(ValueError):
+    """A file that is no definition; the message says where and why."""
+
+
+class Contents(msgspec.Struct):
+    """What a definition refers to, by digest."""
+
+    by_digest: dict[str, bytes] = {}
+
+    def add(self, content: bytes, name: str) -> dict[str, Any]:
+        """Keep content and return the reference to it."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.by_digest[digest] = content
+        return {"sha256": digest, "size": len(content), "name": name}
+
+    def of(self, blob: Blob) -> bytes:
+        """Return what a reference means."""
+        return self.by_digest[blob.sha256]
+
+
+class Read(msgspec.Struct, frozen=True):
+    """A file that was read."""
+
+    definition: Definition
+    version: int
+    """The version that it was pulled at, or that its last push made; 0: it says none."""
+    contents: Contents
+
+
+def write(definition: Definition, version: int, contents: Contents) -> str:
+    """Return the canonical text of a definition; *version* 0 is left out."""
+    spec: dict[str, Any] = msgspec.to_builtins(definition.spec)
+    payload, options = spec.pop("payload"), spec.pop("options", {})
+    top: dict[str, Any] = {"name": definition.name, "version": version, "description": definition.description}
+    top.update(payload)
+    if "content" in top:
+        top.update(_content("script", definition.spec.payload.content, contents))  # type: ignore[union-attr]  # it is a script
+        del top["content"]
+    around = definition.spec.options
+    for part, blob in (("stdin", around.stdin), ("env", around.env)):
+        if blob is not None:
+            options.pop(part)
+            own = _environment(contents.of(blob)) if part == "env" else None
+            top.update({"env": own} if own is not None and blob.name == "env" else _content(part, blob, contents))
+    if list(options.get("env_names", ())) == sorted(top["env"] if isinstance(top.get("env"), dict) else ()):
+        options.pop("env_names", None)
+    retry = spec.get("retry", {})
+    top["max_retries"] = retry.pop("attempts_max", 1) - 1
+    spec.pop("timeout_ms", None)
+    top["timeout_ms"] = definition.spec.timeout_ms
+    top.update(spec, options=options, parameters=msgspec.to_builtins(definition.parameters))
+    return "\n".join(_table(_renamed(top, _to_seconds), "")) + "\n"
+
+
+def _content(part: str, blob: Blob, contents: Contents) -> dict[str, Any]:
+    """Return the fields that stand for content: text, or base64 where it is none."""
+    content = contents.of(blob)
+    name = {f"{part}_name": blob.name} if blob.name != _usual_name(part) else {}
+    try:
+        return {part: content.decode(), **name}
+    except UnicodeDecodeError:
+        return {f"{part}_base64": base64.b64encode(content).decode(), **name}
+
+
+def _usual_name(part: str) -> str:
+    return "" if part == "script" else part
+
+
+def _environment(content: bytes) -> dict[str, str] | None:
+    """Return the environment that these bytes are, when they are exactly what this module makes of one."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        return None
+    try:
+        return found if environment_bytes(found) == content else None
+    except UnicodeEncodeError:
+        return None
+
+
+def environment_bytes(environment: dict[str, str]) -> bytes:
+    """Return an environment as it is stored."""
+    return json.dumps(environment, ensure_ascii=False, sort_keys=True).encode()
+
+
+def _to_seconds(key: str, value: Any) -> tuple[str, Any]:
+    if not re.search(r"_ms(_max)?$", key) or not isinstance(value, int):
+        return key, value
+    seconds = value / 1000
+    return key.replace("_ms", "_seconds"), int(seconds) if seconds.is_integer() else seconds
+
+
+def _to_ms(key: str, value: Any) -> tuple[str, Any]:
+    if not re.search(r"_seconds(_max)?$", key):
+        return key, value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**40:
+        raise TextError(f"{key}: must be a number of seconds")
+    return key.replace("_seconds", "_ms"), round(value * 1000)
+
+
+def _renamed(table: dict[str, Any], rename: Callable[[str, Any], tuple[str, Any]]) -> dict[str, Any]:
+    """Return a table whose times have the other unit; names that people chose stay."""
+    found = {}
+    for key, value in table.items():
+        new_key, new = rename(key, value)
+        if isinstance(new, dict) and key not in ("parameters", "env"):
+            new = _renamed(new, rename)
+        found[new_key] = new
+    return found
+
+
+def read(text: str, beside: Callable[[str], bytes]) -> Read:
+    """Return the definition of a file's text; *beside* reads a file that it names.
+
+    Raises:
+        TextError: it is no TOML, or no definition.
+    """
+    try:
+        top = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise TextError(f"not TOML: {error}") from None
+    contents = Contents()
+    top = _renamed(top, _to_ms)
+    version = top.pop("version", 0)
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
+        raise TextError("version: must be the number of a version")
+    spec = {key: value for key, value in top.items() if key not in ("name", "description", "parameters")}
+    _take_payload(spec, contents, beside)
+    _take_surroundings(spec, contents, beside)
+    retries = spec.pop("max_retries", 0)
+    if isinstance(retries, bool) or not isinstance(retries, int):
+        raise TextError("max_retries: must be a number")
+    retry = spec.setdefault("retry", {})
+    if not isinstance(retry, dict) or "attempts_max" in retry:
+        raise TextError("retry: is a table; how often is said by max_retries")
+    retry["attempts_max"] = retries + 1
+    made = {"name": top.get("name", ""), "spec": spec}
+    made.update({key: top[key] for key in ("description", "parameters") if key in top})
+    try:
+        return Read(msgspec.convert(made, Definition), version, contents)
+    except msgspec.ValidationError as error:
+        raise TextError(_plain(str(error))) from None
+
+
+def _plain(message: str) -> str:
+    """Return a message of the decoder with the field as the file has it."""
+    return re.sub(r"_ms(_max)?\b", r"_seconds\1", re.sub(r"\$\.(spec\.)?", "", message))
+
+
+def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
+    blob = _take_content(spec, "script", contents, beside)
+    of_kind = spec.pop("kind", "script" if blob else "shell")
+    payload: dict[str, Any] = {"kind": of_kind}
+    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args") if key in spec})
+    if blob:
+        payload["content"] = blob
+    spec["payload"] = payload
+
+
+def _take_surroundings(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
+    options = spec.setdefault("options", {})
+    if not isinstance(options, dict) or {"env", "stdin"} & set(options):
+        raise TextError("options: is a table; env and stdin stand outside of it")
+    if stdin := _take_content(spec, "stdin", contents, beside):
+        options["stdin"] = stdin
+    environment = spec.get("env")
+    if isinstance(environment, dict):
+        if not all(isinstance(value, str) for value in environment.values()):
+            raise TextError("env: values are texts")
+        del spec["env"]
+        options["env"] = contents.add(_encoded("env", lambda: environment_bytes(environment)), "env")
+        options.setdefault("env_names", sorted(environment))
+    elif env := _take_content(spec, "env", contents, beside):
+        options["env"] = env
+
+
+def _take_content(
+    spec: dict[str, Any], part: str, contents: Contents, beside: Callable[[str], bytes]
+) -> dict[str, Any] | None:
+    """Return the reference to content that stands in the file or beside it; None when there is none."""
+    given = [key for key in (part, f"{part}_base64", f"{part}_file") if key in spec]
+    name = spec.pop(f"{part}_name", None)
+    if not given:
+        if name is not None:
+            raise TextError(f"{part}_name: there is no {part}")
+        return None
+    if len(given) > 1:
+        raise TextError(f"give one of {', '.join(given)}")
+    (key,) = given
+    value = spec.pop(key)
+    if not isinstance(value, str) or not isinstance(name, str | None):
+        raise TextError(f"{key}: must be a text")
+    usual = _usual_name(part)
+    if key.endswith("_file"):
+        content, usual = beside(value), value.rpartition("/")[2] if part == "script" else usual
+    elif key.endswith("_base64"):
+        try:
+            content = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise TextError(f"{key}: not base64") from None
+    else:
+        content = _encoded(key, value.encode)
+    return contents.add(content, usual if name is None else name)
+
+
+def _encoded(key: str, encode: Callable[[], bytes]) -> bytes:
+    try:
+        return encode()
+    except UnicodeEncodeError:
+        raise TextError(f"{key}: must be valid UTF-8") from None
+
+
+def with_version(text: str, version: int) -> str:
+    """Return a file's text with its line `version = N` set, or added before the rest, which stays as it is."""
+    first_table = _TABLE_LINE.search(text)
+    head = text[: first_table.start()] if first_table else text
+    line = f"version = {version}"
+    if _VERSION_LINE.search(head):
+        changed = _VERSION_LINE.sub(lambda found: line + " " * found.group().endswith(" "), head, count=1)
+    else:
+        changed = f"{line}\n{head}"
+    new = changed + text[len(head) :]
+    try:
+        if tomllib.loads(new) == {**tomllib.loads(text), "version": version}:
+            return new
+    except tomllib.TOMLDecodeError:
+        pass
+    return text  # the line stands within a text: better an old number than another script
+
+
+def _table(table: dict[str, Any], path: str) -> list[str]:
+    """Return the lines of a table: values first, then the tables in it."""
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict) and _says(key, value, path)]
+    for key, value in table.items():
+        if isinstance(value, dict) and (value or path == "parameters"):
+            inner = f"{path}.{_key(key)}" if path else _key(key)
+            below = _table(value, inner)
+            if all(isinstance(one, dict) for one in value.values()) and value:
+                lines += below  # nothing stands between: no header of its own
+            else:
+                lines += ["", f"[{inner}]", *below]
+    return lines
+
+
+def _says(key: str, value: Any, path: str) -> bool:
+    """Tell whether a line is needed: what is empty at the top says nothing."""
+    return bool(path) or value not in ("", 0, None) or key in ("max_retries", "script", "stdin")
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _basic(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _long(value) if "\n" in value else _basic(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_value(one) for one in value)}]"
+    return repr(value)
+
+
+def _escape(text: str) -> str:
+    return "".join(
+        f"\\u{ord(mark):04x}" if (mark < " " and mark not in "\t\n") or mark == "\x7f" else mark for mark in text
+    )
+
+
+def _basic(text: str) -> str:
+    marked = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{_escape(marked)}"'
+
+
+def _long(text: str) -> str:
+    """Return a text of several lines; a carriage return is written as an escape, for readers of TOML drop it."""
+    marked = text.replace("\\", "\\\\").replace('"""', '""\\"')
+    if marked.endswith('"'):
+        marked = marked[:-1] + '\\"'
+    return f'"""\n{_escape(marked)}"""'
+
+
+def canonical(found: Read) -> str:
+    """Return the canonical text of what a file says, without its version: what is compared."""
+    return write(found.definition, 0, found.contents)
+

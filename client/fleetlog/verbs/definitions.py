@@ -1,0 +1,107 @@
+"""definition ls, show, schema, history, rm: what can be run again, and how it came to be so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fleetlog.console import Console
+from fleetlog.definition_text import Contents, write
+from fleetlog.exits import Exit
+from fleetlog.http import Gateway, segment
+from fleetlog.render.definitions import definitions_text, head_text, history_text
+from fleetlog_schemas.definitions import Definition
+from fleetlog_schemas.spec import Script
+
+Json = dict[str, Any]
+PAGE_MAX = 500
+VERSIONS_PAGE_MAX = 50
+
+
+def listed(gateway: Gateway, **filters: str) -> list[Json]:
+    """Return every definition that fits, by name."""
+    found: list[Json] = []
+    cursor = ""
+    while True:
+        page = gateway.get("/definitions", limit=PAGE_MAX, cursor=cursor, **filters)["data"]
+        found += page["items"]
+        if page["next_cursor"] is None:
+            return found
+        cursor = page["next_cursor"]
+
+
+def fetched(gateway: Gateway, name: str, version: int = 0) -> tuple[Json, Definition, Contents]:
+    """Return a version of a definition with everything that it refers to."""
+    told: Json = gateway.get(f"/definitions/{segment(name)}", version=version)["data"]
+    definition = msgspec.convert(told["definition"], Definition)
+    payload, around = definition.spec.payload, definition.spec.options
+    contents = Contents()
+    script = payload.content if isinstance(payload, Script) else None
+    for part, blob in (("script", script), ("stdin", around.stdin), ("env", around.env)):
+        if blob is not None:
+            path = f"/definitions/{segment(name)}/content"
+            contents.add(gateway.get_bytes(path, part=part, version=told["version"]), blob.name)
+    return told, definition, contents
+
+
+def ls(console: Console) -> int:
+    """List definitions."""
+    options = console.options
+    found = listed(console.gateway, kind=options.kind, name=options.name, tag=options.tag)
+    if console.json:
+        console.put_json(found)
+    else:
+        console.put(definitions_text(found, console.out_style))
+    return Exit.OK
+
+
+def show(console: Console) -> int:
+    """Show a definition, as its file would be."""
+    options = console.options
+    told, definition, contents = fetched(console.gateway, options.name, options.definition_version)
+    if console.json:
+        console.put_json(told)
+    else:
+        console.say(head_text(told, console.err_style))
+        console.put(console.out_style.clean(write(definition, told["version"], contents)).rstrip("\n"))
+    return Exit.OK
+
+
+def schema(console: Console) -> int:
+    """Print what the parameters of a definition may be."""
+    options = console.options
+    console.put_json(console.gateway.get(f"/definitions/{segment(options.name)}/schema", version=options.definition_version))
+    return Exit.OK
+
+
+def history(console: Console) -> int:
+    """List the versions of a definition, newest first."""
+    options = console.options
+    items: list[Json] = []
+    cursor = ""
+    while len(items) < options.limit:
+        limit = min(options.limit - len(items), VERSIONS_PAGE_MAX)
+        page = console.gateway.get(f"/definitions/{segment(options.name)}/versions", limit=limit, cursor=cursor)["data"]
+        items += page["items"]
+        if page["next_cursor"] is None:
+            break
+        cursor = page["next_cursor"]
+    if console.json:
+        console.put_json(items)
+    else:
+        console.put(history_text(items, console.out_style))
+    return Exit.OK
+
+
+def rm(console: Console) -> int:
+    """Remove a definition."""
+    options, gateway = console.options, console.gateway
+    path = f"/definitions/{segment(options.name)}"
+    version = options.definition_version or gateway.get(path)["data"]["version"]
+    answer = gateway.delete(path, if_match=str(version), message=options.message)
+    if console.json:
+        console.put_json(answer)
+    else:
+        console.say(f"definition {answer['name']} is removed, its last version was {answer['version']}; its tasks keep their past")
+    return Exit.OK
