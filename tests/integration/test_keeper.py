@@ -245,3 +245,29 @@ def _serves(fleet: Fleet) -> bool:
         return fleet.gateway.probe("/readyz")[0] == 200
     except CliError:
         return False
+
+
+def test_a_backup_holds_the_whole_log_also_what_only_the_archive_has(fleet: Fleet, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = raw_log(fleet)
+        await work(fleet, 6)
+        await fleet.restarted("reporter", fleet.kill("reporter", signal.SIGTERM))
+        await pruned_beyond(fleet, before[-1][0] // 2)
+
+    asyncio.run(scenario())
+    before = raw_log(fleet)
+    saved = fleet.run("backup", "create", str(tmp_path / "backup"))
+    assert saved.returncode == 0, saved.stderr
+    assert fleet.run("backup", "verify", str(tmp_path / "backup")).returncode == 0
+    # Restoring compares the chain of the whole log, archive and stream, with the one that was saved.
+    restored = fleet.run("--data", str(tmp_path / "new"), "backup", "restore", str(tmp_path / "backup"))
+    assert restored.returncode == 0, restored.stderr
+    manifest = json.loads((tmp_path / "backup" / "manifest.json").read_text())
+    assert (manifest["log"]["first_seq"], manifest["log"]["last_seq"] >= before[-1][0]) == (1, True)
+
+    # A segment that is gone is named, and nothing is made of such a backup.
+    segment = next((tmp_path / "backup" / "home" / "archive").glob("*"))
+    segment.unlink()
+    refused = fleet.run("--data", str(tmp_path / "other"), "backup", "restore", str(tmp_path / "backup"))
+    assert refused.returncode != 0
+    assert segment.name in refused.stderr

@@ -22,6 +22,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, Stored
+from fleetlog_runtime.shell.archive import folder_of
+from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.files import new_private, write_atomic
 from fleetlog_runtime.shell.folder_lock import is_running
@@ -30,6 +32,7 @@ from fleetlog_runtime.shell.home import Home, HomeError
 from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.nats_snapshot import TAKE_RIGHTS, SnapshotError, StreamCopy, take
+from fleetlog_runtime.shell.settings_file import load_settings
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 from fleetlog_schemas import chain, subjects
 from fleetlog_schemas.codec import rfc3339
@@ -87,6 +90,11 @@ class Manifest(msgspec.Struct, frozen=True):
     files: tuple[FileCopy, ...]
 
 
+def with_archive(bus: Bus, home: Home) -> Bus:
+    """Return the bus with what was pruned from it: a backup holds both, and its chain is that of the whole log."""
+    return ArchivedBus(bus, folder_of(home.path, load_settings(home.path, []).keeper.archive_path))
+
+
 async def chain_of(bus: Bus, first_seq: int, last_seq: int) -> str:
     """Return the head of the chain from one sequence of the log through another. Raises BackupError."""
     head = chain.START
@@ -104,7 +112,8 @@ async def stored_from(bus: Bus, first_seq: int, last_seq: int) -> AsyncIterator[
     next_seq = max(1, first_seq)
     while next_seq <= last_seq:
         part = await bus.get_range(subjects.EVENTS, next_seq, READ_MESSAGES)
-        if not part or any(stored.seq != next_seq + place for place, stored in enumerate(part)):
+        # A message without a subject stands for one that neither the stream nor the archive can read.
+        if not part or any(stored.seq != next_seq + place or not stored.subject for place, stored in enumerate(part)):
             raise BackupError(f"the log reaches {last_seq}, and a message from {next_seq} on is missing")
         for stored in part:
             if stored.seq <= last_seq:
@@ -161,9 +170,10 @@ def _new_folder(target: Path) -> None:
 async def _create(
     home: Home, target: Path, version: str, say: Say, names: tuple[str, ...], *, agents: bool, hot: bool, url: str, tls: bool
 ) -> Manifest:
-    bus = await NatsBus.connect(
+    connected = await NatsBus.connect(
         url, home.creds_path("operator"), "backup", inbox_prefix="_INBOX_operator", tls_ca=home.ca_path if tls else None
     )
+    bus = with_archive(connected, home)
     client = None
     try:
         client = await connect_admin(home, url, tls=tls, rights=TAKE_RIGHTS)
@@ -191,7 +201,7 @@ async def _create(
     return manifest
 
 
-async def _copy_stream(client: Client, bus: NatsBus, name: str, path: Path, *, check: bool) -> StreamCopy:
+async def _copy_stream(client: Client, bus: Bus, name: str, path: Path, *, check: bool) -> StreamCopy:
     """Copy a stream; the log is copied again until the copy ends where an atomic batch ends."""
     for _ in range(CUTS_MAX):
         # Checked where nobody waits: a stream takes no message while the server checks all that it has.

@@ -21,6 +21,7 @@ from fleetlog_runtime.pure.bus import (
     AppendRefused,
     AppendUnsettled,
     Batch,
+    Bus,
     BusFull,
     Draft,
     NoAnswer,
@@ -35,6 +36,7 @@ from fleetlog_runtime.shell.backup import (
     copy_home,
     stored_from,
     verify,
+    with_archive,
 )
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.files import private_folder, sync_tree
@@ -141,7 +143,8 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
             await ensure_streams(client, sizes, output_seq=manifest.output_seq)
         finally:
             await client.close()
-        bus = await NatsBus.connect(server.url, admin_credentials(home, rights=_RIGHTS), "restore", inbox_prefix=INBOX)
+        connected = await NatsBus.connect(server.url, admin_credentials(home, rights=_RIGHTS), "restore", inbox_prefix=INBOX)
+        bus = with_archive(connected, home)
         try:
             say("comparing the log with the backup")
             state = await bus.state(subjects.EVENTS)
@@ -152,7 +155,7 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
         await server.stop()
 
 
-async def _compared(bus: NatsBus, manifest: Manifest, state: StreamState) -> _Open:
+async def _compared(bus: Bus, manifest: Manifest, state: StreamState) -> _Open:
     """Return the fold of the log, which must be the one that was saved. Raises BackupError."""
     known, head = _Open(), chain.START
     async for stored in stored_from(bus, state.first_seq, state.last_seq):
@@ -174,7 +177,7 @@ async def _compared(bus: NatsBus, manifest: Manifest, state: StreamState) -> _Op
     return known
 
 
-async def _tell(bus: NatsBus, manifest: Manifest, last_seq: int, known: _Open) -> Restored:
+async def _tell(bus: Bus, manifest: Manifest, last_seq: int, known: _Open) -> Restored:
     """Refuse every host and pause every open task in the restored log."""
     message = f"the log was restored from a backup made at {manifest.made_at}: what the host did since is not in it"
     refusals = [
@@ -190,7 +193,7 @@ async def _tell(bus: NatsBus, manifest: Manifest, last_seq: int, known: _Open) -
     return Restored("", manifest.made_at, last_seq, len(refusals), len(paused))
 
 
-async def _append(bus: NatsBus, subject: str, data: Iterator[events.Data]) -> None:
+async def _append(bus: Bus, subject: str, data: Iterator[events.Data]) -> None:
     clock = Clock()
     drafts: list[Draft] = []
     for one in data:

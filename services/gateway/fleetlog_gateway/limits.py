@@ -51,6 +51,8 @@ TAIL_BYTES_MAX = 32 * 1024 * 1024
 """The newest events kept in memory for live streams; older ones are read from the log."""
 STREAMS_MAX = 1_000
 """Live streams at once: each is an open connection and a task of the loop."""
+STREAM_AHEAD_SECONDS_MAX = 10.0
+"""How long a stream that resumes behind the end of this gateway's log waits for it: nodes that were apart agree within this."""
 STREAM_WRITE_SECONDS_MAX = 10.0
 """A client that takes nothing for this long is dropped; it resumes where it was."""
 STREAM_WRITE_BUFFER_BYTES = 64 * 1024
