@@ -22,7 +22,7 @@ test *arguments:
 # what must hold before a commit: style, types, import rules, tidiness
 check:
     ruff check .
-    mypy schemas runtime services/scheduler services/dispatcher services/result-recorder services/reporter services/gateway agent client bench
+    mypy schemas runtime services/scheduler services/dispatcher services/result-recorder services/reporter services/keeper services/gateway agent client bench
     lint-imports
     pytest tests/tidy
 
@@ -30,13 +30,26 @@ check:
 simulate *arguments:
     PYTHONPATH=tests/support python -m fleetlog_simulation "$@"
 
+# break a real system for a time, by a seed, and check every attempt by what its command wrote: `just torture --minutes 5 --seed 7`
+[no-exit-message]
+torture *arguments:
+    @PYTHONPATH=tests/support exec python -m fleetlog_checker "$@"
+
 # measure fleetlog and the machine in one run; `just bench --json FILE` keeps the figures
 bench *arguments:
     python -m bench "$@"
 
+# run the whole system under mixed load and see what grows: `just soak --minutes 20`
+soak *arguments:
+    python -m bench.soak "$@"
+
 # write every generated page again
 docs:
     python docs/generate.py
+
+# write the archive of a release, for the tests of later ones: `just release VERSION COMMIT`
+release version commit:
+    python tests/fixtures/releases/make.py "$1" "$2"
 
 # resolve constraints.txt anew (names, versions, hashes)
 lock:

@@ -8,13 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import machine, measure
+from bench.archive import archive
 from bench.decisions import decisions
 from bench.figures import Figure, as_table, write_json
+from bench.fleet import fleet
 from bench.history import history
+from bench.memory import memory
 from bench.output import output
 from bench.projection import projection
+from bench.questions import ask_much
 from bench.system import BenchError, load_is_calm
 
+TRACED_HOSTS_MAX = 2_000
+"""Counting every allocation is slow, and a host costs the same among any number."""
 MANY_SLOTS = 64
 """With the default of 4, throughput is 4 divided by the time of one round trip; with more, the machine is the limit."""
 
@@ -70,10 +76,29 @@ def _decisions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
     return decisions(options.hosts, options.rounds)
 
 
+def _memory(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return memory(min(options.hosts, TRACED_HOSTS_MAX))
+
+
+def _fleet(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return fleet(options.fleet, options.rounds)
+
+
+def _questions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return ask_much(options.commands, options.rounds)
+
+
+def _archive(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return archive(options.events, options.rounds)
+
+
 SECTIONS: dict[str, Section] = {
     "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "output": _output,
-    "projection": _projection, "history": _history, "decisions": _decisions,
+    "projection": _projection, "history": _history, "archive": _archive, "decisions": _decisions, "memory": _memory,
+    "fleet": _fleet, "questions": _questions,
 }
+ASKED_FOR = ("fleet", "questions")
+"""Sections that take minutes, and run only when they are named."""
 
 
 def arguments() -> argparse.Namespace:
@@ -88,6 +113,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, default=10_000, help="hosts of the decision figures (default 10000)")
     parser.add_argument("--megabytes", type=int, default=100, help="what the one command of the output figures writes (default 100)")
     parser.add_argument("--events", type=int, default=200_000, help="events of the history figures (default 200000)")
+    parser.add_argument("--fleet", type=int, default=10_000, help="simulated agents of the section `fleet` (default 10000)")
+    parser.add_argument("--commands", type=int, default=10_000_000, help="ended commands of the section `questions` (default 10000000)")
     parser.add_argument("--attempts", type=int, default=100_000, help="attempts of the projection figure (default 100000)")
     return parser.parse_args()
 
@@ -100,7 +127,7 @@ def main() -> int:
         sys.stderr.write("bench: this machine is busy; the figures will say more about that than about fleetlog\n")
     found: dict[str, Figure] = {}
     failed = []
-    for name in options.only or SECTIONS:
+    for name in options.only or [one for one in SECTIONS if one not in ASKED_FOR]:
         sys.stderr.write(f"bench: {name} ...\n")
         try:
             figures = SECTIONS[name](options, found)

@@ -18,6 +18,7 @@ from bench.machine import bare_bus
 from bench.projection import SPEC, stored
 from bench.system import System
 from fleetlog_runtime.pure.bus import Batch
+from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import events
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -46,12 +47,17 @@ def _story(now_ms: int) -> list[tuple[events.Data, str]]:
 async def _append(folder: Path, count: int) -> None:
     """Append so many events to the log of a new home, before any service has seen it."""
     async with bare_bus(folder) as (_, bus):
-        for _ in range(max(1, count // (STORY_EVENTS * STORIES_PER_BATCH))):
-            now_ms = int(time.time() * 1000)
-            drafts = tuple(
-                stored(data, now_ms, subject) for _ in range(STORIES_PER_BATCH) for data, subject in _story(now_ms)
-            )
-            await bus.append(Batch(drafts=drafts, message_id=new_id(now_ms, os.urandom(10))))
+        await append_history(bus, count)
+
+
+async def append_history(bus: NatsBus, count: int) -> None:
+    """Append so many events, in whole stories."""
+    for _ in range(max(1, count // (STORY_EVENTS * STORIES_PER_BATCH))):
+        now_ms = int(time.time() * 1000)
+        drafts = tuple(
+            stored(data, now_ms, subject) for _ in range(STORIES_PER_BATCH) for data, subject in _story(now_ms)
+        )
+        await bus.append(Batch(drafts=drafts, message_id=new_id(now_ms, os.urandom(10))))
 
 
 def history(count: int, tasks: int, rounds: int) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""What much output costs: one command that writes numbered lines, below its quota, and all of it read back.
+"""What much output costs: one command, or several at once, that write numbered lines below their quota; all is read back.
 
 The lines are numbered so that one that is lost or comes twice is seen, wherever it is.
 """
@@ -18,6 +18,8 @@ from fleetlog_schemas.spec import Options, Shell, TaskSpec
 
 LINE_BYTES = 100
 MEGABYTE = 1_000_000
+AT_ONCE = 4
+"""As many commands as a host runs at once by default."""
 SAMPLE_SECONDS = 0.2
 """Between two looks at the memory: each costs the processes a few milliseconds."""
 SETTLE_SECONDS = 5.0
@@ -27,28 +29,34 @@ PAGE_BYTES = 524_288
 
 
 def output(system: System, megabytes: int, rounds: int) -> list[Figure]:
-    """Return rates, memory and losses of one command that writes *megabytes* megabytes."""
+    """Return rates, memory and losses of *megabytes* megabytes, written by one command and by several at once."""
+    watcher = Watcher(system.client())
+    fan_out_once(system.client(), watcher, "all", 1)  # the first one also starts the holder
+    watcher.feed.close()
+    return [*_written_by(1, system, megabytes, rounds), *_written_by(AT_ONCE, system, megabytes, rounds)]
+
+
+def _written_by(commands: int, system: System, megabytes: int, rounds: int) -> list[Figure]:
     client = system.client()
     watcher = Watcher(client)
-    fan_out_once(client, watcher, "all", 1)  # the first one also starts the holder
-    lines = megabytes * MEGABYTE // LINE_BYTES
+    lines = megabytes * MEGABYTE // LINE_BYTES // commands
     written, read, lost, peaks = [], [], [], list[dict[str, float]]()
     for _ in range(rounds):
         with _peaks(system) as peak:
             began = time.perf_counter()
-            task_id = client.submit(_spec(lines))
-            watcher.until_ended(task_id)
+            task_ids = [client.submit(_spec(lines)) for _ in range(commands)]
+            watcher.until_tasks_ended(commands)
             written.append(megabytes / (time.perf_counter() - began))
         peaks.append(peak)
         began = time.perf_counter()
-        lost.append(float(_lines_lost(client, task_id, lines)))
+        lost.append(float(sum(_lines_lost(client, task_id, lines) for task_id in task_ids)))
         read.append(megabytes / (time.perf_counter() - began))
     watcher.feed.close()
-    name = f"one command writing {megabytes} MB"
+    name = f"{'one command' if commands == 1 else f'{commands} commands at once'} writing {megabytes} MB"
     return [
         Figure(f"{name}: written and stored", "MB/s", tuple(written)),
         Figure(f"{name}: read back through the API", "MB/s", tuple(read)),
-        Figure(f"{name}: lines lost below its quota", "lines", tuple(lost), note=f"of {lines:,}"),
+        Figure(f"{name}: lines lost below its quota", "lines", tuple(lost), note=f"of {lines * commands:,}"),
         *(
             Figure(f"{name}: most memory of {part} (PSS)", "MiB", tuple(peak.get(part, 0.0) for peak in peaks))
             for part in sorted({part for peak in peaks for part in peak})

@@ -41,9 +41,10 @@ def stored(data: events.Data, now_ms: int, subject: str) -> Draft:
     return Draft(subject=subject, body=codec.encode(event))
 
 
-def _one_task(now_ms: int) -> Batch:
+def one_task(now_ms: int, hosts_count: int = HOSTS) -> Batch:
+    """Return a whole task on so many hosts (at most HOSTS: one event for each step), as it stands in the log."""
     task_id = new_id(now_ms, os.urandom(10))
-    hosts = [f"h{number:04d}" for number in range(HOSTS)]
+    hosts = [f"h{number:04d}" for number in range(hosts_count)]
     keys = [{"task_id": task_id, "host_id": host_id, "attempt": 1} for host_id in hosts]
     planned = tuple(events.PlannedHost(host_id, host_id) for host_id in hosts)
     ends = tuple(
@@ -55,7 +56,7 @@ def _one_task(now_ms: int) -> Batch:
         (events.TasksPlanned((events.Plan(task_id, planned, "bench"),)), events.DISPATCH),
         (events.AttemptsDispatched(tuple(events.Dispatch(**key, epoch=1) for key in keys)), events.DISPATCH),  # type: ignore[arg-type]
         (events.AttemptsEnded(ends), events.RESULT),
-        (events.TasksEnded((events.TaskEnd(task_id, Outcome.SUCCESS, {Outcome.SUCCESS: HOSTS}),)), events.DISPATCH),
+        (events.TasksEnded((events.TaskEnd(task_id, Outcome.SUCCESS, {Outcome.SUCCESS: hosts_count}),)), events.DISPATCH),
     ]
     drafts = tuple(stored(data, now_ms, subject) for data, subject in story)
     return Batch(drafts=drafts, message_id=task_id)
@@ -64,7 +65,7 @@ def _one_task(now_ms: int) -> Batch:
 async def _append(bus: NatsBus, tasks: int) -> int:
     last = 0
     for _ in range(tasks):
-        last = await bus.append(_one_task(int(time.time() * 1000)))
+        last = await bus.append(one_task(int(time.time() * 1000)))
     return last
 
 

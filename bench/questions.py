@@ -52,24 +52,27 @@ READY_SECONDS_MAX = 60.0
 TASK_ID = """(substr(hex, 1, 8) || '-' || substr(hex, 9, 4) || '-7' || substr(md5(i::VARCHAR), 1, 3) || '-8'
     || substr(md5(i::VARCHAR), 4, 3) || '-' || substr(md5(i::VARCHAR), 7, 12))"""
 TASKS = f"""
-INSERT INTO ended_tasks
-SELECT {TASK_ID}, kind, NULL, 'true', 'ended', CASE WHEN i % 10 = 0 THEN 'failure' ELSE 'success' END, 'all', 'ann', at_ms,
-    base + i * {EVENTS_PER_SLOT} + 2, at_ms, ended_ms, base + (i + {OPEN_SLOTS}) * {EVENTS_PER_SLOT} + 1, 'hash', NULL, '[]',
-    NULL, NULL, NULL, 0, NULL, NULL, NULL, {HOSTS_PER_TASK}, '{{"success":{HOSTS_PER_TASK}}}', md5((i % 100)::VARCHAR)[:16],
-    $spec, 5, 'default', NULL, NULL
+INSERT INTO ended_tasks BY NAME
+SELECT {TASK_ID} AS task_id, kind, 'true' AS summary, 'ended' AS state, CASE WHEN i % 10 = 0 THEN 'failure' ELSE 'success' END AS outcome,
+    'all' AS target, 'ann' AS submitted_by, at_ms AS submitted_ms, base + i * {EVENTS_PER_SLOT} + 2 AS submitted_seq, at_ms AS planned_ms,
+    ended_ms, base + (i + {OPEN_SLOTS}) * {EVENTS_PER_SLOT} + 1 AS ended_seq, 'hash' AS plan_hash, '[]' AS tags, 0 AS stop_ms,
+    {HOSTS_PER_TASK} AS hosts, '{{"success":{HOSTS_PER_TASK}}}' AS counts, md5((i % 100)::VARCHAR)[:16] AS payload_key,
+    $spec AS spec, 5 AS priority, 'default' AS queue
 FROM (SELECT i, $base AS base, $start + i * $gap AS at_ms, $start + (i + {OPEN_SLOTS}) * $gap AS ended_ms,
     CASE WHEN i % 3 = 0 THEN 'script' ELSE 'shell' END AS kind, printf('%012x', $start + i * $gap) AS hex
     FROM range($first, $last) t(i))"""
 ATTEMPTS = f"""
-INSERT INTO ended_attempts
-SELECT {TASK_ID}, printf('h%05d', host), printf('host%05d', host), CASE WHEN i % 3 = 0 THEN 'script' ELSE 'shell' END, 'ended',
-    NULL, end_seq, end_seq + 1, 1, NULL, at_ms, CASE WHEN dice < 90 THEN 'success' WHEN dice < 97 THEN 'failure' ELSE 'timeout' END,
-    'yes', CASE WHEN dice < 90 THEN 0 ELSE 1 END, at_ms + 20, at_ms + 20 + took, took, NULL,
-    CASE WHEN dice < 50 THEN 'release 4.2' END, false, end_seq, ended_ms, '{{"epoch":1,"dispatched_seq":' || (end_seq - 6) || '}}'
-FROM (SELECT r // {HOSTS_PER_TASK} AS i, (r // {HOSTS_PER_TASK} * 7919 + r % {HOSTS_PER_TASK} * 199) % {HOSTS} AS host,
+INSERT INTO ended_attempts BY NAME
+SELECT {TASK_ID} AS task_id, printf('h%05d', number) AS host_id, printf('host%05d', number) AS host,
+    CASE WHEN i % 3 = 0 THEN 'script' ELSE 'shell' END AS kind, 'ended' AS command_state, seq AS command_ended_seq, seq + 1 AS task_ended_seq,
+    1 AS attempt, at_ms AS dispatched_ms, CASE WHEN dice < 90 THEN 'success' WHEN dice < 97 THEN 'failure' ELSE 'timeout' END AS outcome,
+    'yes' AS ran, CASE WHEN dice < 90 THEN 0 ELSE 1 END AS exit_code, at_ms + 20 AS started_ms, at_ms + 20 + took AS ended_ms,
+    took AS duration_ms, CASE WHEN dice < 50 THEN 'release 4.2' END AS tail, false AS decided, seq AS end_seq, over_ms AS end_ms,
+    '{{"epoch":1,"dispatched_seq":' || (seq - 6) || '}}' AS rest
+FROM (SELECT r // {HOSTS_PER_TASK} AS i, (r // {HOSTS_PER_TASK} * 7919 + r % {HOSTS_PER_TASK} * 199) % {HOSTS} AS number,
     hash(r) % 100 AS dice, (hash(r + 1) % 50000)::BIGINT AS took, $start + r // {HOSTS_PER_TASK} * $gap AS at_ms,
-    $start + (r // {HOSTS_PER_TASK} + {OPEN_SLOTS}) * $gap AS ended_ms,
-    $base + (r // {HOSTS_PER_TASK} + {OPEN_SLOTS}) * {EVENTS_PER_SLOT} AS end_seq,
+    $start + (r // {HOSTS_PER_TASK} + {OPEN_SLOTS}) * $gap AS over_ms,
+    $base + (r // {HOSTS_PER_TASK} + {OPEN_SLOTS}) * {EVENTS_PER_SLOT} AS seq,
     printf('%012x', $start + r // {HOSTS_PER_TASK} * $gap) AS hex
     FROM range($first * {HOSTS_PER_TASK}, $last * {HOSTS_PER_TASK}) t(r))"""
 EVENTS = """

@@ -9,6 +9,7 @@ move). What must be flat and is not ends the run with 1; what may grow, files an
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import random
 import statistics
@@ -29,12 +30,20 @@ from bench.system import BenchError, System
 from fleetlog.client import Client
 from fleetlog.exits import CliError
 from fleetlog.sse import Feed
+from fleetlog_runtime.shell import nats_auth
+from fleetlog_runtime.shell.health import ask_health
+from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas.spec import Options, Retry, Script, Shell, TaskSpec
 
 AGENTS = 10
+SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
+ASK_MS_MAX = 5_000
 SAMPLE_SECONDS = 4.0
 WARM_RATIO = 0.35
-"""Share of the time that warms up: caches fill, allocators reach their size, each kind of task has run."""
+WARM_SECONDS_MIN = 240.0
+"""This share of the time, and at least so long, warms up: the gateway's ring of the newest events is full after about 200 s of
+this load, the bus's memory of message ids after 120, allocators reach their size, each kind of task has run."""
 POINTS_MIN = 12
 """Fewer samples after the warm-up say nothing."""
 TASK_PAUSE_SECONDS = 0.25
@@ -52,7 +61,7 @@ MEMORY_BYTES_PER_TASK = {
 """What a process may keep of each ended task: the dispatcher, the reporter and the gateway remember ids of tasks and
 requests for a day (some hundred bytes with their dictionary), the reporter's database and the bus cache what they store
 up to a limit of their own. An agent and its holder forget a command that is settled."""
-FLAT = ("fds", "threads", "connections", "subscriptions", "consumers")
+FLAT = ("fds", "threads", "tasks", "connections", "subscriptions", "consumers")
 
 
 def part_of(process: psutil.Process) -> str:
@@ -176,7 +185,7 @@ class Samples:
     def take(self, tasks: int) -> None:
         """Weigh once."""
         at = time.monotonic() - self._began
-        found: dict[tuple[str, str], float] = {("load", "tasks"): tasks}
+        found: dict[tuple[str, str], float] = {("load", "submitted"): tasks}
         for process in self._system.processes():
             with suppress(psutil.NoSuchProcess):
                 part = part_of(process)
@@ -185,6 +194,7 @@ class Samples:
                 ):
                     found[part, measure] = found.get((part, measure), 0) + value
         found |= self._bus()
+        found |= asyncio.run(self._tasks())
         found |= {("files", name): size / 1024**2 for name, size in self._files()}
         for key, value in found.items():
             self.series.setdefault(key, []).append((at, float(value)))
@@ -197,6 +207,16 @@ class Samples:
             ("bus", "connections"): server["connections"], ("bus", "subscriptions"): server["subscriptions"],
             ("bus", "consumers"): storage["consumers"],
         }
+
+    async def _tasks(self) -> dict[tuple[str, str], float]:
+        """Ask every service how it is."""
+        home, seed = Home(self._system.folder), nats_auth.new_seed("user")
+        jwt = nats_auth.free_user_jwt(home.seed("account-core"), "soak", nats_auth.public_key(seed), [">"])
+        bus = await NatsBus.connect(home.nats_url(), (jwt, seed), "soak", inbox_prefix="_INBOX_soak")
+        try:
+            return {(name, "tasks"): float((await ask_health(bus, name, ASK_MS_MAX)).tasks) for name in SERVICES}
+        finally:
+            await bus.close()
 
     def _files(self) -> Iterator[tuple[str, int]]:
         for name in ("nats/jetstream", "reporter", "snapshots", "diagnostics", "joined"):
@@ -240,8 +260,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def verdicts(series: dict[tuple[str, str], list[tuple[float, float]]]) -> list[Verdict]:
     """Judge every series. Raises BenchError when there is too little to judge."""
-    steady = {key: points[round(WARM_RATIO * len(points)) :] for key, points in series.items()}
-    tasks = steady[("load", "tasks")]
+    ends = max(points[-1][0] for points in series.values())
+    warm = max(WARM_SECONDS_MIN, WARM_RATIO * ends)
+    steady = {key: [point for point in points if point[0] >= warm] for key, points in series.items()}
+    steady = {key: points for key, points in steady.items() if points}
+    tasks = steady.get(("load", "submitted"), [])
     if len(tasks) < POINTS_MIN:
         raise BenchError(f"{len(tasks)} samples after the warm-up say nothing: run for longer")
     hours = (tasks[-1][0] - tasks[0][0]) / 3600
@@ -280,7 +303,7 @@ def soak(minutes: float, seed: int) -> list[Verdict]:
 def main() -> int:
     """Read the arguments, run, and say what grows."""
     parser = argparse.ArgumentParser(prog="just soak", description="Run the whole system under load and see what grows.")
-    parser.add_argument("--minutes", type=float, default=20.0, help="how long (default 20); under 3 there is little to see")
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long (default 20); the first four only warm up")
     parser.add_argument("--seed", type=int, default=1, help="of the load")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the verdicts here")
     options = parser.parse_args()

@@ -37,7 +37,7 @@ from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas import subjects, wire
 from fleetlog_schemas.reports import Frame
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 SESSION_ANSWER_MS_MAX = 5_000
 APPEND_SECONDS_MAX = 60.0

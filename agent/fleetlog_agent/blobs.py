@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from fleetlog_agent.pace import Pace
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
@@ -16,8 +19,8 @@ from fleetlog_schemas.spec import Blob
 
 CACHE_BYTES_MAX = 256 * 1024 * 1024
 """Kept content beyond this goes, longest unused first."""
-TRIES_MAX = 5
-"""Per chunk, when nobody answers: a recorder that restarts is back in a few seconds."""
+PATIENCE_SECONDS = 30.0
+"""Per chunk, while it cannot be had: a bus or a recorder that restarts, and nodes that elect a leader, are back by then."""
 ANSWER_MS_MAX = 5_000
 RETRY_SECONDS = 1.0
 
@@ -29,12 +32,13 @@ class BlobFailed(Exception):
 class Blobs:
     """The content of one host."""
 
-    def __init__(self, host_id: str, folder: Path) -> None:
-        """Keep content in *folder*."""
+    def __init__(self, host_id: str, folder: Path, bus: Callable[[], Bus | None]) -> None:
+        """Keep content in *folder*; *bus* is asked anew for each try, for it comes and goes."""
         self._host_id = host_id
+        self._bus = bus
         self._folder = private_folder(folder)
 
-    async def cached(self, bus: Bus | None, blob: Blob, token: str) -> bytes:
+    async def cached(self, blob: Blob, token: str) -> bytes:
         """Return content, from the cache if it is there. Raises BlobFailed."""
         path = self._folder / blob.sha256
         try:
@@ -44,7 +48,7 @@ class Blobs:
                 return body
         except FileNotFoundError:
             pass
-        body = await self.fetch(bus, blob, token)
+        body = await self.fetch(blob, token)
         try:
             write_atomic(path, body)
             self._trim()
@@ -52,14 +56,14 @@ class Blobs:
             path.unlink(missing_ok=True)  # a cache that does not fit is no cache; the content is here
         return body
 
-    async def fetch(self, bus: Bus | None, blob: Blob, token: str) -> bytes:
+    async def fetch(self, blob: Blob, token: str) -> bytes:
         """Return content without keeping it: environment and stdin may be secret. Raises BlobFailed."""
         if blob.size > BLOB_BYTES_MAX:
             raise BlobFailed(f"content of {blob.size} bytes exceeds the {BLOB_BYTES_MAX} of one blob")
         body = bytearray()
         pace = Pace(BLOB_CHUNK_BYTES)
         while len(body) < blob.size:
-            chunk = await self._chunk(bus, blob.sha256, token, len(body), pace)
+            chunk = await self._chunk(BlobRequest(sha256=blob.sha256, token=token, offset=len(body)), pace)
             if not chunk.data or chunk.size != blob.size:
                 raise BlobFailed(f"content {blob.sha256[:12]} is not what was announced: {chunk.size} bytes")
             body += chunk.data
@@ -67,29 +71,36 @@ class Blobs:
             raise BlobFailed(f"content {blob.sha256[:12]} does not have its digest: it was damaged or replaced")
         return bytes(body)
 
-    async def _chunk(self, bus: Bus | None, sha256: str, token: str, offset: int, pace: Pace) -> BlobChunk:
-        why = "the bus is not there"
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(RETRY_SECONDS)
-            if bus is None:
-                continue
-            request = BlobRequest(sha256=sha256, token=token, offset=offset, bytes_max=pace.bytes)
-            pace.begins()
-            try:
-                answer = await bus.request(subjects.blob(self._host_id), wire.encode(request), ANSWER_MS_MAX)
-                chunk: BlobChunk = wire.decode(answer, BlobChunk)
-            except NoAnswer:
-                pace.unanswered()
-                why = "no recorder answers"
-                continue
-            except wire.BadMessage as error:
-                raise BlobFailed(f"content {sha256[:12]} came as something else: {error}") from None
-            pace.answered()
-            if chunk.error:
-                raise BlobFailed(f"content {sha256[:12]} was refused: {chunk.error}")
-            return chunk
-        raise BlobFailed(f"content {sha256[:12]} could not be fetched: {why}")
+    async def _chunk(self, request: BlobRequest, pace: Pace) -> BlobChunk:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_SECONDS
+        while True:
+            chunk, why = await self._ask(request, pace)
+            if chunk is not None:
+                return chunk
+            if loop.time() > deadline:
+                raise BlobFailed(f"content {request.sha256[:12]} could not be fetched: {why}")
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _ask(self, request: BlobRequest, pace: Pace) -> tuple[BlobChunk | None, str]:
+        """Return a chunk, or why it cannot be had now. Raises BlobFailed."""
+        bus = self._bus()
+        if bus is None:
+            return None, "the bus is not there"
+        asked = wire.encode(msgspec.structs.replace(request, bytes_max=pace.bytes))
+        pace.begins()
+        try:
+            answer = await bus.request(subjects.blob(self._host_id), asked, ANSWER_MS_MAX)
+            chunk: BlobChunk = wire.decode(answer, BlobChunk)
+        except NoAnswer:
+            pace.unanswered()
+            return None, "no recorder answers"
+        except wire.BadMessage as error:
+            raise BlobFailed(f"content {request.sha256[:12]} came as something else: {error}") from None
+        pace.answered()
+        if chunk.error and not chunk.again:
+            raise BlobFailed(f"content {request.sha256[:12]} was refused: {chunk.error}")
+        return (None, chunk.error) if chunk.again else (chunk, "")
 
     def _trim(self) -> None:
         files = sorted(((path.stat(), path) for path in self._folder.iterdir()), key=lambda one: one[0].st_mtime)

@@ -6,9 +6,10 @@ HEARTBEAT_JITTER = 0.1
 """Part of the heartbeat time that is random, so that a fleet started together does not beat together."""
 HEARTBEAT_CHANGE_MS = 1_000
 """A change of the held set that no report has told by then is told by a heartbeat."""
-REPORTS_IN_FLIGHT_MAX = 2
+REPORTS_IN_FLIGHT_MAX = 1
 """Reports sent and not yet stored; while as many are under way, items gather and share the next one. What a report
-costs behind the bus hardly depends on what is in it, and to be stored takes it about a millisecond."""
+costs behind the bus, in the log and in every reader hardly depends on what is in it; to be stored takes it about a
+millisecond."""
 REPORT_RETRY_MS, REPORT_RETRY_MS_MAX = 2_000, 30_000
 """A report that the bus did not confirm is sent again, byte for byte, after this time, doubling to the second."""
 REPORT_OVERHEAD_BYTES = 1_024

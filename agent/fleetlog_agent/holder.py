@@ -24,7 +24,7 @@ import time
 from typing import Any
 
 from fleetlog_agent import launch
-from fleetlog_agent.process_tree import boot_ms, boot_ticks, kill_tree, mark_of, process_stat, signal_tree
+from fleetlog_agent.process_tree import boot_ms, boot_ticks, kill_tree, process_stat, signal_tree
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """One message: argv and environment; the kernel takes a quarter of the stack limit (2 MiB) for both."""
@@ -207,9 +207,9 @@ class Holder:
             return
         held["stopped"] = True
         if how == "terminate":
-            signal_tree(held["pid"], mark_of(key), signal.SIGTERM)
+            signal_tree(held["pid"], held["mark"], signal.SIGTERM)
         else:
-            kill_tree(held["pid"], mark_of(key))
+            kill_tree(held["pid"], held["mark"])
 
     # --- processes -----------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Holder:
         if not self._note({"key": key, "state": "spawning", "ms": boot_ms()}):
             self._failed(key, "the disk of the agent's folder is full: nothing can be started safely")
             return
-        held: dict[str, Any] = {"key": key, "state": "running", "slot": order.get("slot", 0)}
+        held: dict[str, Any] = {"key": key, "state": "running", "slot": order.get("slot", 0), "mark": order["mark"]}
         before = boot_ticks()
         try:
             if order.get("launch"):
@@ -303,7 +303,7 @@ class Holder:
         self.by_pid.pop(pid, None)
         held = self.held[key]
         if held.get("stopped"):
-            kill_tree(pid, mark_of(key))  # what a stopped command leaves behind was meant to end too
+            kill_tree(pid, held["mark"])  # what a stopped command leaves behind was meant to end too
         code = os.waitstatus_to_exitcode(status)
         now_ms = boot_ms()
         held |= {

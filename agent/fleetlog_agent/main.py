@@ -106,9 +106,11 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        # What was imported stays for ever: keep it out of every later collection.
+        # What was imported stays for ever: keep it out of every later collection, and look for cycles, which an attempt
+        # hardly leaves behind, every some hundred attempts instead of every few.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000)
         await agent.run(stop)
 
     if sys.platform == "linux":

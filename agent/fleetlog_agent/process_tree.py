@@ -83,6 +83,9 @@ def kill_tree(root: int, mark: str) -> None:
         time.sleep(0.001)  # let the kernel take them away before looking again
 
 
-def mark_of(key: str) -> str:
-    """Return the environment entry that marks every process of an attempt."""
-    return f"FLEETLOG_ATTEMPT_ID={key}"
+def mark_of(host_id: str, key: str) -> str:
+    """Return the environment entry that marks every process of an attempt.
+
+    It names the host: two hosts may share one process table, and have an attempt of the same task each.
+    """
+    return f"FLEETLOG_ATTEMPT_ID={host_id}/{key}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from fleetlog_schemas import pushes, wire
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 
 class UnknownStart(pushes.NamedAttempt, frozen=True):

@@ -83,7 +83,7 @@ class Runner:
         self._store_frame = store_frame
         self._unix_ms = unix_ms
         self._fail = fail
-        self._blobs = Blobs(host_id, folder / "blobs")
+        self._blobs = Blobs(host_id, folder / "blobs", bus)
         self._runs: dict[Key, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke)
@@ -123,9 +123,9 @@ class Runner:
             run.stop = how
         elif not self.holder.order(how, str(key)) and self._is_alive(news):
             if how == "kill":
-                process_tree.kill_tree(news["pid"], process_tree.mark_of(str(key)))
+                process_tree.kill_tree(news["pid"], process_tree.mark_of(self._host_id, str(key)))
             else:
-                process_tree.signal_tree(news["pid"], process_tree.mark_of(str(key)), 15)
+                process_tree.signal_tree(news["pid"], process_tree.mark_of(self._host_id, str(key)), 15)
 
     def release(self, key: Key) -> None:
         """The end of an attempt is in the journal: nothing of it is needed any more."""
@@ -174,7 +174,7 @@ class Runner:
         argv, script = await self._argv(key, start, who)
         stdin = "/dev/null"
         if options.stdin is not None:
-            body = await self._blobs.fetch(self._bus(), options.stdin, self._token(start, options.stdin.sha256))
+            body = await self._blobs.fetch(options.stdin, self._token(start, options.stdin.sha256))
             stdin = self._write(key, "stdin", body, 0o600)
         launch: dict[str, object] | None = None
         limits = (options.cwd, options.umask, options.memory_bytes_max, options.files_max)
@@ -188,7 +188,7 @@ class Runner:
                 groups = os.getgrouplist(who.pw_name, who.pw_gid)
                 launch |= {"uid": who.pw_uid, "gid": who.pw_gid, "groups": groups, "script": script}
         return {
-            "argv": argv, "env": env, "stdin": stdin, "slot": run.slot, "launch": launch,
+            "argv": argv, "env": env, "mark": process_tree.mark_of(self._host_id, str(key)), "stdin": stdin, "slot": run.slot, "launch": launch,
             "stdout": self._file(key, "stdout"), "stderr": self._file(key, "stderr"),
         }
 
@@ -208,16 +208,17 @@ class Runner:
             "PATH": os.environ.get("PATH") or PATH_DEFAULT, "LANG": os.environ.get("LANG", "C.UTF-8"),
             "HOME": who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name, "SHELL": who.pw_shell or "/bin/sh",
             "FLEETLOG_HOST_ID": self._host_id, "FLEETLOG_TASK_ID": key.task_id,
-            "FLEETLOG_ATTEMPT": str(key.attempt), "FLEETLOG_ATTEMPT_ID": str(key),
+            "FLEETLOG_ATTEMPT": str(key.attempt),
         }
         given = await self._given_environment(run)
-        return {**env, **given, "FLEETLOG_ATTEMPT_ID": str(key)}
+        name, _, value = process_tree.mark_of(self._host_id, str(key)).partition("=")
+        return {**env, **given, name: value}
 
     async def _given_environment(self, run: _Run) -> dict[str, str]:
         """Return the environment that came with the task, and prepare to mask its secrets."""
         options, given = run.start.options, dict[str, str]()
         if options.env is not None:
-            body = await self._blobs.fetch(self._bus(), options.env, self._token(run.start, options.env.sha256))
+            body = await self._blobs.fetch(options.env, self._token(run.start, options.env.sha256))
             try:
                 given = {str(name): str(value) for name, value in json.loads(body).items()}
             except (ValueError, AttributeError):
@@ -232,7 +233,7 @@ class Runner:
         payload = start.payload
         if not isinstance(payload, Script):
             return list(payload.argv), None
-        body = await self._blobs.cached(self._bus(), payload.content, self._token(start, payload.content.sha256))
+        body = await self._blobs.cached(payload.content, self._token(start, payload.content.sha256))
         path = self._write(key, "script", body, 0o700)
         if who.pw_uid == os.getuid():
             return [*payload.interpreter, path, *payload.args], None
@@ -283,9 +284,12 @@ class Runner:
         if news is not None and state == "failed":
             self._unrunnable(key, run, news["error"])
         elif news is not None and state == "exited":
-            self._follow(key, run)
             run.settled = True
-            self._go(self._finish(key, run, news))
+            if run.following is None and self._is_silent(key):
+                self._tell(_exited(key, news, None, ""))
+            else:
+                self._follow(key, run)
+                self._go(self._finish(key, run, news))
         elif news is not None and state == "running" and (self.holder.connected or self._is_alive(news)):
             self._tell(m.Spawned(key, news["pid"], news["process_start"], news["started_ms"]))
             self._follow(key, run)
@@ -304,6 +308,14 @@ class Runner:
     def _is_alive(self, news: News) -> bool:
         stat = process_tree.process_stat(news["pid"])
         return stat is not None and stat[2] == news["process_start"] and stat[3] != "Z"
+
+    def _is_silent(self, key: Key) -> bool:
+        """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
+        for stream in ("stdout", "stderr"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
+                    return False
+        return True
 
     async def _watch_orphan(self, key: Key, run: _Run, news: News) -> None:
         while self._is_alive(news):
@@ -360,13 +372,7 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        summary, tail = await run.following
-        self._tell(
-            m.Exited(
-                key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"],
-                output=summary, tail=tail, ended_ms=news["ended_ms"],
-            )
-        )
+        self._tell(_exited(key, news, *await run.following))
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -377,3 +383,10 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
+
+
+def _exited(key: Key, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:
+    return m.Exited(
+        key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"], output=summary, tail=tail,
+        ended_ms=news["ended_ms"],
+    )

@@ -25,15 +25,6 @@ def own_names(listen: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([socket.gethostname(), *(own_addresses() if listen in ANY else ())]))
 
 
-def free_port(listen: str) -> int:
-    """Return a port of *listen* that nobody uses."""
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((listen, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def cluster_flags(options: argparse.Namespace) -> list[str]:
     """Return the settings that `--cluster` and `--node` stand for."""
     flags = [f"cluster.members={','.join(options.cluster)}"] if options.cluster else []

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     if arguments == ["--version"]:
-        from fleetlog_schemas.versions import VERSION
+        from fleetlog_schemas.version import VERSION
 
         print(f"fleetlog {VERSION}")
         return Exit.OK
@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> int:
         hint = "; what runs on the hosts stands after --" if options.verb in _WITH_REST else ""
         parser.error(f"not understood: {' '.join(unknown)}{hint}")
     if options.version:
-        from fleetlog_schemas.versions import VERSION
+        from fleetlog_schemas.version import VERSION
 
         print(f"fleetlog {VERSION}")
         return Exit.OK

@@ -63,7 +63,9 @@ def build() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", default=False, help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
-    for section in (_running, _definitions, _steering, _policies, _looking, _hosts, _agent, _numbers, _system):
+    for section in (
+        _running, _definitions, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+    ):
         section(add)
     return parser
 
@@ -295,13 +297,14 @@ def _hosts(add: _AddVerb) -> None:
     verb.add_argument("name", metavar="NAME")
     verb.add_argument("switch", choices=("on", "off"))
     _reason(verb)
-    for name, text in (
-        ("accept", "let a refused host in again, after looking at the machine"),
-        ("revoke", "refuse a host's key from now on"),
-    ):
-        verb = verbs(name, f"hosts:{name}", text)
-        verb.add_argument("name", metavar="NAME")
-        _reason(verb)
+    verb = verbs("accept", "hosts:accept", "let a refused host in again, after looking at the machine")
+    verb.add_argument("name", metavar="NAME", nargs="?", default="")
+    verb.add_argument("--restored", action="store_true", help="every host that is refused because the log was restored")
+    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="with --restored: do not ask")
+    _reason(verb)
+    verb = verbs("revoke", "hosts:revoke", "refuse a host's key from now on")
+    verb.add_argument("name", metavar="NAME")
+    _reason(verb)
 
 
 def _agent(add: _AddVerb) -> None:
@@ -325,6 +328,38 @@ def _numbers(add: _AddVerb) -> None:
     verbs = _group(add, "verify", "compare what is derived with the log")
     verbs("projection", "numbers:verify_projection", "rebuild the projection from the log and compare")
     verbs("log", "nodes:verify_log", "compare the copies of the log on all nodes, message by message")
+
+
+def _backup(add: _AddVerb) -> None:
+    verbs = _group(add, "backup", "copy the whole system to a folder, check such a copy, start again from it")
+    verb = verbs("create", "backup:create", "copy the system of the data folder to a new folder, running or stopped")
+    verb.add_argument("folder", metavar="DIR", help="a new folder; it holds secrets, and only its owner may enter it")
+    verb.add_argument("--with-output", action="store_true", help="also what commands wrote (the stream OUTPUT)")
+    verb.add_argument("--with-agents", action="store_true", help="also the folders of agents that `up` runs on this machine")
+    for name, text in (
+        ("verify", "check every file of a backup against its manifest"),
+        ("show", "show what a backup holds, without reading its files"),
+    ):
+        verb = verbs(name, f"backup:{name}", text)
+        verb.add_argument("folder", metavar="DIR", help="the backup")
+    verb = verbs("ls", "backup:ls", "list the backups in a folder, oldest first")
+    verb.add_argument("folder", metavar="FOLDER", help="where they are")
+    verb = verbs("restore", "backup:restore", "make the data folder from a backup, where there is none")
+    verb.add_argument("folder", metavar="DIR", help="the backup; --data names the new data folder")
+
+
+def _archive(add: _AddVerb) -> None:
+    verbs = _group(add, "archive", "the log's past: what is archived, whether it is whole, what is in it")
+    verbs("ls", "archive:ls", "list what is archived, and how far the bus was pruned")
+    for name, text in (
+        ("verify", "read every segment whole and compare it with the log"),
+        ("read", "print archived events, one JSON object per line; nothing else needs to run"),
+    ):
+        verb = verbs(name, f"archive:{name}", text)
+        verb.add_argument("--folder", default="", metavar="DIR", help="the archive (default: keeper.archive_path, or archive/)")
+        if name == "read":
+            verb.add_argument("from_seq", nargs="?", type=positive, default=1, metavar="SEQ", help="from this sequence on")
+            verb.add_argument("--limit", type=positive, default=100, metavar="N", help="how many (default 100)")
 
 
 def _system(add: _AddVerb) -> None:

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import structlog
 
-from fleetlog.addresses import cluster_flags, cluster_of, free_port, own_names
+from fleetlog.addresses import cluster_flags, cluster_of, own_names
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
+from fleetlog.known import known_seq
 from fleetlog.processes import Child, end_left_behind
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
@@ -34,6 +35,7 @@ from fleetlog_runtime.shell import diagnostics
 from fleetlog_runtime.shell.health import HealthAnswer, ask_health
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus, connect_user
+from fleetlog_runtime.shell.ports import free_port
 from fleetlog_runtime.shell.service import Context, Fatal, instance_prefix, open_context, run_loop
 from fleetlog_runtime.shell.settings_file import load_settings
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
@@ -43,6 +45,7 @@ SERVICES = {
     "scheduler": "fleetlog_scheduler",
     "result-recorder": "fleetlog_result_recorder",
     "reporter": "fleetlog_reporter",
+    "keeper": "fleetlog_keeper",
     "gateway": "fleetlog_gateway",
 }
 """In the order of starting: the gateway last, so that whoever reaches it is served."""
@@ -151,7 +154,10 @@ class System:
         self._agent_folder = home.path / "agents" / "local"
         self.settings = load_settings(home.path, flags)
         listen = listen or "127.0.0.1"
-        self._server = NatsServer(home, listen=listen, names=own_names(listen), cluster=cluster, say=console.say)
+        self._server = NatsServer(
+            home, listen=listen, names=own_names(listen), cluster=cluster, say=console.say,
+            known_seq=0 if cluster else known_seq(home.path),
+        )
         self._standby_serves = cluster is not None
         self._watch: asyncio.Task[None] | None = None
         self._asked: NatsBus | None = None

@@ -15,8 +15,9 @@ import msgspec
 from fleetlog_schemas import events, limits, schedule_events
 
 CONTENT_TYPE = "application/cloudevents+json"
-READER = 1
-"""What this code can read: events may ask for more by `minreader`."""
+READER = 2
+"""What this code can read: events may ask for more by `minreader`. 2 (0.3.0): tasks that are runs of a definition; the
+log's past may be in the archive."""
 
 
 class Malformed(ValueError):
@@ -112,6 +113,16 @@ def parse_rfc3339(text: str) -> int:
         raise Malformed(f"not an RFC 3339 time: {text[:40]!r}") from None
 
 
+def minreader(data: events.Data) -> int:
+    """Return the oldest reader that may decide over *data*.
+
+    What an older one cannot read of a known type it would park, and decide as if it were not there.
+    """
+    if isinstance(data, events.TasksSubmitted) and any(one.spec.definition is not None for one in data.tasks):
+        return 2
+    return events.REGISTRY[events.NAMES[type(data)]].minreader
+
+
 def encode(event: Event) -> bytes:
     """Return the stored bytes of *event*.
 
@@ -130,6 +141,7 @@ def encode(event: Event) -> bytes:
             causationid=event.causationid,
             authid=event.authid,
             traceparent=event.traceparent,
+            minreader=minreader(event.data),
         )
     )
     if len(body) > limits.EVENT_BYTES_MAX:

@@ -26,6 +26,7 @@ ACCESS = "evt.access"
 CATALOG = "evt.catalog"
 SCHEDULE = "evt.schedule"
 TICK = "evt.tick"
+ARCHIVE = "evt.archive"
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
@@ -40,6 +41,8 @@ class EventType(msgspec.Struct, frozen=True):
     subject: str
     written_by: str
     read_by: tuple[str, ...]
+    minreader: int = 1
+    """A decider that reads less (`codec.READER`) must stop at it."""
 
 
 REGISTRY: dict[str, EventType] = {}
@@ -48,11 +51,11 @@ NAMES: dict[type[Data], str] = {}
 _D = TypeVar("_D", bound=type[Data])
 
 
-def event(name: str, subject: str, written_by: str, *read_by: str) -> Callable[[_D], _D]:
+def event(name: str, subject: str, written_by: str, *read_by: str, minreader: int = 1) -> Callable[[_D], _D]:
     """Enter a type into the registry; `schedule_events.py` does so too."""
 
     def register(data: _D) -> _D:
-        REGISTRY[name] = EventType(name=name, data=data, subject=subject, written_by=written_by, read_by=read_by)
+        REGISTRY[name] = EventType(name, data, subject, written_by, read_by, minreader)
         NAMES[data] = name
         return data
 
@@ -398,7 +401,7 @@ class SessionsOpened(Data, frozen=True):
 
 
 class SessionRefusal(Data, frozen=True):
-    """Why a host was not let in: `ticket` or `counter` (a copied key, a restored or re-imaged machine)."""
+    """Why a host was not let in: `ticket`, `counter` (a copied key, a machine set back), or `restored` (an older log)."""
 
     host_id: str
     code: str
@@ -610,5 +613,43 @@ class DefinitionRemoved(Data, frozen=True):
     message: str = ""
 
 
-SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK)
+# --- the archive: where the log's past is ----------------------------------------------------------------
+
+
+@event("fleetlog.segment.sealed.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway")
+class SegmentSealed(Data, frozen=True):
+    """The next part of the log is in a file of the archive, byte for byte. See `docs/archive.md`."""
+
+    first_seq: int
+    last_seq: int
+    """Of the last message in it, which ends an atomic batch; a segment holds every sequence between."""
+    first_ms: int
+    last_ms: int
+    """When its first and last message were stored."""
+    bytes: int
+    """Of its content before compression."""
+    sha256: str
+    """Of its content before compression."""
+    chain_head: str
+    """The head of the hash chain after its last message."""
+
+
+@event("fleetlog.log.pruned.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway", minreader=2)
+class LogPruned(Data, frozen=True):
+    """Messages that are in sealed segments are about to leave the stream; the last one of a subject stays.
+
+    Who knows of no archive would read a log with holes: it stops here.
+    """
+
+    through_seq: int
+    """The last sequence of a sealed segment."""
+    below: dict[str, int]
+    """Subject to the sequence below which its messages go."""
+    reason: Literal["age", "room"]
+    """They are older than `keeper.keep_days`, or the log is fuller than `keeper.full_ratio`."""
+
+
+PRUNABLE = (REQUEST, DISPATCH, RESULT, TICK)
+"""The only subjects that are ever pruned. What readers load by subject, and what is small, stays in the stream."""
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK, ARCHIVE)
 """The subjects of EVENTS that have writers today."""

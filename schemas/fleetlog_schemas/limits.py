@@ -104,3 +104,7 @@ TASK_ID_AGE_MS_MAX = 24 * 3_600_000
 """Older task ids are refused, so that remembering the ids of one day is enough to make "first wins" hold for ever."""
 TASK_ID_AHEAD_MS_MAX = 5 * 60_000
 """How far a client's clock may be ahead of the bus's."""
+
+DISK_HEADROOM_BYTES = 128 * 1024**2
+"""Free bytes of the bus's disk below which no new task is taken, so that results of what runs still fit: about a hundred
+thousand ends, with output beside them."""

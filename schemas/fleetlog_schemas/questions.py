@@ -325,6 +325,8 @@ class HostView(msgspec.Struct, frozen=True):
     alerts: list[dict[str, str]]
     """time, code, message."""
     refused_reason: str
+    refused_code: str = ""
+    """`ticket` or `counter` (a copy, or a machine set back), or `restored` (the log is older than the host)."""
 
 
 class TickView(msgspec.Struct, frozen=True):

@@ -168,3 +168,5 @@ class BlobChunk(msgspec.Struct, frozen=True):
     data: bytes
     size: int
     error: str = ""
+    again: bool = False
+    """It cannot be had now; asking again is right."""

@@ -111,6 +111,11 @@ def ask(service: str, question: str) -> str:
     return f"ask.{service}.{question}"
 
 
+def ask_each(service: str, question: str) -> str:
+    """Return where every instance of a service hears a question that the one it went to has left unanswered."""
+    return f"ask.{service}.{question}-each"
+
+
 def host_of(subject: str) -> str:
     """Return the host id of an agent's subject: identity comes from the subject, never from the payload."""
     return subject.split(".")[1]

@@ -1,4 +1,4 @@
-"""The version of this code, and since which version agents know what a task can ask for.
+"""Since which version agents know what a task can ask for.
 
 Agents are older than the server whenever a fleet is upgraded: what a host's agent does not know must be told before
 anything is sent to it, for an agent that cannot read a push can only drop it. So every kind of payload and every option
@@ -13,9 +13,6 @@ from functools import cache
 import msgspec
 
 from fleetlog_schemas.spec import Options, TaskSpec, kind
-
-VERSION = "0.3.0"
-"""Of everything in this distribution: the one place that says it."""
 
 KINDS_SINCE = {"shell": "0.1.0", "script": "0.1.0"}
 """Kind of payload to the first version whose agent runs it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.reports import ReportFacts, Stream
+from fleetlog_schemas.reports import ReportEnded, ReportFacts, Stream
 from fleetlog_schemas.spec import Script, Shell
 from fleetlog_testing.agent_process import fleet, marked, sh
 from fleetlog_testing.waiting import until
@@ -28,6 +28,7 @@ def test_commands_end_as_they_exit(tmp_path: Path) -> None:
             assert [end.exit_code for end in ends] == [0, 3, 3, None, None]
             assert ends[0].token == f"token {good} 1"
             assert (ends[1].tail, ends[3].signal) == ("broken\n", 9)
+            assert (ends[0].tail, ends[0].output) == ("", None)
             assert ends[4].ran is Ran.NO
             assert "'no-such-program' was not found" in ends[4].error
             assert ends[0].duration_ms is not None
@@ -190,5 +191,26 @@ def test_the_hosts_policy_is_obeyed(tmp_path: Path) -> None:
             two = await dispatcher.start(agent, Shell(argv=("true",)), user="nobody")
             assert "forbids program '/sbin/reboot'" in (await dispatcher.end_of(one)).error
             assert "does not allow user 'nobody'" in (await dispatcher.end_of(two)).error
+
+    asyncio.run(scenario())
+
+
+def test_stopping_a_command_leaves_the_same_attempt_of_another_host_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fleet(tmp_path, agents=2) as (dispatcher, (one, other)):
+            task = await dispatcher.start(one, sh("sleep 60"))
+            await dispatcher.start(other, sh(f"until [ -e {tmp_path}/go ]; do sleep 0.05; done"), task_id=task)
+            await until(lambda: marked(one.host_id, task) and marked(other.host_id, task), what="both run")
+            await dispatcher.cancel(one, task)
+            assert (await dispatcher.end_of(task)).outcome == Outcome.CANCELLED
+            # Two hosts on one machine see each other's processes: this one is not the one that was stopped.
+            (tmp_path / "go").touch()
+            await until(lambda: not marked(other.host_id, task), what="the other ends by itself")
+
+            async def both() -> bool:
+                return len(await dispatcher.items(ReportEnded, task)) == 2
+
+            await until(both, what="both ends")
+            assert {end.outcome for end in await dispatcher.items(ReportEnded, task)} == {Outcome.CANCELLED, Outcome.SUCCESS}
 
     asyncio.run(scenario())

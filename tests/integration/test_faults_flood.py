@@ -18,15 +18,16 @@ import pytest
 
 from fleetlog_schemas import events, reports, subjects, wire
 from fleetlog_schemas.spec import Shell
-from fleetlog_testing.fleet import END_S_MAX, LOOK_S, SERVICES, Fleet, as_agent
+from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, as_agent
 from fleetlog_testing.homes import connected
+from fleetlog_testing.server import PARTS
 from fleetlog_testing.waiting import until
 
 LINE_BYTES = 100
-FLOOD_LINES, SIDE_LINES = 300_000, 40_000
-"""30 MB of one command, and 4 MB of each of three beside it."""
-GROWTH_MIB_MAX = 48
-"""Of any one process: far less than what flows through it, and more than what a caught-up garbage collector leaves."""
+FLOOD_LINES, SIDE_LINES = 1_000_000, 40_000
+"""100 MB of one command, and 4 MB of each of three beside it."""
+GROWTH_MIB_MAX, GROWTH_MIB_MAX_REPORTER = 48, 80
+"""Of a process: less than what flows through it, and more than what allocators keep of what was freed (DuckDB's keeps most)."""
 PAGE_BYTES = 524_288
 MESSAGES = 100_000
 SHARE = next(one for one in subjects.STREAMS if one.name == subjects.REPORTS).per_subject_max
@@ -98,7 +99,7 @@ def test_a_flood_of_output_is_kept_whole_in_flat_memory_and_holds_up_no_other_ho
         fleet.judge.agrees(first)
         loud = fleet.hosts["loud"]
         assert loud.process is not None
-        pids = {name: fleet.pid(name) for name in SERVICES} | {"agent": loud.process.pid, "holder": loud.holders()[0]}
+        pids = {name: fleet.pid(name) for name in PARTS if name != "nats-server"} | {"agent": loud.process.pid, "holder": loud.holders()[0]}
         options = {"output_bytes_max": 2 * FLOOD_LINES * LINE_BYTES}
         with growth(pids) as grown:
             flood = await fleet.submit(numbered(FLOOD_LINES), "loud", options=options)
@@ -111,8 +112,9 @@ def test_a_flood_of_output_is_kept_whole_in_flat_memory_and_holds_up_no_other_ho
             fleet.judge.agrees(meanwhile)
             for task_id, lines in ((flood, FLOOD_LINES), *((side, SIDE_LINES) for side in sides)):
                 await asyncio.to_thread(every_line_is_there, fleet, task_id, "loud", lines)
-        grown = {name: round(mib, 1) for name, mib in grown.items() if mib > GROWTH_MIB_MAX}
-        assert not grown, f"grew by so many MiB: {grown}"
+        grown = {name: round(mib, 1) for name, mib in grown.items()}
+        assert grown.pop("reporter", 0.0) < GROWTH_MIB_MAX_REPORTER
+        assert max(grown.values()) < GROWTH_MIB_MAX, grown
         order = [
             end.task_id for event in fleet.log() if isinstance(event.data, events.AttemptsEnded)
             for end in event.data.attempts

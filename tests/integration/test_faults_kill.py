@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from fleetlog_testing.agent_process import marked
-from fleetlog_testing.fleet import SERVICES, Fleet
+from fleetlog_testing.fleet import Fleet
+from fleetlog_testing.server import PARTS
 from fleetlog_testing.waiting import until
 
 NAMES = tuple(f"web{number:02}" for number in range(1, 21))
@@ -26,7 +27,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         running.close()
 
 
-@pytest.mark.parametrize("part", [*SERVICES, "nats-server"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_killed_part_is_started_again_and_every_command_ran_once(fleet: Fleet, part: str) -> None:
     async def scenario() -> None:
         running = await fleet.submit(fleet.judge.command("sleep 2"))

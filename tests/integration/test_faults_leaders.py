@@ -15,6 +15,7 @@ import pytest
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import events, pushes
+from fleetlog_schemas.codec import READER
 from fleetlog_testing.fleet import END_S_MAX, Fleet, active, overheard
 from fleetlog_testing.homes import connected
 from fleetlog_testing.waiting import until
@@ -105,14 +106,14 @@ def turns(fleet: Fleet) -> int:
     return len(list(itertools.groupby(authors)))
 
 
-def test_an_event_that_asks_for_a_newer_reader_stops_the_dispatcher_alone_and_says_so(fleet: Fleet) -> None:
+def test_an_event_that_asks_for_a_newer_reader_stops_who_decides_and_says_so(fleet: Fleet) -> None:
     body = json.dumps(
         {
-            "specversion": "1.0", "id": "from-the-future", "source": "/fleetlog/gateway/newer", "minreader": 2,
+            "specversion": "1.0", "id": "from-the-future", "source": "/fleetlog/gateway/newer", "minreader": READER + 1,
             "type": "fleetlog.task.held-back.v1", "time": "2030-01-01T00:00:00Z", "data": {},
         }
     ).encode()
-    clear = "fleetlog.task.held-back.v1 needs reader 2, this is reader 1: upgrade fleetlog"
+    clear = f"fleetlog.task.held-back.v1 needs reader {READER + 1}, this is reader {READER}: upgrade fleetlog"
 
     async def scenario() -> None:
         await fleet.start()

@@ -153,9 +153,21 @@ def test_a_stop_ends_streams_at_once(home: Home) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 4))
 
 
-def test_a_place_that_the_log_does_not_have_is_answered_with_a_reset(home: Home) -> None:
+def test_a_place_that_this_gateway_has_not_read_yet_is_waited_for(home: Home) -> None:
     async def scenario() -> None:
         async with gateway_on(home) as rig:
+            end = await last_seq(rig)
+            # Where the follower was, at a gateway that was ahead: three events on.
+            async with rig.stream("/api/v1/events", end + 3) as stream:
+                later = [one["seq"] for one in await submit(rig, 5)]
+                assert await stream.take(2) == later[3:]
+
+    asyncio.run(scenario())
+
+
+def test_a_place_that_the_log_does_not_have_is_answered_with_a_reset(home: Home) -> None:
+    async def scenario() -> None:
+        async with gateway_on(home, Options(port=0, stream_limits=StreamLimits(ahead_seconds_max=0.2))) as rig:
             end = await last_seq(rig)
             async with rig.stream("/api/v1/events", end + 1_000) as stream:
                 reset = await stream.next()

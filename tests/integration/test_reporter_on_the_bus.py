@@ -162,7 +162,8 @@ def test_a_killed_reporter_goes_on_exactly_where_its_file_stands(tmp_path: Path)
                     process.send_signal(signal.SIGKILL)
                     await process.wait()
                     log.story.dispatched(still, "web01", "web02")
-            assert (await ask(asker, "verify"))["equal"]
+            # It hears its questions one after the other: the first may be answered before the last is heard.
+            assert (await until(lambda: _verified(asker), what="the reporter verifies"))["equal"]
             counted = await ask(asker, "sql", query="select count(*), count(distinct seq), max(seq) from events")
             assert counted["rows"] == [[last, last, last]]
             assert (await ask(asker, "tasks", state="open"))["items"][0]["counts"] == {"waiting": 2}
@@ -171,6 +172,13 @@ def test_a_killed_reporter_goes_on_exactly_where_its_file_stands(tmp_path: Path)
             assert await process.wait() == 0
 
     asyncio.run(story())
+
+
+async def _verified(asker: NatsBus) -> Any:
+    try:
+        return await ask(asker, "verify")
+    except NoAnswer:
+        return None
 
 
 async def _answers(asker: NatsBus, seq: int) -> bool:

@@ -11,10 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft, NotSent
+from fleetlog_runtime.shell.log_copies import compare_log
 from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 from fleetlog_testing.homes import connected
-from fleetlog_testing.nats import running_server
+from fleetlog_testing.nats import flip_a_bit, running_server
 from fleetlog_testing.waiting import until
 
 
@@ -195,5 +196,31 @@ def test_beyond_loopback_the_bus_speaks_only_tls_with_a_certificate_of_our_autho
             with pytest.raises(ConnectFailed):
                 # Without the authority the certificate is not trusted.
                 await NatsBus.connect(server.url, server.home.creds_path("operator"), "operator")
+
+    asyncio.run(scenario())
+
+
+def test_a_message_whose_bytes_were_damaged_on_the_only_disk_comes_as_unreadable_and_with_an_alarm(tmp_path):
+    async def scenario():
+        async with running_server(tmp_path) as server, connected(server.home, "dispatcher") as writer:
+            for number in range(20):
+                await writer.append(Batch(drafts=(Draft("evt.dispatch", b"body %03d" % number),), message_id=""))
+            home = server.home
+        flip_a_bit(home.path / "nats", b"body 007")
+        with capture_logs() as said:
+            async with running_server(tmp_path) as server, connected(server.home, "reporter") as reader:
+                found: list = []
+                reading = asyncio.create_task(follow(reader, found))
+                await until(lambda: len(found) == 20)
+                reading.cancel()
+                ranged = await reader.get_range("EVENTS", 1, 100)
+                whole = await compare_log(reader)
+        assert [one.seq for one in found] == list(range(1, 21))
+        assert [one.seq for one in found if one.body == b""] == [8]
+        assert found[8].body == b"body 008"
+        assert [one.seq for one in ranged] == [seq for seq in range(1, 21) if seq != 8]
+        assert [(fault.seq, fault.what) for fault in whole.faults] == [(8, "lacks it")]
+        alarms = {line["event"] for line in said if line.get("alarm")}
+        assert "a message of the log is on no copy and is passed over" in alarms
 
     asyncio.run(scenario())

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.pure.effects import Answer, Append, Effect, Request
 from fleetlog_runtime.pure.settings import Settings, resolve
+from fleetlog_runtime.shell import loop
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.health import ask_health
 from fleetlog_runtime.shell.home import Home
@@ -241,6 +242,30 @@ def test_a_restart_goes_on_from_the_snapshot_and_reads_only_the_rest(tmp_path):
                 # One submission and one refusal: everything before came from the snapshot.
                 assert again.unit.folded == 2
                 assert set(again.runner.engine.state.refused) > set(state.refused)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("bytes_per_event", "is_rare"), [(10**9, False), (1, True)])
+def test_the_larger_the_state_is_the_more_events_lie_between_two_copies_of_it(tmp_path, monkeypatch, bytes_per_event, is_rare):
+    monkeypatch.setattr(loop, "SNAPSHOT_BYTES_PER_EVENT", bytes_per_event)
+    positions = []
+    write = loop.snapshots.write
+
+    def noted(path, snapshot, digest):
+        positions.append(snapshot.position)
+        write(path, snapshot, digest)
+
+    monkeypatch.setattr(loop.snapshots, "write", noted)
+
+    async def scenario():
+        async with running_server(tmp_path) as server, connected(server.home, "gateway") as gateway:
+            async with running(server.home, snapshot_events=1) as one:
+                for number in range(1, 31):
+                    await append(gateway, submitted())
+                    await until(lambda: len(one.runner.engine.state.refused) == number)  # noqa: B023
+            # The last one is taken at the end, whatever the size.
+            assert (len(positions[:-1]) < 10) is is_rare, positions
 
     asyncio.run(scenario())
 

@@ -211,6 +211,7 @@ def test_a_revoked_key_is_out_within_a_second_and_others_stay(tmp_path):
         ("dispatcher", ["evt.dispatch", "lead.dispatcher"], ["evt.request", "evt.result", "evt.host", "evt.access"]),
         ("result-recorder", ["evt.result"], ["evt.dispatch", "evt.request", "rpt.h1", "lead.dispatcher"]),
         ("gateway", ["evt.request", "evt.host", "evt.access"], ["evt.dispatch", "evt.result", "lead.dispatcher"]),
+        ("keeper", ["evt.archive", "lead.keeper"], ["evt.dispatch", "evt.request", "evt.access", "lead.dispatcher"]),
         ("reporter", [], ["evt.dispatch", "evt.result", "evt.request", "evt.host"]),
         ("operator", [], ["evt.dispatch", "evt.result", "evt.request", "evt.host", "rpt.h1", "out.h1.0"]),
     ],
@@ -242,7 +243,21 @@ def test_no_running_service_may_change_delete_or_purge_a_stream(home, user):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("user", ["reporter", "result-recorder", "gateway", "operator"])
+def test_only_the_keeper_may_prune_and_nothing_but_the_log(home):
+    async def scenario():
+        async with connected(home, "keeper") as bus:
+            calls = (
+                "STREAM.DELETE.EVENTS", "STREAM.UPDATE.EVENTS", "STREAM.MSG.DELETE.EVENTS", "STREAM.PURGE.REPORTS",
+                "STREAM.PURGE.OUTPUT", "STREAM.PURGE.LEADERS", "STREAM.CREATE.MORE", "STREAM.PURGE.OBJ_BLOBS",
+            )
+            tried = [f"$JS.API.{call}" for call in calls]
+            assert await let_through(bus, *tried, "$SYS.REQ.CLAIMS.UPDATE") == []
+            assert await bus.purge("EVENTS", "evt.none", 1) == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("user", ["reporter", "result-recorder", "keeper", "gateway", "operator"])
 def test_only_the_dispatcher_speaks_to_agents(home, user):
     async def scenario():
         async with agents(home) as (one, agent, _, _), connected(home, user) as bus:

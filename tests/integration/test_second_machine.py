@@ -25,6 +25,7 @@ import pytest
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_testing import namespaces
+from fleetlog_testing.clocks import DAY_S, MISSING, WrongClock
 from fleetlog_testing.waiting import until
 
 READY_SECONDS = 40
@@ -286,6 +287,38 @@ def test_a_command_outlives_a_cut_network_and_runs_once(fleet: Fleet) -> None:
     assert len(ended.read_text().splitlines()) == 1
     events = fleet.fleetlog("events", "last", "--type", "fleetlog.attempt.dispatched.v1", "-o", "json").stdout
     assert events.count('"fleetlog.attempt.dispatched.v1"') == 1, events
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_over_tls_a_clock_may_be_days_behind_and_one_before_the_certificate_says_so_until_it_is_set(fleet: Fleet) -> None:
+    clock = WrongClock(fleet.folder / "offset")
+    agent = fleet.join("late")
+    agent.stop()
+    words = [f"{name}={value}" for name, value in clock.environment.items()]
+    clock.set(-3 * DAY_S)
+    agent.start("env", *words, "fleetlog", "agent", "run", "--data", str(agent.data))
+    assert fleet.fleetlog("exec", "-t", "late", "--", "true").returncode == 0
+    agent.stop()
+    wait(lambda: fleet.presence("late") == "offline", 20, "its goodbye")
+    clock.set(-30 * DAY_S)
+    agent.process = fleet.host.start(
+        agent.log, "env", *words, "fleetlog", "agent", "run", "--data", str(agent.data), environment=fleet.environment
+    )
+    wait(lambda: "not yet valid" in agent.log.read_text(), 30, "it says what is wrong")
+    assert fleet.presence("late") == "offline"
+    clock.set(0)
+    fleet.is_online("late")
+    assert json.loads(fleet.fleetlog("host", "show", "late", "-o", "json").stdout)["alerts"] == []
+
+
+def test_a_machine_that_is_renamed_is_the_same_host(fleet: Fleet) -> None:
+    agent = fleet.join("named")
+    agent.stop()
+    wait(lambda: fleet.presence("named") == "offline", 20, "its goodbye")
+    agent.start("/bin/sh", "-c", f"hostname renamed && exec fleetlog agent run --data {agent.data}")
+    ran = fleet.fleetlog("exec", "-t", "named", "--", "hostname")
+    assert (ran.returncode, "renamed" in ran.stdout) == (0, True)
+    assert json.loads(fleet.fleetlog("host", "show", "named", "-o", "json").stdout)["alerts"] == []
 
 
 def test_a_server_begins_to_listen_with_the_agent_it_has_and_never_moves_the_bus(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from fleetlog_agent.journal import read_journal
 from fleetlog_schemas.spec import Script, Shell
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 from fleetlog_testing import releases
 from fleetlog_testing.agent_process import marked
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host

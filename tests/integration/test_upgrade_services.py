@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleetlog_runtime.shell.nats_bus import NatsBus
@@ -118,6 +119,39 @@ def test_recorders_of_both_versions_share_what_hosts_report(fleet: Fleet) -> Non
         await fleet.restarted("result-recorder", now)
         last = await fleet.submit(fleet.judge.command("true"))
         views = await fleet.ended(*tasks, running, last)
+        assert {view.outcome for view in views} == {"success"}
+        fleet.judge.agrees(views)
+        fleet.verify_projection()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif("0.2.0" not in releases.versions(), reason="the last release that does not know definitions is no longer kept")
+def test_an_older_dispatcher_stops_at_what_it_cannot_read_and_the_newer_one_goes_on(fleet: Fleet) -> None:
+    """A run of a definition, which the release before 0.3.0 does not know, while that release leads."""
+
+    async def scenario() -> None:
+        await fleet.start(*NAMES)
+        now = fleet.pid("dispatcher")
+        old = fleet.start_service("fleetlog_dispatcher", releases.unpacked("0.2.0", fleet.folder))
+        await serves(fleet, "fleetlog_dispatcher")
+        before = await fleet.submit(fleet.judge.command("sleep 2"))
+        await fleet.began(before, len(NAMES))
+        spec = {"payload": msgspec.to_builtins(fleet.judge.command("sleep 1")), "target": "all"}
+        fleet.gateway.post("/definitions", {"definition": {"name": "restart", "spec": spec, "parameters": {}}})
+        async with connected(fleet.home, "operator") as looker:
+            os.kill(now, signal.SIGSTOP)
+            try:
+                async def old_leads() -> list[bool]:
+                    return [True] if await active(looker) == old.pid else []
+
+                await until(old_leads, END_S_MAX, "the old one leads")
+                run = fleet.gateway.post("/definitions/restart/tasks", {})["task_id"]
+                assert await asyncio.to_thread(old.wait, END_S_MAX) != 0
+            finally:
+                os.kill(now, signal.SIGCONT)
+        assert "needs reader 2, this is reader 1: upgrade fleetlog" in (fleet.folder / "fleetlog_dispatcher.log").read_text()
+        views = await fleet.ended(before, run)
         assert {view.outcome for view in views} == {"success"}
         fleet.judge.agrees(views)
         fleet.verify_projection()

@@ -20,13 +20,17 @@ from fleetlog_dispatcher import observe as dispatcher_observe
 from fleetlog_dispatcher import sessions as dispatcher_sessions
 from fleetlog_dispatcher.admit import Round
 from fleetlog_dispatcher.queues import Shares
+from fleetlog_keeper import prune, works
+from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import Batch
-from fleetlog_schemas import lifecycle, rollout, tokens
+from fleetlog_schemas import events, lifecycle, rollout, tokens
 from fleetlog_schemas.records import Task, Tasks, Wave
 from fleetlog_simulation import directed, histories
+from fleetlog_simulation import world as world_module
 from fleetlog_simulation.directed import History
 from fleetlog_simulation.hosts import SimHost
 from fleetlog_simulation.invariants import Violation
+from fleetlog_simulation.keeper import SimKeeper
 from fleetlog_simulation.scenario import simulate
 from fleetlog_simulation.services import SimDispatcher, decode
 from fleetlog_simulation.world import World
@@ -286,6 +290,53 @@ def choose_one_host_too_many(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(plan, "choose", choose)
 
 
+def prune_what_an_open_task_needs(patch: pytest.MonkeyPatch) -> None:
+    """Let the keeper overlook that tasks are open."""
+    patch.setattr(prune, "oldest_open", lambda state: None)
+
+
+def prune_the_last_message_of_a_subject(patch: pytest.MonkeyPatch) -> None:
+    """Purge every subject through the end of the last pruned segment."""
+    original = prune.due
+
+    def due(*arguments: Any) -> Any:
+        pruned = original(*arguments)
+        below = dict.fromkeys(events.PRUNABLE, pruned.through_seq + 1) if pruned else {}
+        return msgspec.structs.replace(pruned, below=below) if pruned else None
+
+    patch.setattr(prune, "due", due)
+
+
+def seal_with_a_hole(patch: pytest.MonkeyPatch) -> None:
+    """Lose a message on the way into a segment, and do not see to it that a segment is whole."""
+    original = SimKeeper._read
+
+    def read(self: SimKeeper, *arguments: Any) -> Any:
+        messages = original(self, *arguments)
+        return [*messages[:4], *messages[5:]]
+
+    patch.setattr(SimKeeper, "_read", read)
+    patch.setattr(segments, "check_whole", lambda messages: None)
+
+
+def prune_what_is_not_sealed(patch: pytest.MonkeyPatch) -> None:
+    """Purge through the position of the keeper instead of through what is in segments."""
+
+    def purge(self: SimKeeper, what: Any) -> Any:
+        steps = original(self, what)
+        if isinstance(what, works.Purge):
+            return [lambda: self.world.purge(events.DISPATCH, self.engine.state.last_by_subject[events.DISPATCH])]
+        return steps
+
+    original = SimKeeper._steps
+    patch.setattr(SimKeeper, "_steps", purge)
+
+
+def read_only_the_bus(patch: pytest.MonkeyPatch) -> None:
+    """Let readers pass over what was pruned."""
+    patch.setattr(world_module, "without_hole", lambda found, from_seq: found)
+
+
 class Plant(NamedTuple):
     """A bug, and the history in which an invariant must notice it."""
 
@@ -335,6 +386,11 @@ PLANTS: list[Plant] = [
     Plant(plan_every_second_run, says="was not refused"),
     Plant(look_at_no_window_that_opens, says="in the blackout"),
     Plant(choose_one_host_too_many, says="asked for"),
+    Plant(prune_what_an_open_task_needs, says="although a task that began at"),
+    Plant(prune_the_last_message_of_a_subject, says="the last message of .* was pruned"),
+    Plant(seal_with_a_hole, says="no sealed segment holds it|not the log"),
+    Plant(prune_what_is_not_sealed, says="no sealed segment holds it"),
+    Plant(read_only_the_bus, says="holds another state|are not the log|rebuilt"),
 ]
 
 

@@ -41,10 +41,14 @@ def keep_what_the_tables_hold(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Projector, "written", written)
 
 
+def run_until_noticed() -> None:
+    for seed in range(1, SEEDS_MAX + 1):
+        simulate_year(seed, DAYS_OF_A_LEAK)
+
+
 @pytest.mark.parametrize("leak", [remember_every_id, keep_what_the_tables_hold])
 def test_a_planted_leak_is_noticed(leak: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     leak(monkeypatch)
     # A part that is killed in time starts with little in memory, and hides it: not in every history.
     with pytest.raises(Violation, match="entries in memory"):
-        for seed in range(1, SEEDS_MAX + 1):
-            simulate_year(seed, DAYS_OF_A_LEAK)
+        run_until_noticed()

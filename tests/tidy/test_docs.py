@@ -18,7 +18,7 @@ from fleetlog_testing.tree import ROOT
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6}\s+(.*)$", re.MULTILINE)
 REQUIRED = (
-    "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/operating.md",
+    "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/getting-started.md", "docs/operating.md", "docs/backup.md",
     "docs/security.md", "docs/guarantees.md", "docs/scaling.md", "docs/glossary.md", "docs/reference.md", "docs/cli.md",
     "docs/api.md", "bench/README.md",
 )

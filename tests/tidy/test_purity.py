@@ -13,7 +13,7 @@ from fleetlog_testing import tree
 PURE_NAMES = {"attempts", "core", "decide", "delivery", "ends", "live", "outbox", "plan", "sessions", "state", "targets", "verify"}
 """A module of a service or of the agent with one of these names must be under the contract `pure`."""
 
-DECIDING_UNITS = ("services/dispatcher", "services/result-recorder", "agent")
+DECIDING_UNITS = ("services/dispatcher", "services/result-recorder", "services/keeper", "agent")
 """Units that decide; in the others such a name is only a name."""
 
 BANNED_MODULES = {

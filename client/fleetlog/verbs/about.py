@@ -7,7 +7,7 @@ from typing import Any
 
 from fleetlog.console import Console
 from fleetlog.exits import MEANINGS, CliError, Exit
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 
 def version(console: Console) -> int:

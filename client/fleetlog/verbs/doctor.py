@@ -20,9 +20,12 @@ from typing import Any
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.render.text import count_of, size
+from fleetlog.verbs.archive import standing
 from fleetlog.verbs.doctor_cluster import cluster
 from fleetlog.verbs.finding import BAD, NOTE, OK, Finding
-from fleetlog_schemas.versions import VERSION
+from fleetlog.verbs.hosts import RESTORED
+from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
+from fleetlog_schemas.version import VERSION
 
 FILL_NOTE, FILL_BAD = 0.70, 0.85
 """Shares of a stream's reserved bytes: at 85 % of EVENTS new tasks are refused."""
@@ -42,7 +45,7 @@ def doctor(console: Console) -> int:
     findings = list(_gateway(console))
     reachable = findings[0].state != BAD
     if reachable:
-        for check in (_versions, _clock, _readers, _hosts):
+        for check in (_versions, _clock, _readers, _archive, _hosts):
             findings += _guarded(console, check)
     for check in (_modes, _disk, _bus, cluster):
         findings += _guarded(console, check)
@@ -140,6 +143,20 @@ def _readers(console: Console) -> Iterator[Finding]:
             yield Finding(name, OK, f"has read the log through {log_seq - max(behind, 0)} of {log_seq}")
 
 
+def _archive(console: Console) -> Iterator[Finding]:
+    page = console.gateway.get("/archive", from_seq=2**53, limit=1)["data"]
+    keeper = page["keeper"]
+    found = "; ".join(standing(page))
+    if keeper is None:
+        yield Finding("keeper", BAD, found, "the log fills up: is the keeper running? see diagnostics/keeper in the data folder")
+    elif keeper["error"]:
+        yield Finding("keeper", BAD, found, "see to the archive's disk, then `fleetlog archive verify`")
+    elif keeper["held_back"]:
+        yield Finding("keeper", NOTE, found, "end the task, or start the service, and the keeper goes on by itself")
+    else:
+        yield Finding("keeper", OK, found)
+
+
 def _hosts(console: Console) -> Iterator[Finding]:
     items: list[dict[str, Any]] = []
     cursor = None
@@ -156,7 +173,15 @@ def _hosts(console: Console) -> Iterator[Finding]:
         "hosts", OK if living else NOTE, f"{count_of(len(living), 'host')}, {online} online, {away} offline",
         "" if living else "`fleetlog host add NAME` prints the line that joins one",
     )
+    restored = [host["name"] for host in living if host["presence"] == "refused" and host["refused_code"] == RESTORED]
+    if restored:
+        yield Finding(
+            "hosts", BAD, f"{count_of(len(restored), 'host')} refused because the log was restored from a backup",
+            "look at them, then: fleetlog host accept --restored --reason '...'",
+        )
     for host in living:
+        if host["name"] in restored:
+            continue
         if host["presence"] == "refused":
             yield Finding(
                 "host", BAD, f"{host['name']} is refused: {host['refused_reason']}",
@@ -170,17 +195,28 @@ def _hosts(console: Console) -> Iterator[Finding]:
 
 
 def _modes(console: Console) -> Iterator[Finding]:
-    """Secrets are for their owner only."""
+    """Secrets are for their owner only, and so is what changes how the services work."""
     folder = console.place.folder
     if not folder.is_dir():
         return
     private = [folder, *(folder / name for name in ("keys", "creds", "gateway"))]
     files = [path for name in ("keys", "creds") for path in _listed(folder / name)] + [folder / "gateway" / "token"]
-    open_ones = [path for path in [*private, *files] if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    files += [path for path in _listed(folder / "tls") if path.suffix == ".key"]
+    open_ones = [path for path in [*private, *files] if _mode(path) & 0o077]
     for path in open_ones:
         yield Finding("modes", BAD, f"others may read {path}", f"chmod go= {path}")
-    if not open_ones:
+    settings = folder / "settings.toml"
+    if _mode(settings) & 0o022:
+        yield Finding("modes", BAD, f"others may change {settings}", f"chmod go-w {settings}")
+    elif not open_ones:
         yield Finding("modes", OK, f"keys, credentials and token in {folder} are for their owner only")
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -191,14 +227,20 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _disk(console: Console) -> Iterator[Finding]:
-    folder = console.place.folder
-    if not folder.is_dir():
-        return
-    usage = shutil.disk_usage(folder)
-    free = usage.free / usage.total
-    state = BAD if free < DISK_FREE_BAD else NOTE if free < DISK_FREE_NOTE else OK
-    todo = "free space, or move the data folder to a larger disk" if state != OK else ""
-    yield Finding("disk", state, f"{size(usage.free)} free of {size(usage.total)} ({free:.0%})", todo)
+    """Look at the disk of the folder, and at the bus's and the projection's where they have their own."""
+    seen: set[int] = set()
+    for folder in (console.place.folder, console.place.folder / "nats", console.place.folder / "reporter"):
+        if not folder.is_dir() or folder.stat().st_dev in seen:
+            continue
+        seen.add(folder.stat().st_dev)
+        usage = shutil.disk_usage(folder)
+        free = usage.free / usage.total if usage.total else 1.0
+        full = free < DISK_FREE_BAD or usage.free < DISK_HEADROOM_BYTES
+        state = BAD if full else NOTE if free < DISK_FREE_NOTE else OK
+        todo = "free space, or move the data folder to a larger disk" if state != OK else ""
+        if usage.free < DISK_HEADROOM_BYTES:
+            todo += "; until then no new tasks are taken"
+        yield Finding("disk", state, f"{size(usage.free)} free of {size(usage.total)} ({free:.0%}) for {folder}", todo)
 
 
 def _bus(console: Console) -> Iterator[Finding]:
@@ -234,7 +276,7 @@ def _stream(stream: dict[str, Any]) -> Iterator[Finding]:
         return
     share = used / most
     state = BAD if share >= FILL_BAD else NOTE if share >= FILL_NOTE else OK
-    todo = "archive and prune, or give it more room" if state != OK else ""
+    todo = "see the line `keeper` for what holds pruning back, or give it more room" if state != OK else ""
     yield Finding("stream", state, f"{name:<9} {size(used)} of {size(most)} ({share:.1%})", todo)
     waiting = int(stream["state"].get("messages", 0))
     if name == "REPORTS" and waiting > REPORTS_WAITING_NOTE:

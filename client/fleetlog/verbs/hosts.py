@@ -8,29 +8,33 @@ from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import segment
 from fleetlog.render.lists import host_text, hosts_text
-from fleetlog.render.text import moment
+from fleetlog.render.text import count_of, moment
 
 PAGE_MAX = 500
+RESTORED = "restored"
+"""The code with which a restore refuses every host."""
 
 
 def ls(console: Console) -> int:
     """List hosts by name."""
     options = console.options
-    items: list[dict[str, Any]] = []
-    cursor = None
-    while True:
-        page = console.gateway.get(
-            "/hosts", presence=options.presence, label=options.label, as_of=options.as_of, limit=PAGE_MAX, cursor=cursor
-        )["data"]
-        items += page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
+    items = _all(console, presence=options.presence, label=options.label, as_of=options.as_of)
     if console.json:
         console.put_json({"items": items, "next_cursor": None})
     else:
         console.put(hosts_text(items, console.out_style))
     return Exit.OK
+
+
+def _all(console: Console, **wanted: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        page = console.gateway.get("/hosts", **wanted, limit=PAGE_MAX, cursor=cursor)["data"]
+        items += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return items
 
 
 def _find(console: Console) -> dict[str, Any]:
@@ -92,8 +96,35 @@ def maintenance(console: Console) -> int:
 
 
 def accept(console: Console) -> int:
-    """Let a refused host in again."""
+    """Let a refused host in again, or all that a restore refused. Raises CliError."""
+    options = console.options
+    if bool(options.name) == options.restored:
+        raise CliError(Exit.TYPED_WRONG, "which host?", "fleetlog host accept NAME, or fleetlog host accept --restored")
+    if options.restored:
+        return _accept_restored(console)
     return _change(console, "accept", {"reason": console.options.reason}, "accepted; its next session starts from nothing")
+
+
+def _accept_restored(console: Console) -> int:
+    hosts = [host for host in _all(console, presence="refused") if host["refused_code"] == RESTORED]
+    if not hosts:
+        console.say("no host is refused because the log was restored")
+        return Exit.OK
+    if not console.json:
+        console.put(hosts_text(hosts, console.out_style))
+    if not console.options.yes:
+        console.confirm(
+            len(hosts), f"this lets {count_of(len(hosts), 'host')} in again; hosts that were sold, copied or revoked since the"
+            " backup do not belong there: revoke them first", "nobody was let in", ": without a terminal say --yes",
+            "they stand above",
+        )
+    body = {"reason": console.options.reason}
+    answers = [console.gateway.post(f"/hosts/{segment(host['host_id'])}/accept", body) for host in hosts]
+    if console.json:
+        console.put_json({"accepted": [host["name"] for host in hosts], "seq": answers[-1]["seq"]})
+    else:
+        console.say(f"{count_of(len(hosts), 'host')} accepted; each comes back within a minute   look: fleetlog host ls")
+    return Exit.OK
 
 
 def revoke(console: Console) -> int:

@@ -72,6 +72,10 @@ class NoAnswer(Exception):
     """Nobody answered a request in time, or nobody listens."""
 
 
+class ArchiveMissing(NoAnswer):
+    """A part of the log was pruned and cannot be read from the archive either; the message says what to do."""
+
+
 class NotFound(Exception):
     """There is no such message or blob."""
 
@@ -137,6 +141,10 @@ class Bus(Protocol):
 
     async def state(self, stream: str) -> StreamState:
         """Return where a stream begins and ends."""
+        ...
+
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence and return how many; only the keeper may. Raises NoAnswer."""
         ...
 
     def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:

@@ -40,7 +40,25 @@ class WakeAt(msgspec.Struct, frozen=True):
     at_ms: int
 
 
-Effect = Append | Send | Answer | WakeAt
+class Work(msgspec.Struct, frozen=True):
+    """Have something done outside that takes a while; what comes of it is observed as `Done`. One at a time."""
+
+    what: Any
+    """The unit's own word for it: its shell knows how."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A work is over, or cannot be done now."""
+
+    what: Any
+    """What was asked for."""
+    found: Any = None
+    """What came of it."""
+    error: str = ""
+    """Why nothing came of it; empty: it was done."""
+
+
+Effect = Append | Send | Answer | WakeAt | Work
 
 
 class Performed(msgspec.Struct, frozen=True):

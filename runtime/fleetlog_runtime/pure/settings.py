@@ -41,9 +41,8 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Diagnostics from this level on: debug, info, warning or error."""
     append_ms: Milliseconds = 5_000
     """Wait for the bus to acknowledge an append before it is sent again: a sync on a busy disk may take a second."""
-    leader_ttl_ms: Milliseconds = 4_000
-    """A leader that is gone is replaced after this long and a tenth; it renews three times within it. Shorter, and a bus that
-    is busy for two seconds costs a change of leadership."""
+    leader_ttl_ms: Milliseconds = 3_000
+    """A leader that is gone is replaced after this long, and up to two seconds more; it renews three times within it."""
     clock_skew_ms_max: Milliseconds = 10_000
     """A service whose clock is further from the bus's does not lead: deadlines would be wrong by as much."""
     publisher_waiting_max: Count = 10_000
@@ -148,6 +147,27 @@ class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Reports that share one append at most: they wait for nothing, this only bounds a burst."""
 
 
+class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the log's past is archived, and when it leaves the bus."""
+
+    archive_path: str = ""
+    """Folder of the archive, for the keeper and every reader of the log, below the data folder; empty: `archive`."""
+    segment_events: Count = 20_000
+    """Events after which a segment of the archive is full."""
+    segment_bytes: Annotated[int, msgspec.Meta(ge=1, le=512 * 1024**2)] = 16 * 1024**2
+    """Bytes of events after which it is full, however few they are: a reader unpacks one segment at a time."""
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 30.0
+    """Days for which events stay on the bus; older ones are read from the archive."""
+    full_ratio: Ratio = 0.7
+    """Share of the log's room from which younger events are pruned as well: below the 0.85 at which tasks are refused."""
+    look_ms: Milliseconds = 10_000
+    """Pause between two looks at how full the log is and from where services would read."""
+    silent_ms: Milliseconds = 24 * 3_600_000
+    """How long a service that does not answer holds pruning back; afterwards it reads the archive when it returns."""
+    snapshot_events: Count = 5_000
+    """Events between two snapshots of the folded state."""
+
+
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which nodes share the bus: the same on each of them, except `node`."""
 
@@ -167,6 +187,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reporter: ReporterSettings = ReporterSettings()
     gateway: GatewaySettings = GatewaySettings()
     recorder: RecorderSettings = RecorderSettings()
+    keeper: KeeperSettings = KeeperSettings()
     cluster: ClusterSettings = ClusterSettings()
 
 
@@ -178,6 +199,7 @@ GROUPS: dict[str, type[msgspec.Struct]] = {
     "reporter": ReporterSettings,
     "gateway": GatewaySettings,
     "recorder": RecorderSettings,
+    "keeper": KeeperSettings,
     "cluster": ClusterSettings,
 }
 

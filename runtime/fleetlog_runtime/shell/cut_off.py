@@ -21,7 +21,7 @@ from fleetlog_runtime.shell import monitor
 LOOK_SECONDS = 1.0
 ALONE_LOOKS = 3
 """So many looks in a row: a route that is set up anew is back by then."""
-AGAIN_SECONDS = 10.0
+AGAIN_SECONDS = 5.0
 """Whoever came back is sent away again after this."""
 CLIENTS_MAX = 100_000
 """As many as a node takes."""

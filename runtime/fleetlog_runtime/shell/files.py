@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(path: Path, body: bytes, mode: int = 0o600) -> None:
@@ -38,6 +40,28 @@ def create_private(path: Path, body: bytes) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def new_private(path: Path) -> Iterator[BinaryIO]:
+    """Write a new file for its owner only; it is on disk when the block ends. Raises OSError, also when it exists."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Put every file and folder below *folder* on disk. Raises OSError."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(Path(parent) / name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(parent))
+
+
 def private_folder(path: Path) -> Path:
     """Make a folder that only its owner may enter, and return it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,10 +71,15 @@ def private_folder(path: Path) -> Path:
 def _written_beside(path: Path, body: bytes, mode: int) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # On a full disk every try would leave another part behind.
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 

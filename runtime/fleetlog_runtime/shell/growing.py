@@ -7,24 +7,20 @@ moved aside and stays; and the cluster restores them with a copy on every node. 
 
 from __future__ import annotations
 
-import asyncio
-import json
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.nats_snapshot import SnapshotError, StreamCopy, put_back, take
 from fleetlog_runtime.shell.streams import StreamError, call_api, reservations
 from fleetlog_schemas import subjects
 
-CHUNK_BYTES = 128 * 1024
-CHUNK_SECONDS_MAX = 60.0
-"""Between two chunks: the server checks a stream before it sends the first."""
 STREAMS = (*(stream.name for stream in subjects.STREAMS if stream.name != subjects.LEADERS), f"OBJ_{subjects.BLOBS}")
 """Who led is of no use to a cluster."""
 
@@ -33,8 +29,16 @@ Say = Callable[[str], None]
 
 def ran_alone(home: Home) -> bool:
     """Tell whether the store of a home is one that no cluster has taken part in."""
-    store = home.path / "nats" / "jetstream" / "jetstream"  # the server adds the second one
-    return any(store.glob(f"*/streams/{subjects.EVENTS}")) and not any(store.glob("*/_js_/_meta_"))
+    return any(_store(home).glob(f"*/streams/{subjects.EVENTS}")) and not ran_with_others(home)
+
+
+def ran_with_others(home: Home) -> bool:
+    """Tell whether the store of a home is that of a node of a cluster."""
+    return any(_store(home).glob("*/_js_/_meta_"))
+
+
+def _store(home: Home) -> Path:
+    return home.path / "nats" / "jetstream" / "jetstream"  # the server adds the second one
 
 
 def _saved(home: Home) -> Path:
@@ -49,9 +53,11 @@ async def save(home: Home, connect: Callable[[], Awaitable[Client]], say: Say) -
     client = await connect()
     try:
         for stream in STREAMS:
-            about = await _save_stream(client, stream, folder / f"{stream}.snapshot")
-            write_atomic(folder / f"{stream}.json", json.dumps(about).encode())
-            say(f"saved {stream}: {about['state']['messages']} messages through {about['state']['last_seq']}")
+            copy = await take(client, stream, folder / f"{stream}.snapshot", check=True)
+            write_atomic(folder / f"{stream}.json", msgspec.json.encode(copy))
+            say(f"saved {stream}: {copy.state['messages']} messages through {copy.last_seq}")
+    except SnapshotError as error:
+        raise StreamError(str(error)) from None
     finally:
         await client.close()
 
@@ -67,31 +73,6 @@ def put_aside(home: Home) -> Path:
     return aside
 
 
-async def _save_stream(client: Client, stream: str, path: Path) -> dict[str, Any]:
-    chunks: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = client.new_inbox()
-    subscription = await client.subscribe(inbox, cb=chunks.put)
-    try:
-        about = await call_api(client, f"STREAM.SNAPSHOT.{stream}", {
-            "deliver_subject": inbox, "no_consumers": True, "jsck": True, "chunk_size": CHUNK_BYTES,
-        })
-        with path.open("wb") as file:
-            while True:
-                async with asyncio.timeout(CHUNK_SECONDS_MAX):
-                    chunk = await chunks.get()
-                if not chunk.data:
-                    status = (chunk.headers or {}).get("Status", "")
-                    if status and not status.startswith("2"):
-                        raise StreamError(f"the snapshot of {stream} broke off: {(chunk.headers or {}).get('Description')}")
-                    break
-                await asyncio.to_thread(file.write, chunk.data)
-                if chunk.reply:
-                    await client.publish(chunk.reply, b"")
-        return {"config": about["config"], "state": about["state"]}
-    finally:
-        await subscription.unsubscribe()
-
-
 async def restore(home: Home, client: Client, replicas: int, say: Say) -> None:
     """Restore what was saved, if anything was, on *replicas* nodes; what is there already stays. Raises StreamError."""
     folder = _saved(home)
@@ -99,28 +80,21 @@ async def restore(home: Home, client: Client, replicas: int, say: Say) -> None:
         return
     sizes = reservations(home)
     for stream in STREAMS:
-        about = json.loads((folder / f"{stream}.json").read_bytes())
-        config = about["config"] | {"num_replicas": replicas, "max_bytes": sizes[stream.removeprefix("OBJ_")]}
+        copy = msgspec.json.decode((folder / f"{stream}.json").read_bytes(), type=StreamCopy)
         try:
-            found = await call_api(client, f"STREAM.INFO.{stream}", {})
+            state = (await call_api(client, f"STREAM.INFO.{stream}", {}))["state"]
         except StreamError as error:
             if error.code != 404:
                 raise
-            found = await _restore_stream(client, config, about["state"], folder / f"{stream}.snapshot")
-        if int(found["state"]["last_seq"]) < int(about["state"]["last_seq"]):
-            raise StreamError(f"{stream} was restored through {found['state']['last_seq']} of {about['state']['last_seq']}")
-        say(f"restored {stream} on {replicas} nodes, through {found['state']['last_seq']}")
+            state = await _put_back(client, copy, folder, sizes[stream.removeprefix("OBJ_")], replicas)
+        if int(state["last_seq"]) < copy.last_seq:
+            raise StreamError(f"{stream} was restored through {state['last_seq']} of {copy.last_seq}")
+        say(f"restored {stream} on {replicas} nodes, through {state['last_seq']}")
     shutil.rmtree(folder)
 
 
-async def _restore_stream(client: Client, config: dict[str, Any], state: dict[str, Any], path: Path) -> dict[str, Any]:
-    begun = await call_api(client, f"STREAM.RESTORE.{config['name']}", {"config": config, "state": state})
-    with path.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            await client.request(begun["deliver_subject"], chunk, timeout=CHUNK_SECONDS_MAX)
-    ended = json.loads((await client.request(begun["deliver_subject"], b"", timeout=CHUNK_SECONDS_MAX)).data)
-    if "error" in ended:
-        error = ended["error"]
-        raise StreamError(f"nats-server refused to restore {config['name']}: {error.get('description')}", error.get("code", 0))
-    found: dict[str, Any] = ended
-    return found
+async def _put_back(client: Client, copy: StreamCopy, folder: Path, bytes_max: int, replicas: int) -> dict[str, Any]:
+    try:
+        return await put_back(client, copy, folder / f"{copy.name}.snapshot", bytes_max, replicas)
+    except SnapshotError as error:
+        raise StreamError(str(error)) from None

@@ -10,7 +10,7 @@ import msgspec
 
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_schemas import subjects
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 
 class HealthAnswer(msgspec.Struct, frozen=True):
@@ -27,7 +27,11 @@ class HealthAnswer(msgspec.Struct, frozen=True):
     """How many messages of the log it is behind, as far as it knows."""
     parked: int
     """Messages it could not read and passed over."""
+    snapshot: int | None = None
+    """The log sequence after which it would read on if it were started again; None when it needs nothing of the past."""
     notes: dict[str, Any] = {}
+    tasks: int = 0
+    """asyncio tasks that it runs: a number that only grows is a leak."""
 
 
 class Health:
@@ -43,6 +47,7 @@ class Health:
         self.last_seq = 0
         """The last sequence of the log that it knows of."""
         self.parked = 0
+        self.snapshot: int | None = None
         self.notes: dict[str, Any] = {}
 
     def answer(self) -> HealthAnswer:
@@ -50,7 +55,8 @@ class Health:
         return HealthAnswer(
             service=self.service, instance=self.instance, version=VERSION,
             ready=self.ready.is_set(), leading=self.leading, position=self.position,
-            lag=max(0, self.last_seq - self.position), parked=self.parked, notes=self.notes,
+            lag=max(0, self.last_seq - self.position), parked=self.parked, snapshot=self.snapshot, notes=self.notes,
+            tasks=len(asyncio.all_tasks()),
         )
 
     async def serve(self, bus: Bus) -> Callable[[], Awaitable[None]]:

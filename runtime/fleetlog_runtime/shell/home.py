@@ -166,14 +166,15 @@ def agents_account_jwt(home: Home, revocations: dict[str, int], issued_s: int | 
 
 
 ADMIN_RIGHTS = {
-    "account-core": ["$JS.API.>", "$JS.SNAPSHOT.>"],
-    "account-sys": ["$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.JSZ"],
+    "account-core": ("$JS.API.>", "$JS.SNAPSHOT.>"),
+    "account-sys": ("$SYS.REQ.SERVER.*.KICK", "$SYS.REQ.SERVER.PING.JSZ"),
 }
 """Of the one who makes streams, and of the one who manages nodes and their connections."""
 
 
-def admin_credentials(home: Home, account: str = "account-core") -> tuple[str, bytes]:
-    """Return a fresh JWT and seed with the ADMIN_RIGHTS of an account; made when they are needed, kept nowhere."""
+def admin_credentials(home: Home, account: str = "account-core", rights: tuple[str, ...] = ()) -> tuple[str, bytes]:
+    """Return a fresh JWT and seed with the ADMIN_RIGHTS of an account, or *rights*; made when needed, kept nowhere."""
     seed = nats_auth.new_seed("user")
-    jwt = nats_auth.free_user_jwt(home.seed(account), "admin", nats_auth.public_key(seed), ADMIN_RIGHTS[account])
+    allowed = list(rights or ADMIN_RIGHTS[account])
+    jwt = nats_auth.free_user_jwt(home.seed(account), "admin", nats_auth.public_key(seed), allowed)
     return jwt, seed

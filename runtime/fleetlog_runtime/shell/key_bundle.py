@@ -7,6 +7,7 @@ holds is enough to be the system, so it is as secret as the home itself.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -60,10 +61,11 @@ def import_keys(folder: Path, file: Path) -> Home:
     """Make a home with the keys of a bundle and return it; done twice, it changes nothing.
 
     Raises:
-        HomeError: the file is no bundle, or the folder belongs to another system.
+        HomeError: the file is no bundle, the folder belongs to another system, or its disk is too small.
     """
     bundle = _read(file)
     home = Home(folder)
+    _check_room(home, bundle.files["nats/reserved.json"])
     for name, body in bundle.files.items():
         path = home.path / name
         try:
@@ -84,6 +86,18 @@ def import_keys(folder: Path, file: Path) -> Home:
     private_folder(home.path / "gateway")
     create_private(home.path / "gateway" / "token", bundle.files["gateway/token"])
     return create_home(folder)
+
+
+def _check_room(home: Home, reserved: bytes) -> None:
+    """Refuse a disk that is too small for what the first node reserved: every node keeps a copy of everything."""
+    needed = sum(msgspec.json.decode(reserved, type=dict[str, int]).values())
+    there = next(path for path in (home.path, *home.path.parents) if path.exists())
+    size = shutil.disk_usage(there).total
+    if size < needed:
+        raise HomeError(
+            f"the disk of {there} has {size // 1024**3} GiB, and the first node reserved {needed // 1024**3} GiB for the streams:"
+            " name a folder on a larger disk with --data"
+        )
 
 
 def _read(file: Path) -> Bundle:

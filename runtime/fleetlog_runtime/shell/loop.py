@@ -10,14 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Awaitable, Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
-from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, NoAnswer, Stored
-from fleetlog_runtime.pure.effects import Answer, Effect, Request, Send
+from fleetlog_runtime.pure.bus import (
+    AppendRefused,
+    AppendUnsettled,
+    ArchiveMissing,
+    Batch,
+    BusFull,
+    NoAnswer,
+    NotFound,
+    Stored,
+)
+from fleetlog_runtime.pure.effects import Answer, Done, Effect, Request, Send, Work
 from fleetlog_runtime.pure.engine import Engine, Snapshot, Unit
+from fleetlog_runtime.pure.signing import Signer
 from fleetlog_runtime.shell import snapshots
 from fleetlog_runtime.shell.leadership import Leadership
 from fleetlog_runtime.shell.service import Context, Fatal
@@ -28,11 +40,20 @@ RESEND_SECONDS = 0.2
 """Before an unsettled append is sent again; the append itself has waited for its own time limit."""
 FULL_SECONDS = 5.0
 """Before an append that found no room is sent again."""
+SNAPSHOT_BYTES_PER_EVENT = 500
+"""A copy of the state is taken again when the log has grown by about its size: a large state would cost more than its events."""
 IDLE_SECONDS_MAX = 1.0
 """The loop looks at the time at least this often, also when nothing is due."""
 
+Hands = Callable[[Any], Awaitable[Any]]
+"""Does what a unit's `Work` asks for and returns what came of it; what cannot be done now is NoAnswer or WorkFailed."""
+
 S = TypeVar("S")
 L = TypeVar("L")
+
+
+class WorkFailed(Exception):
+    """What a unit asked for cannot be done now; the message says why."""
 
 
 class RunnableUnit(Unit[S, L], Protocol[S, L]):
@@ -48,9 +69,12 @@ class EngineRunner(Generic[S, L]):
 
     def __init__(
         self, context: Context, unit: RunnableUnit[S, L], subscriptions: tuple[str, ...], snapshot_events: int,
-        snapshot_path: Path | None = None,
+        snapshot_path: Path | None = None, hands: Hands | None = None,
     ) -> None:
-        """Run *unit*: core messages on *subscriptions* are observed, a snapshot is taken every *snapshot_events*."""
+        """Run *unit*: core messages on *subscriptions* are observed, a snapshot is taken every *snapshot_events*.
+
+        *hands* do its `Work`, for a unit that asks for any.
+        """
         self._context = context
         self._bus = context.bus
         self._log = context.log
@@ -59,7 +83,6 @@ class EngineRunner(Generic[S, L]):
         self._subscriptions = subscriptions
         self._snapshot_events = snapshot_events
         self._snapshot_path = snapshot_path or context.home.path / "snapshots" / f"{unit.name}.snapshot"
-        self._signer = context.home.signer()
         runtime = context.settings.runtime
         self._leadership = Leadership(
             context.bus, unit.name, context.instance, context.clock, runtime.leader_ttl_ms,
@@ -70,7 +93,10 @@ class EngineRunner(Generic[S, L]):
         """Set by whatever may make something due, leadership among it."""
         self._folded = asyncio.Event()
         self._append: asyncio.Task[None] | None = None
-        self._snapshot_position = 0
+        self._hands = hands
+        self._work: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._snapshot_position = self._snapshot_bytes = 0
         self._last_digest = ""
 
     def _new_engine(self, snapshot: Snapshot | None) -> Engine[S, L]:
@@ -85,6 +111,10 @@ class EngineRunner(Generic[S, L]):
         state = msgspec.msgpack.decode(snapshot.state, type=self._unit.state_type)
         return Engine(self._unit, source, make_id, state, snapshot.position, snapshot.fence_seqs)
 
+    @cached_property
+    def _signer(self) -> Signer:
+        return self._context.home.signer()
+
     async def run(self) -> None:
         """Run until `context.stop` is set.
 
@@ -95,11 +125,13 @@ class EngineRunner(Generic[S, L]):
         stops = [await self._bus.subscribe(subject, self._heard) for subject in self._subscriptions]
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 tasks = [
                     group.create_task(self._read()), group.create_task(self._leadership.run()),
                     group.create_task(self._decide()), group.create_task(self._say_ready()),
                 ]
                 await self._context.stop.wait()
+                self._cancel_work()
                 for task in tasks:
                     task.cancel()
         except BaseExceptionGroup as errors:
@@ -120,6 +152,8 @@ class EngineRunner(Generic[S, L]):
                     self._snapshot_path, self._unit.name, self._unit.state_version, self._bus, self._log
                 )
                 break
+            except ArchiveMissing:
+                raise
             except NoAnswer as error:
                 self._log.warning("the bus does not answer yet", error=str(error))
                 await asyncio.sleep(RESEND_SECONDS)
@@ -128,7 +162,8 @@ class EngineRunner(Generic[S, L]):
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._log.warning("the snapshot's state does not fit and is passed over", error=str(error))
             self.engine = self._new_engine(None)
-        self._snapshot_position = self.engine.position
+        self._snapshot_position = self._health.snapshot = self.engine.position
+        self._snapshot_bytes = len(found.state) if found is not None else 0
         self._health.position = self.engine.position
 
     async def _read(self) -> None:
@@ -156,7 +191,8 @@ class EngineRunner(Generic[S, L]):
         self._health.position = self.engine.position
         self._health.last_seq = max(self._health.last_seq, self.engine.position)
         self._last_digest = snapshots.digest(chunk[-1].body)
-        if self.engine.at_batch_end and self.engine.position - self._snapshot_position >= self._snapshot_events:
+        due_events = max(self._snapshot_events, self._snapshot_bytes // SNAPSHOT_BYTES_PER_EVENT)
+        if self.engine.at_batch_end and self.engine.position - self._snapshot_position >= due_events:
             self._snapshot()
 
     def _decoded(self, stored: Stored) -> codec.Event | None:
@@ -190,7 +226,8 @@ class EngineRunner(Generic[S, L]):
         except OSError as error:
             self._log.error("the snapshot could not be written", path=str(self._snapshot_path), error=str(error))
             return
-        self._snapshot_position = engine.position
+        self._snapshot_position = self._health.snapshot = engine.position
+        self._snapshot_bytes = len(snapshot.state)
 
     # --- leading --------------------------------------------------------------------------------------------
 
@@ -223,6 +260,7 @@ class EngineRunner(Generic[S, L]):
         elif not self._leadership.leading and self.engine.live is not None:
             self.engine.follow()
             self._cancel_append()
+            self._cancel_work()
         self._health.leading = self.engine.live is not None
         return self.engine.live is not None
 
@@ -263,6 +301,21 @@ class EngineRunner(Generic[S, L]):
             case Answer(reply=reply, body=body, sign=sign):
                 if reply:
                     await self._bus.publish(reply, wire.encode(self._signer.sign(body)) if sign else body)
+            case Work(what=what):
+                assert self._group is not None
+                self._cancel_work()
+                self._work = self._group.create_task(self._do(what))
+
+    async def _do(self, what: Any) -> None:
+        """Have a work done, and let the engine observe what came of it."""
+        assert self._hands is not None, f"{self._unit.name} asks for work and has no hands"
+        try:
+            done = Done(what, await self._hands(what))
+        except (NoAnswer, NotFound, WorkFailed) as error:
+            self._log.warning("a work could not be done now", what=type(what).__name__, error=str(error))
+            done = Done(what, error=str(error))
+        self.engine.observe(done, self._context.clock.now_ms())
+        self._wake.set()
 
     async def _settle(self, batch: Batch) -> None:
         """Send a batch until the bus took or refused it, or until reading the log has settled it."""
@@ -286,3 +339,8 @@ class EngineRunner(Generic[S, L]):
         if self._append is not None:
             self._append.cancel()
             self._append = None
+
+    def _cancel_work(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None

@@ -149,6 +149,16 @@ class MemoryStore:
                     break
         return found
 
+    def purge(self, stream_name: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence; a subject that loses its last one forgets its sequence."""
+        stream = self.streams[stream_name]
+        gone = [seq for seq, one in stream.messages.items() if seq < below_seq and one.subject == subject]
+        for seq in gone:
+            stream.remove(seq)
+        if stream.last_by_subject.get(subject, below_seq) < below_seq:
+            del stream.last_by_subject[subject]
+        return len(gone)
+
     def state(self, stream_name: str) -> StreamState:
         """Return where a stream begins and ends."""
         stream = self.streams[stream_name]

@@ -28,7 +28,7 @@ from fleetlog_schemas import limits, subjects
 
 CHUNK_MESSAGES = 1_000
 """Messages read at once; a batch longer than this is still given whole."""
-ACK_WAIT_SECONDS = 30.0
+ACK_WAIT_SECONDS = 3.0
 """What was taken and not acknowledged comes again after this, as from the server."""
 TAKE_MESSAGES = 256
 
@@ -179,6 +179,11 @@ class MemoryBus:
         """Return where a stream begins and ends."""
         await asyncio.sleep(0)
         return self._store.state(stream)
+
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence."""
+        await asyncio.sleep(0)
+        return self._store.purge(stream, subject, below_seq)
 
     async def take(self, stream: str, consumer: str) -> AsyncIterator[list[Taken]]:
         """Share a work queue; see the Bus contract. There is one consumer of each queue."""

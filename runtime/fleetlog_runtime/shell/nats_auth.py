@@ -20,7 +20,7 @@ import nkeys
 
 from fleetlog_schemas import ids, limits, subjects
 
-SERVICE_USERS = ("dispatcher", "scheduler", "result-recorder", "reporter", "gateway", "operator")
+SERVICE_USERS = ("dispatcher", "scheduler", "result-recorder", "reporter", "keeper", "gateway", "operator")
 """Users of CORE; `operator` is for people and tools that only look."""
 
 ANSWER_TTL_SECONDS = 120
@@ -197,14 +197,16 @@ def _follow(stream: str) -> list[str]:
     return [f"$JS.API.CONSUMER.CREATE.{stream}.*", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*"]
 
 
+_READ_LOG = [*_look_at(subjects.EVENTS), *_follow(subjects.EVENTS), subjects.ask("keeper", "segment")]
+"""The log as a whole: what the bus has of it, and the segments of what it has no more."""
+
 _PUBLISH: dict[str, list[str]] = {
     "dispatcher": [
         "evt.dispatch", *subjects.AGENT_STREAM_EXPORTS, subjects.leader("dispatcher"),
-        *_look_at(subjects.EVENTS, subjects.LEADERS, _BLOBS_STREAM), *_follow(subjects.EVENTS),
+        *_look_at(subjects.LEADERS, _BLOBS_STREAM), *_READ_LOG,
     ],
     "scheduler": [
-        "evt.tick", "evt.request", subjects.leader("scheduler"), *_look_at(subjects.EVENTS, subjects.LEADERS),
-        *_follow(subjects.EVENTS),
+        "evt.tick", "evt.request", subjects.leader("scheduler"), *_look_at(subjects.LEADERS), *_READ_LOG,
     ],
     "result-recorder": [
         "evt.result", *_look_at(subjects.EVENTS, subjects.REPORTS, _BLOBS_STREAM),
@@ -212,17 +214,20 @@ _PUBLISH: dict[str, list[str]] = {
         f"$JS.ACK.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}.>",
     ],
     "reporter": [
-        *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, _BLOBS_STREAM), *_follow(subjects.EVENTS),
+        *_look_at(subjects.OUTPUT, subjects.REPORTS, _BLOBS_STREAM), *_READ_LOG,
+    ],
+    "keeper": [
+        # Nobody else may purge anything; of a purge the bus's permissions name the stream, not the subjects.
+        "evt.archive", subjects.leader("keeper"), f"$JS.API.STREAM.PURGE.{subjects.EVENTS}", subjects.ask("*", "health"),
+        *_look_at(subjects.LEADERS), *_READ_LOG,
     ],
     "gateway": [
         "evt.request", "evt.host", "evt.access", "evt.catalog", "evt.schedule", "ask.*.*", f"$O.{subjects.BLOBS}.>",
-        *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, subjects.LEADERS, _BLOBS_STREAM),
-        *_follow(subjects.EVENTS),
+        *_look_at(subjects.OUTPUT, subjects.REPORTS, subjects.LEADERS, _BLOBS_STREAM), *_READ_LOG,
     ],
     "operator": [
         "ask.*.*", "$JS.API.INFO", f"$JS.API.CONSUMER.INFO.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}",
-        *_look_at(subjects.EVENTS, subjects.OUTPUT, subjects.REPORTS, subjects.LEADERS, _BLOBS_STREAM),
-        *_follow(subjects.EVENTS),
+        *_look_at(subjects.OUTPUT, subjects.REPORTS, subjects.LEADERS, _BLOBS_STREAM), *_READ_LOG,
     ],
 }
 _SUBSCRIBE: dict[str, list[str]] = {
@@ -230,6 +235,7 @@ _SUBSCRIBE: dict[str, list[str]] = {
     "scheduler": [],
     "result-recorder": [subjects.BLOB_REQUESTS],
     "reporter": [],
+    "keeper": [],
     "gateway": [],
     "operator": [subjects.HEARTBEATS],
 }

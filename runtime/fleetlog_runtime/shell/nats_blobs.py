@@ -60,14 +60,14 @@ class Blobs:
     async def get(self, sha256: str) -> bytes:
         """Return content, verified. Raises NotFound."""
         meta = json.loads((await self._meta(sha256)).body)
-        chunks: list[Stored] = []
-        if meta["chunks"]:
-            first = await self._reading.get_range(_STREAM, 1, meta["chunks"], _CHUNKS + meta["nuid"])
-            chunks = first
-        body = b"".join(chunk.body for chunk in chunks)
-        if hashlib.sha256(body).hexdigest() != sha256:
-            raise NotFound(f"the stored bytes of blob {sha256} are damaged")
-        return body
+        count, subject = meta["chunks"], _CHUNKS + meta["nuid"]
+        for read in (self._reading.get_range, self._reading.get_range_from_leader):
+            # The copy of one node may lack a chunk that was damaged on its disk.
+            chunks = await read(_STREAM, 1, count, subject) if count else []
+            body = b"".join(chunk.body for chunk in chunks)
+            if hashlib.sha256(body).hexdigest() == sha256:
+                return body
+        raise NotFound(f"the stored bytes of blob {sha256} are damaged")
 
     async def _meta(self, sha256: str) -> Stored:
         try:

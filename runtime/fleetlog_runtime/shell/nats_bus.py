@@ -242,6 +242,10 @@ class NatsBus:
         """Return where a stream begins and ends. Raises NoAnswer."""
         return await self._reading.state(stream)
 
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence. Raises NoAnswer."""
+        return await self._reading.purge(stream, subject, below_seq)
+
     async def api(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
         """Call the JetStream API. Raises NoAnswer, NotFound."""
         return await self._reading.api(call, body)

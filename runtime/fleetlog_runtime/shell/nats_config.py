@@ -28,11 +28,11 @@ LOG_FILES_MAX = 3
 
 def server_config(
     home: Home, *, listen: str, port: int, monitor_port: int, file_bytes_max: int, tls: bool,
-    cluster: Cluster | None = None,
+    cluster: Cluster | None = None, flush_late: bool = False,
 ) -> str:
     """Return the text of `server.conf`.
 
-    Operator mode, storage that acknowledges only what is on disk, monitoring on loopback only.
+    Operator mode, storage that acknowledges only what is on disk (unless *flush_late*), monitoring on loopback only.
     """
     nats = home.path / "nats"
     sys_account = nats_auth.public_key(home.seed("account-sys"))
@@ -56,7 +56,7 @@ jetstream {{
   store_dir: {_quoted(nats / "jetstream")}
   max_memory_store: {STORE_MEMORY_BYTES_MAX}
   max_file_store: {file_bytes_max}
-  sync_interval: always
+  sync_interval: {'"2m"' if flush_late else "always"}
   limits {{ default_max_consumers: {CONSUMERS_PER_STREAM_MAX} }}
 }}
 {_tls(home) if tls else ""}

@@ -22,6 +22,7 @@ IDLE_SECONDS = 1
 SILENCE_SECONDS = 3 * IDLE_SECONDS
 """Longer than this without a word, and the pull counts as lost: its node may be gone, while ours is not."""
 EXPIRES_SECONDS = 30
+"""How long the server keeps a request, unless its maker says otherwise."""
 _REQUEST_OVER = ("Batch Completed", "Message Size Exceeds MaxBytes")
 _SECOND_NS = 1_000_000_000
 
@@ -47,13 +48,16 @@ class Position:
 class Pull:
     """One subscription on one consumer."""
 
-    def __init__(self, client: LazyClient, stream: str, consumer: str, batch: int, bytes_max: int) -> None:
+    def __init__(
+        self, client: LazyClient, stream: str, consumer: str, batch: int, bytes_max: int,
+        expires_seconds: int = EXPIRES_SECONDS,
+    ) -> None:
         """Ask for *batch* messages or *bytes_max* bytes at a time; `open` comes first."""
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._batch = batch
         self._request = json.dumps({
-            "batch": batch, "max_bytes": bytes_max, "expires": EXPIRES_SECONDS * _SECOND_NS,
+            "batch": batch, "max_bytes": bytes_max, "expires": expires_seconds * _SECOND_NS,
             "idle_heartbeat": IDLE_SECONDS * _SECOND_NS,
         }).encode()
         self._inbox = client.new_inbox()

@@ -1,4 +1,4 @@
-"""Read streams: follow one as it grows, look at stored messages, and share a work queue.
+"""Read streams: follow one as it grows, look at stored messages, remove old ones, and share a work queue.
 
 Following goes by overlapped pulls on a consumer that the server forgets again; whenever something may have been
 missed, a new one is made right after the last message that was handed out, so there is neither gap nor repeat.
@@ -24,6 +24,7 @@ from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.bus import NoAnswer, NotFound, Stored, StreamState, Taken
 from fleetlog_runtime.pure.holes import Hole, Holes
+from fleetlog_runtime.shell.archive import Known
 from fleetlog_runtime.shell.nats_client import LazyClient, RawHeaders, ends_batch
 from fleetlog_runtime.shell.nats_pull import Position, Pull, PullLost
 from fleetlog_runtime.shell.nats_replies import Replies
@@ -34,6 +35,8 @@ PULL_MESSAGES = 2_000
 PULL_BYTES_MAX = 16 * 1024**2
 """Bounds memory when messages are large."""
 TAKE_MESSAGES = 256
+TAKE_SECONDS = 3
+"""How long a request for work stands: a taker that was stopped or cut off swallows what the server hands out for it."""
 """Taken from a work queue at once, so that several recorders share a burst."""
 CONSUMER_INACTIVE_SECONDS = 90
 """The server forgets a reader's consumer this long after its last request; three times a request's life."""
@@ -42,8 +45,10 @@ RETRY_SECONDS_MAX = 2.0
 RANGE_BYTES_MAX = 16 * 1024**2
 """Of one answer to a ranged read; more is asked for again."""
 API_SECONDS = 5
+PURGE_SECONDS = 120
+"""A purge by subject looks at every message below it: a million take the server some seconds."""
 WHOLE = frozenset({subjects.EVENTS})
-"""Streams from which nothing is ever taken out of the middle."""
+"""Streams from which nothing is taken out of the middle but by pruning, which the log itself announces."""
 HOLE_TRIES_MAX = 12
 """Readings from a copy that the server chooses: with three copies, a good one is missed once in a hundred times."""
 _TODO = "`fleetlog verify log` names the node; docs/cluster.md says how to heal it"
@@ -65,6 +70,7 @@ class Reading:
         self._connected = connected
         self._pulls = pulls
         self._log = structlog.get_logger("bus")
+        self._known = Known(self)
 
     # --- follow ---------------------------------------------------------------------------------------------
 
@@ -120,12 +126,12 @@ class Reading:
         return pull, answer
 
     async def _after_hole(self, stream: str, next_seq: int, hole: Hole, holes: Holes | None) -> int:
-        """Return from where to read on: at the same place from another copy, or after what was archived and pruned."""
+        """Return from where to read on: at the same place from another copy, or after what the log says was pruned."""
         assert holes is not None
         with contextlib.suppress(NoAnswer):
-            first_seq = (await self.state(stream)).first_seq
-            if hole.seq < first_seq:
-                return first_seq
+            pruned_through = (await self._known.refresh()).pruned_through
+            if hole.seq <= pruned_through:
+                return pruned_through + 1
             given_up = holes.met(hole.seq, HOLE_TRIES_MAX if self._clustered else 2)
             self._log.error(
                 "a message of the log is on no copy and is passed over" if given_up else "a copy of the log lacks a message",
@@ -146,7 +152,7 @@ class Reading:
         pause_seconds = RETRY_SECONDS_MIN
         while True:
             await self._connected()
-            pull = Pull(self._client, stream, consumer, TAKE_MESSAGES, PULL_BYTES_MAX)
+            pull = Pull(self._client, stream, consumer, TAKE_MESSAGES, PULL_BYTES_MAX, TAKE_SECONDS)
             self._pulls.add(pull)
             try:
                 await pull.open()
@@ -213,12 +219,21 @@ class Reading:
         if found[-1].seq - from_seq + 1 == len(found):
             return found
         by_seq = {one.seq: one for one in found}
-        first_seq = max(from_seq, (await self.state(stream)).first_seq)
+        first_seq = max(from_seq, (await self._known.refresh()).pruned_through + 1)
         for seq in sorted(set(range(first_seq, found[-1].seq)) - set(by_seq)):
             self._log.error("a copy of the log lacks a message", alarm=True, stream=stream, seq=seq, todo=_TODO)
             with contextlib.suppress(NotFound):
                 by_seq[seq] = await self._get_from_leader(stream, {"seq": seq}, f"message {seq} of {stream}")
         return [by_seq[seq] for seq in sorted(by_seq)]
+
+    async def get_range_from_leader(self, stream: str, from_seq: int, count: int, subject: str) -> list[Stored]:
+        """Return up to *count* messages of a subject as the leader of the stream has them, one by one."""
+        found: list[Stored] = []
+        with contextlib.suppress(NotFound):
+            while len(found) < count:
+                request = {"seq": found[-1].seq + 1 if found else from_seq, "next_by_subj": subject}
+                found.append(await self._get_from_leader(stream, request, subject))
+        return found
 
     async def state(self, stream: str) -> StreamState:
         """Return where a stream begins and ends."""
@@ -231,9 +246,14 @@ class Reading:
             first_seq=first, last_seq=last, bytes=int(state["bytes"]), bytes_max=int(info["config"]["max_bytes"])
         )
 
-    async def api(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def purge(self, stream: str, subject: str, below_seq: int) -> int:
+        """Remove the messages of one subject below a sequence and return how many."""
+        answer = await self.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": below_seq}, PURGE_SECONDS)
+        return int(answer["purged"])
+
+    async def api(self, call: str, body: dict[str, Any], seconds: float = API_SECONDS) -> dict[str, Any]:
         """Call the JetStream API. Raises NoAnswer, or NotFound when it says 404."""
-        message = await self.ask(f"$JS.API.{call}", json.dumps(body).encode(), API_SECONDS)
+        message = await self.ask(f"$JS.API.{call}", json.dumps(body).encode(), seconds)
         answer: dict[str, Any] = json.loads(message.data)
         error = answer.get("error")
         if error is None:

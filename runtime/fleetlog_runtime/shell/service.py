@@ -22,9 +22,11 @@ from typing import Any
 
 import structlog
 
-from fleetlog_runtime.pure.bus import Bus, NoAnswer
+from fleetlog_runtime.pure.bus import ArchiveMissing, Bus, NoAnswer
 from fleetlog_runtime.pure.settings import Settings, SettingsError
 from fleetlog_runtime.shell import diagnostics
+from fleetlog_runtime.shell.archive import folder_of
+from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home, HomeError, default_path
@@ -54,6 +56,7 @@ class Context:
     """Unique among everything that runs: it tells two dispatchers apart."""
     home: Home
     bus: Bus
+    """The log reads as one on it, archive and stream."""
     settings: Settings
     clock: Clock
     stop: asyncio.Event
@@ -91,7 +94,7 @@ async def open_context(
     Raises:
         ConnectFailed: the bus could not be reached within *wait_seconds*.
         HomeError: the home lacks something.
-        Fatal: the bus ended the connection for good.
+        Fatal: the bus ended the connection for good, or a part of the log is missing from the archive.
     """
     instance = new_instance()
     log = structlog.get_logger().bind(service=name, instance=instance)
@@ -106,9 +109,12 @@ async def open_context(
         await health.serve(bus)
         try:
             yield Context(
-                name=name, instance=instance, home=home, bus=bus, settings=settings, clock=Clock(), stop=stop,
-                log=log, health=health,
+                name=name, instance=instance, home=home,
+                bus=ArchivedBus(bus, folder_of(home.path, settings.keeper.archive_path)), settings=settings,
+                clock=Clock(), stop=stop, log=log, health=health,
             )
+        except ArchiveMissing as error:
+            raise Fatal(str(error)) from None
         except NoAnswer:
             if not bus.closed.is_set():
                 raise

@@ -24,8 +24,9 @@ SLACK_BYTES = 64 * 1024**2
 """Room in the server's own limit beyond the sum of the reservations."""
 DUPLICATE_WINDOW_SECONDS = 120
 """How long message ids are remembered; each costs the server about 0.5 KB of memory."""
-ACK_WAIT_SECONDS = 30
-"""Reports that a recorder took and did not acknowledge come again after this."""
+ACK_WAIT_SECONDS = 3
+"""Reports that a recorder took and did not acknowledge come again after this: another one takes over from one that is
+gone within five seconds. One that is only slow is helped by the other, for what is appended twice changes nothing."""
 ACKS_PENDING_MAX = 5_000
 """Reports that all recorders together may have taken and not acknowledged."""
 CONSUMERS_PER_STREAM_MAX = 5_000
@@ -39,8 +40,8 @@ _SECOND_NS = 1_000_000_000
 
 _NOT_NOW = 503
 """What a cluster says that has no leader at the moment."""
-_NO_NODES = 10005
-"""What it says when too few nodes are there to hold the copies."""
+_WAIT_NUMBERS = frozenset({10005, 10130})
+"""Too few nodes are there to hold the copies; a stream is being restored."""
 
 
 class StreamError(Exception):
@@ -54,7 +55,7 @@ class StreamError(Exception):
     @property
     def refused(self) -> bool:
         """Whether asking again later changes nothing."""
-        return self.code != _NOT_NOW and self.number != _NO_NODES
+        return self.code != _NOT_NOW and self.number not in _WAIT_NUMBERS
 
 
 def reservations(home: Home) -> dict[str, int]:
@@ -69,7 +70,7 @@ def reservations(home: Home) -> dict[str, int]:
     kept: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
     missing = {name: size for name, size in wanted.items() if name not in kept}
     if missing:
-        free = shutil.disk_usage(home.path).free - sum(kept.values())
+        free = shutil.disk_usage(home.path / "nats").free - sum(kept.values())
         kept |= _fitted(missing, int(free * DISK_SHARE))
         write_atomic(path, json.dumps(kept, indent=1).encode())
     return kept
@@ -135,16 +136,43 @@ def _blobs_config(bytes_max: int, replicas: int) -> dict[str, Any]:
     }
 
 
-async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1) -> None:
+async def check_log_reaches(client: Client, known_seq: int) -> None:
+    """Check that the log of a home that has run before is there, and no shorter than what was derived from it.
+
+    A new log that began in its place would give out the same sequences again, and know nothing of what ran.
+
+    Raises:
+        StreamError: it is not; the message says what to do.
+    """
+    try:
+        last_seq = int((await call_api(client, f"STREAM.INFO.{subjects.EVENTS}", {}))["state"]["last_seq"])
+    except StreamError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        last_seq = -1
+    if last_seq >= known_seq:
+        return
+    found = "there is no log" if last_seq < 0 else f"the log ends at {last_seq}"
+    known = f", but what was derived from it knows {known_seq} events" if known_seq else ", but this system has run before"
+    ways = ["with a backup:    fleetlog backup restore BACKUP --data NEWFOLDER"]
+    if last_seq >= 0:
+        ways.append("without one:      fleetlog backup create BACKUP saves what is left; restore that into a new folder")
+    ways.append("to begin anew:    fleetlog up --data NEWFOLDER, and join every host again")
+    text = "\n  ".join([f"{found}{known}: its storage was emptied, damaged or set back. Nothing was changed.", *ways])
+    raise StreamError(text)
+
+
+async def ensure_streams(client: Client, sizes: dict[str, int], replicas: int = 1, output_seq: int = 0) -> None:
     """Make every stream, the bucket of blobs and the recorders' consumer, or bring them to their definition.
 
-    Each has a copy on *replicas* nodes.
+    Each has a copy on *replicas* nodes. An OUTPUT that has to be made goes on behind *output_seq*.
 
     Raises:
         StreamError: the server refused.
     """
     for stream in subjects.STREAMS:
-        await _ensure(client, stream_config(stream, sizes[stream.name], replicas))
+        first = {"first_seq": output_seq + 1} if stream.name == subjects.OUTPUT and output_seq else {}
+        await _ensure(client, stream_config(stream, sizes[stream.name], replicas), first)
     await _ensure(client, _blobs_config(sizes[subjects.BLOBS], replicas))
     consumer = {
         "durable_name": subjects.RECORDER_CONSUMER,
@@ -175,13 +203,14 @@ async def streams_exist(client: Client) -> bool:
     return True
 
 
-async def _ensure(client: Client, config: dict[str, Any]) -> None:
+async def _ensure(client: Client, config: dict[str, Any], first: dict[str, Any] | None = None) -> None:
+    """Make a stream, at first with *first*, or bring it to its configuration."""
     try:
         found = (await call_api(client, f"STREAM.INFO.{config['name']}", {}))["config"]
     except StreamError as error:
         if error.code != _NOT_FOUND:
             raise
-        await call_api(client, f"STREAM.CREATE.{config['name']}", config)
+        await call_api(client, f"STREAM.CREATE.{config['name']}", config | (first or {}))
         return
     if config["num_replicas"] > 1 and found.get(PERSIST_MODE) == "async":
         # Such a stream cannot get copies. It is made anew: whoever sent what it holds has kept it, and sends it again.

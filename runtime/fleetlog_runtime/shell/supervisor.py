@@ -8,30 +8,34 @@ recognised by the second lock, asked to end, and waited for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import fcntl
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import nats
 import structlog
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from fleetlog_runtime.pure.cluster import Cluster
-from fleetlog_runtime.shell import cut_off, growing, meeting, monitor, nats_auth
+from fleetlog_runtime.shell import cut_off, growing, meeting, monitor
 from fleetlog_runtime.shell.files import write_atomic
-from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials
+from fleetlog_runtime.shell.folder_lock import take_over, try_lock
+from fleetlog_runtime.shell.home import Home, HomeError
+from fleetlog_runtime.shell.nats_admin import connect_admin
 from fleetlog_runtime.shell.nats_config import server_config
-from fleetlog_runtime.shell.streams import SLACK_BYTES, StreamError, ensure_streams, reservations
-from fleetlog_runtime.shell.tls import client_context, ensure_server_certificate
+from fleetlog_runtime.shell.nats_health import ailment, has_room, is_stuck
+from fleetlog_runtime.shell.ports import free_port, is_free
+from fleetlog_runtime.shell.streams import (
+    SLACK_BYTES,
+    StreamError,
+    check_log_reaches,
+    ensure_streams,
+    reservations,
+)
+from fleetlog_runtime.shell.tls import ensure_server_certificate
 
 START_SECONDS_MAX = 60
 """Reading large streams back takes the server a while."""
@@ -39,12 +43,18 @@ STOP_SECONDS_MAX = 60
 """A clean stop writes every consumer's state."""
 PORT_SECONDS_MAX = 5.0
 """How long a port that other machines know may be in use by somebody, such as an outgoing connection, at a start."""
+TELL_SECONDS = 60.0
+"""Between two lines about a disk that stays full."""
 START_TRIES_MAX = 3
 """A free port may be taken by somebody else between finding and using it."""
 RESTART_SECONDS_MIN = 0.2
 RESTART_SECONDS_MAX = 5.0
 POLL_SECONDS = 0.02
+STEADY_SECONDS = 10.0
+"""Whoever lived this long did start well: the next pause is short again."""
 WATCH_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+"""Between two looks at the health of a server that runs."""
 LOG_TAIL_LINES = 12
 
 
@@ -58,12 +68,15 @@ class NatsServer:
     def __init__(
         self, home: Home, *, listen: str = "127.0.0.1", port: int = 0, binary: Path | None = None,
         names: tuple[str, ...] = (), cluster: Cluster | None = None, say: meeting.Say = lambda _: None,
+        known_seq: int = 0, apart: bool = False,
     ) -> None:
         """Prepare to run it.
 
         *listen* beyond loopback turns TLS on, with a certificate for it and for *names*; *port* 0 finds a free
         one once and remembers it; *binary* overrides the server that came with this installation. As a node of a
-        *cluster* it listens where that says, and *say* tells a person whom it waits for.
+        *cluster* it listens where that says, and *say* tells a person whom it waits for. A log that ends before *known_seq*
+        is refused. *apart*: where nobody looks for it, without making any stream, and without flushing each message; it
+        is for taking copies and for putting them back.
         """
         self.home = home
         self.cluster = cluster
@@ -73,8 +86,11 @@ class NatsServer:
         self.monitor_port = 0
         self._binary = binary
         self._names = names
+        self._known_seq = known_seq
+        self._apart = apart
         self._process: subprocess.Popen[bytes] | None = None
         self._locks: list[int] = []
+        self._told_full = float("-inf")
         self._log = structlog.get_logger("nats-server")
 
     @property
@@ -101,6 +117,11 @@ class NatsServer:
             ServerError: it does not start, or another one runs on this folder.
         """
         binary = find_binary(self._binary)
+        if self.cluster is None and growing.ran_with_others(self.home):
+            raise ServerError(
+                f"{self.home.path} is of a node of a cluster, and alone it would go its own way: name all nodes with"
+                " --cluster, or in settings.toml"
+            )
         if self.cluster is not None and growing.ran_alone(self.home):
             await self._save_what_ran_alone(self.cluster)
         await asyncio.to_thread(self._lock)
@@ -111,16 +132,18 @@ class NatsServer:
                 nodes = self.cluster.nodes if self.cluster else ()
                 ensure_server_certificate(self.home, (self.listen, *self._names, *(node.address for node in nodes)))
             await self._start_on_a_free_port(binary, sum(sizes.values()) + SLACK_BYTES)
-            await self._provide_streams(sizes)
+            if not self._apart:
+                await self._provide_streams(sizes)
         except (OSError, StreamError, NatsError, HomeError) as error:
             await self.stop()
             raise ServerError(f"nats-server on {self.home.path / 'nats'}: {error}") from error
         except BaseException:
             await self.stop()
             raise
-        urls = self.cluster.urls() if self.cluster else [self.url]
-        write_atomic(self.home.path / "nats" / "url", "\n".join(urls).encode())
-        write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
+        if not self._apart:
+            urls = self.cluster.urls() if self.cluster else [self.url]
+            write_atomic(self.home.path / "nats" / "url", "\n".join(urls).encode())
+            write_atomic(self.home.path / "nats" / "monitor_url", f"http://127.0.0.1:{self.monitor_port}".encode())
         return self.url
 
     async def _save_what_ran_alone(self, cluster: Cluster) -> None:
@@ -129,7 +152,7 @@ class NatsServer:
                 f"{self.home.path} has a log of its own, so it must be the first node: put {cluster.own.name} first in the"
                 " list on every node (or, to throw its log away, move its nats/jetstream away)"
             )
-        alone = NatsServer(self.home, port=_free_port("127.0.0.1"), binary=self._binary)
+        alone = NatsServer(self.home, port=free_port("127.0.0.1"), binary=self._binary)
         await alone.start()
         try:
             await growing.save(self.home, alone._connect_admin, self._say)
@@ -150,6 +173,8 @@ class NatsServer:
             return
         client = await self._connect_admin()
         try:
+            if self._known_seq or (self.home.path / "nats" / "url").exists():
+                await check_log_reaches(client, self._known_seq)
             await ensure_streams(client, sizes)
         finally:
             await client.close()
@@ -169,17 +194,41 @@ class NatsServer:
 
     async def _restart_for_ever(self) -> None:
         pause_seconds = RESTART_SECONDS_MIN
+        looked = began = time.monotonic()
         while (process := self._process) is not None:
             await asyncio.sleep(WATCH_SECONDS)
             if process.poll() is None or process is not self._process:
-                pause_seconds = RESTART_SECONDS_MIN
-                continue
-            code = process.returncode
-            self._log.error("nats-server died; starting it again", exit_code=code, pause_seconds=pause_seconds)
+                if time.monotonic() - began > STEADY_SECONDS:
+                    pause_seconds = RESTART_SECONDS_MIN
+                if time.monotonic() - looked < LOOK_SECONDS:
+                    continue
+                looked = time.monotonic()
+                if not await self._is_stuck_for_good():
+                    continue
+                process.terminate()
+                await _ended(process, STOP_SECONDS_MAX)
+            self._log.error("nats-server is started again", exit_code=process.poll(), pause_seconds=pause_seconds)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(RESTART_SECONDS_MAX, pause_seconds * 2)
             self._unlock()
             await self.start()
+            began = time.monotonic()
+
+    async def _is_stuck_for_good(self) -> bool:
+        """Tell whether it stores nothing any more and a restart would help: it never tries a failed disk again."""
+        found = await ailment(self.monitor_port)
+        if not found or not is_stuck(found):
+            return False
+        if not has_room(self.home):
+            if time.monotonic() - self._told_full > TELL_SECONDS:
+                self._told_full = time.monotonic()
+                self._log.error(
+                    "the disk of the bus is full: nothing can be stored until there is room", alarm=True,
+                    folder=str(self.home.path / "nats"), error=found,
+                )
+            return False
+        self._log.error("the bus has stopped storing and is restarted", alarm=True, error=found)
+        return True
 
     async def stop(self) -> None:
         """End it cleanly (SIGTERM) and wait; after STOP_SECONDS_MAX it is killed."""
@@ -196,14 +245,14 @@ class NatsServer:
 
     def _lock(self) -> None:
         folder = self.home.path / "nats"
-        own = _try_lock(folder / "supervisor.lock")
+        own = try_lock(folder / "supervisor.lock")
         if own is None:
             raise ServerError(f"another fleetlog already runs on {self.home.path}: stop it, or use another --data")
         self._locks = [own]
-        inherited = _try_lock(folder / "server.lock")
+        inherited = try_lock(folder / "server.lock")
         if inherited is None:
             self._log.warning("ending a nats-server that was left behind", folder=str(folder))
-            inherited = _take_over(folder)
+            inherited = take_over(folder)
         if inherited is None:
             self._unlock()
             raise ServerError(f"a nats-server runs on {folder} and does not end; see {folder / 'pid'}")
@@ -219,8 +268,8 @@ class NatsServer:
     async def _start_on_a_free_port(self, binary: Path, file_bytes_max: int) -> None:
         fixed = self.port
         for tries_left in reversed(range(START_TRIES_MAX)):
-            self.port = fixed or await self._remembered_port()
-            self.monitor_port = _free_port("127.0.0.1")
+            self.port = fixed or (free_port(self.listen) if self._apart else await self._remembered_port())
+            self.monitor_port = free_port("127.0.0.1")
             self._spawn(binary, file_bytes_max)
             try:
                 await self._until_ready()
@@ -228,17 +277,18 @@ class NatsServer:
                 if tries_left and not self.cluster and "address already in use" in self._log_tail():
                     continue
                 raise
-            write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
+            if not self._apart:
+                write_atomic(self.home.path / "nats" / "port", str(self.port).encode())
             return
 
     async def _remembered_port(self) -> int:
         path = self.home.path / "nats" / "port"
         try:
             if not path.exists():
-                return _free_port(self.listen)
+                return free_port(self.listen)
             port = int(path.read_text())
             deadline = time.monotonic() + (PORT_SECONDS_MAX if self.tls else 0)
-            while not _is_free(self.listen, port):
+            while not is_free(self.listen, port):
                 if time.monotonic() < deadline:
                     await asyncio.sleep(WATCH_SECONDS)
                 elif self.tls:
@@ -247,7 +297,7 @@ class NatsServer:
                         f" the bus there: free it (to move the bus for all of them: write another port into {path})"
                     )
                 else:
-                    return _free_port(self.listen)
+                    return free_port(self.listen)
         except OSError as error:
             raise ServerError(
                 f"cannot listen on {self.listen!r}: {error.strerror}; give --listen an address of this machine"
@@ -258,7 +308,7 @@ class NatsServer:
         folder = self.home.path / "nats"
         text = server_config(
             self.home, listen=self.listen, port=self.port, monitor_port=self.monitor_port,
-            file_bytes_max=file_bytes_max, tls=self.tls, cluster=self.cluster,
+            file_bytes_max=file_bytes_max, tls=self.tls, cluster=self.cluster, flush_late=self._apart,
         )
         write_atomic(folder / "server.conf", text.encode())
         with (folder / "start.log").open("wb") as log:
@@ -286,16 +336,7 @@ class NatsServer:
             raise ServerError(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
 
     async def _connect_admin(self, account: str = "account-core") -> Client:
-        jwt, seed = admin_credentials(self.home, account)
-
-        async def on_error(error: Exception) -> None:
-            self._log.warning("bus error", error=str(error))
-
-        return await nats.connect(
-            self.url, user_credentials=RawCredentials(nats_auth.credentials(jwt, seed)), name="fleetlog admin",
-            inbox_prefix="_INBOX_admin", error_cb=on_error, allow_reconnect=False,
-            **({"tls": client_context(self.home.ca_path)} if self.tls else {}),
-        )
+        return await connect_admin(self.home, self.url, tls=self.tls, account=account)
 
     def _log_tail(self) -> str:
         lines: list[str] = []
@@ -330,40 +371,6 @@ def is_loopback(address: str) -> bool:
     return address in ("localhost", "::1") or address.startswith("127.")
 
 
-def _try_lock(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _take_over(folder: Path) -> int | None:
-    """End the server that holds the lock and return the lock, or None if that cannot be done."""
-    try:
-        pid = int((folder / "pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return _lock_within(folder / "server.lock", 1)
-    if str(folder / "server.conf").encode() not in command:
-        return None
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    return _lock_within(folder / "server.lock", STOP_SECONDS_MAX)
-
-
-def _lock_within(path: Path, seconds: float) -> int | None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = _try_lock(path)
-        if found is not None:
-            return found
-        time.sleep(POLL_SECONDS)
-    return None
-
-
 async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while process.poll() is None:
@@ -371,25 +378,3 @@ async def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
             return False
         await asyncio.sleep(POLL_SECONDS)
     return True
-
-
-def _free_port(listen: str) -> int:
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((listen, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _is_free(listen: str, port: int) -> bool:
-    """Tell whether nobody listens there. Raises OSError when it is no address of this machine."""
-    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            return False
-        return True

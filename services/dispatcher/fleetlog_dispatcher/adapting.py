@@ -22,8 +22,8 @@ def slots_of(settings: DispatcherSettings, live: Live, host_id: str) -> int:
 def busy(settings: DispatcherSettings, host: Host, load: Load) -> str:
     """Return in words why a host counts as busy, or an empty text."""
     cpus = host.facts.get("cpu.count")
-    cpus = cpus if isinstance(cpus, int) and cpus > 0 else 1
-    if load.load_1m / cpus >= settings.busy_load_per_cpu:
+    # Of a host that has just joined nobody knows yet how much load it carries.
+    if isinstance(cpus, int) and cpus > 0 and load.load_1m / cpus >= settings.busy_load_per_cpu:
         return f"load {load.load_1m:.1f} on {cpus} processors"
     if load.memory_ratio >= settings.busy_memory_ratio:
         return f"{load.memory_ratio:.0%} of its memory in use"

@@ -14,7 +14,7 @@ import msgspec
 from fleetlog_dispatcher import plan, sessions
 from fleetlog_dispatcher.admit import Planned, Round
 from fleetlog_dispatcher.answers import answer
-from fleetlog_dispatcher.delivery import sends
+from fleetlog_dispatcher.delivery import FORGETTING_PER_ROUND_MAX, sends
 from fleetlog_dispatcher.ends import decided_ends
 from fleetlog_dispatcher.live import Live, PendingOpen
 from fleetlog_dispatcher.sessions import Keys
@@ -26,6 +26,7 @@ from fleetlog_runtime.pure.split import split
 from fleetlog_schemas import events, lifecycle, limits
 from fleetlog_schemas.events import Data
 from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.pushes import ForgetPush
 from fleetlog_schemas.records import CommandState, Task, TaskState
 from fleetlog_schemas.rollout import failures, failures_max, over_budget, soaks_until_ms
 
@@ -54,11 +55,13 @@ def decide(
     effects: list[Effect] = []
     if data:
         effects.append(Append(tuple(data[: limits.BATCH_MESSAGES_MAX])))
-    effects += sends(settings, keys, state, live, now_ms)
+    sent = list(sends(settings, keys, state, live, now_ms))
+    effects += sent
     effects += _session_answers(keys, state, live, now_ms)
     effects += [answer(settings, state, live, request, now_ms) for request in live.questions.values()]
     if state.hosts.by_id or state.tasks.by_id:
-        effects.append(WakeAt(_next_ms(live, now_ms)))
+        more = len(live.forgetting) > FORGETTING_PER_ROUND_MAX and any(isinstance(one.push, ForgetPush) for one in sent)
+        effects.append(WakeAt(now_ms if more else _next_ms(live, now_ms)))
     return effects
 
 

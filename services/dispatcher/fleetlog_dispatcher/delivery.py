@@ -8,6 +8,7 @@ gather until the next sweep: each would take its host from the next command.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +27,8 @@ ATTEMPTS_PER_PUSH_MAX = 200
 """Attempts in one push: one signature for many, and small enough to be encoded and checked in a few milliseconds."""
 FORGETS_TOGETHER = 32
 """Forgets of one host that wait for no sweep: far fewer than an agent holds (`agent.held_max`)."""
+FORGETTING_PER_ROUND_MAX = 100
+"""Hosts that are told to forget in one round: their signatures take some milliseconds, and then it is another's turn."""
 _ENVELOPE_BYTES = 4_096
 """Room for what surrounds the attempts of a push."""
 
@@ -35,18 +38,16 @@ _encoder = msgspec.msgpack.Encoder()
 
 def sends(settings: DispatcherSettings, keys: Keys, state: State, live: Live, now_ms: int) -> Iterator[Send]:
     """Yield the pushes that are due, host by host: cancels before starts, forgets last."""
-    forgetting = {
-        host_id: ended for host_id, ended in live.forgets.items() if live.sweep or len(ended) >= FORGETS_TOGETHER
-    }
-    hosts = live.cancels.keys() | live.fresh.keys() | forgetting.keys() | live.outdated.keys()
+    forgetting = set(islice(live.forgetting, FORGETTING_PER_ROUND_MAX))
+    hosts = live.cancels.keys() | live.fresh.keys() | forgetting | live.outdated.keys()
     if live.sweep:
         hosts |= live.flights.keys()
     for host_id in sorted(hosts):
         host = state.hosts.by_id.get(host_id)
-        if host is None or not _reachable(state, live, host):
+        if host is None or not reachable(state, live, host):
             continue
         starts, cancels = _due(settings, live, host_id, now_ms)
-        forgets = forgetting.get(host_id, {})
+        forgets = live.forgets.get(host_id, {}) if host_id in forgetting else {}
         epoch, seq, expires_ms = host.epoch, state.position, now_ms + settings.push_expiry_ms
         for named in _chunks(_named(keys, host_id, key, flight) for key, flight in cancels.items()):
             yield Send(pushes.CancelPush(host_id, epoch, expires_ms, seq, named))
@@ -59,7 +60,8 @@ def sends(settings: DispatcherSettings, keys: Keys, state: State, live: Live, no
             yield Send(pushes.ForgetPush(host_id, epoch, expires_ms, seq, ()))
 
 
-def _reachable(state: State, live: Live, host: Host) -> bool:
+def reachable(state: State, live: Live, host: Host) -> bool:
+    """Tell whether a push would reach a host, and be obeyed there."""
     presence = live.presence.get(host.host_id)
     lagging = presence is not None and presence.newest_seq > state.position
     return bool(host.epoch) and not host.revoked and not host.blocked and presence is not None and not lagging

@@ -108,6 +108,8 @@ class Live(msgspec.Struct):
     """Flights to be pushed now."""
     cancels: dict[str, dict[Key, Flight | None]] = {}
     forgets: dict[str, dict[Key, None]] = {}
+    forgetting: dict[str, None] = {}
+    """Hosts whose forgets are due: there are many, or a sweep came by."""
     to_plan: dict[str, Task] = {}
     to_end: dict[str, Task] = {}
     stopped: dict[str, Task] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fleetlog_dispatcher import queues
 from fleetlog_dispatcher.adapting import adapt
 from fleetlog_dispatcher.admit import DISPATCHES_PER_ROUND_MAX
+from fleetlog_dispatcher.delivery import FORGETS_TOGETHER, reachable
 from fleetlog_dispatcher.live import (
     REQUESTS_WAITING_MAX,
     SWEEP_MS,
@@ -41,6 +42,8 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
             live.sweep = now_ms >= live.next_sweep_ms
             if live.sweep:
                 live.next_sweep_ms = now_ms + SWEEP_MS
+                by_id = state.hosts.by_id
+                live.forgetting = {one: None for one in live.forgets if one in by_id and reachable(state, live, by_id[one])}
             _ripen(settings, state, live, now_ms)
         case Changed(event=Event(data=data), changes=Folded() as folded):
             if isinstance(data, events.HostEnrolled | events.HostLabelled | events.HostRevoked):
@@ -161,7 +164,10 @@ def _attempt_settled(settings: DispatcherSettings, live: Live, change: Change, n
             live.to_end[task.task_id] = task
     if what != "ended" or not attempt.decided:
         # The agent's own end, or its refusal, is in the log: nothing more is wanted of it.
-        live.forgets.setdefault(host_id, {})[key] = None
+        forgets = live.forgets.setdefault(host_id, {})
+        forgets[key] = None
+        if len(forgets) >= FORGETS_TOGETHER:
+            live.forgetting[host_id] = None
         live.cancels.get(host_id, {}).pop(key, None)
 
 
@@ -344,6 +350,7 @@ def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:
                 flight.cancelled_ms, flight.cancels = now_ms, flight.cancels + 1
         else:
             live.forgets.get(push.host_id, {}).pop(key, None)
+            live.forgetting.pop(push.host_id, None)
     for work in (live.cancels, live.forgets):
         if not work.get(push.host_id, True):
             del work[push.host_id]

@@ -37,14 +37,18 @@ class Unsettled(Exception):
 class Appender:
     """The one writer of this gateway."""
 
-    def __init__(self, bus: Bus, tail: Tail, publisher: Publisher, source: str, now_ms: Callable[[], int]) -> None:
-        """Write events whose source is *source*."""
+    def __init__(
+        self, bus: Bus, tail: Tail, publisher: Publisher, source: str, now_ms: Callable[[], int],
+        has_headroom: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Write events whose source is *source*; *has_headroom* tells whether the disk under the bus has room for more."""
         self._bus = bus
         self._tail = tail
         self._publisher = publisher
         self._source = source
         self._now_ms = now_ms
         self._fences = {subject: asyncio.Lock() for subject in (events.HOST, events.ACCESS, events.CATALOG, events.SCHEDULE)}
+        self._has_headroom = has_headroom
         self._full_checked_s = float("-inf")
         self._full = False
         self.appended_seq = 0
@@ -60,7 +64,9 @@ class Appender:
             raise invalid("", f"this is too large for one event of the log: {error}") from None
 
     async def check_room(self) -> None:
-        """Refuse new tasks when the log is nearly full, so that results of running ones still fit. Raises HttpProblem."""
+        """Refuse new tasks when log or disk are nearly full, so that results of running ones fit. Raises HttpProblem."""
+        if not self._has_headroom():
+            raise disk_full()
         now_s = asyncio.get_running_loop().time()
         if now_s - self._full_checked_s > limits.FULL_CHECK_SECONDS:
             state = await self._bus.state(subjects.EVENTS)
@@ -153,6 +159,15 @@ class Appender:
             return self._tail.find(batch.message_id, start_seq)
         except LookupError:
             raise Unsettled from None
+
+
+def disk_full() -> HttpProblem:
+    """Return the problem of a disk that has little room."""
+    return HttpProblem(
+        "log-full", "the disk under the bus is nearly full: it takes no new tasks, so that the results of running ones still"
+        " fit; free some space there (`fleetlog doctor` says how much is free), then send the same request again",
+        headers={"Retry-After": "30"},
+    )
 
 
 def log_full() -> HttpProblem:

@@ -32,8 +32,10 @@ from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_runtime.shell.files import create_private, write_atomic
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.nats_health import has_room
 from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_schemas import events, subjects
+from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
 
 OWNER = Principal(name="owner")
 """Who holds the token that was made on first start."""
@@ -73,7 +75,10 @@ async def build(
 
     tail = Tail(bus, last_seq + 1, on_stored)
     publisher = Publisher(bus, options.waiting_max, log)
-    appender = Appender(bus, tail, publisher, f"/fleetlog/gateway/{options.instance or 'gateway'}", now_ms)
+    appender = Appender(
+        bus, tail, publisher, f"/fleetlog/gateway/{options.instance or 'gateway'}", now_ms,
+        lambda: has_room(home, DISK_HEADROOM_BYTES),
+    )
     asker = Asker(bus, lambda: appender.appended_seq)
     return Gateway(
         bus=bus, home=home, now_ms=now_ms, log=log, access=access, tail=tail, publisher=publisher, appender=appender,

@@ -21,7 +21,7 @@ from fleetlog_gateway.auth import NOBODY, Permission, Principal
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HEADERS, MEDIA_TYPE, HttpProblem
 from fleetlog_gateway.registry import Call, Nothing, Raw, Registry, Route
-from fleetlog_runtime.pure.bus import NoAnswer
+from fleetlog_runtime.pure.bus import ArchiveMissing, NoAnswer
 
 _KNOWN = web.RequestKey("known", bool)
 """Marks a request whose sender is known: who froze what, and why, is not for strangers."""
@@ -52,6 +52,8 @@ class Front:
             response = await self._answer(request)
         except HttpProblem as problem:
             response = problem_response(problem, request.path)
+        except ArchiveMissing as error:
+            response = problem_response(HttpProblem("archive-missing", str(error)), request.path)
         except NoAnswer as error:  # of a read: whatever stores something settles its own fate
             away = HttpProblem("bus-unavailable", f"the bus does not answer: {error}")
             response = problem_response(away, request.path)

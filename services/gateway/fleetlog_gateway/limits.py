@@ -23,6 +23,8 @@ SHUTDOWN_SECONDS = 5.0
 
 ASK_MS_MAX = 10_000
 """How long another service may take to answer; it waits itself at most a few seconds for a log sequence."""
+ASK_EACH_MS = 2_000
+"""Silence of one reporter after which all of them are asked: it may have been stopped, or cut off, with the question."""
 ASK_EXTRA_MS_MAX = 2_000
 """How long is waited for what only completes an answer that stands without it."""
 ASK_CHECK_MS_MAX = 1_000
@@ -32,6 +34,8 @@ ASK_READY_MS_MAX = 1_000
 """A readiness probe must not hang longer than probes usually wait."""
 SQL_MS_MAX = 60_000
 """Statements and rebuilds run longer than questions."""
+ASKED_ONCE = ("sql", "verify")
+"""Questions that may well take longer than ASK_EACH_MS, and cost as much each time."""
 VERIFY_MS_MAX = 600_000
 APPEND_SECONDS_MAX = 10.0
 """How long a request waits for its append before it says that it does not know."""
@@ -47,6 +51,8 @@ TAIL_BYTES_MAX = 32 * 1024 * 1024
 """The newest events kept in memory for live streams; older ones are read from the log."""
 STREAMS_MAX = 1_000
 """Live streams at once: each is an open connection and a task of the loop."""
+STREAM_AHEAD_SECONDS_MAX = 10.0
+"""How long a stream that resumes behind the end of this gateway's log waits for it: nodes that were apart agree within this."""
 STREAM_WRITE_SECONDS_MAX = 10.0
 """A client that takes nothing for this long is dropped; it resumes where it was."""
 STREAM_WRITE_BUFFER_BYTES = 64 * 1024

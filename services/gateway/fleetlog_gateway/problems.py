@@ -76,6 +76,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
     "too-many-failures": (429, "Too many failed authentications"),
     "internal": (500, "Something is wrong inside the gateway"),
+    "archive-missing": (503, "A part of the log cannot be read from the archive"),
     "bus-unavailable": (503, "The bus cannot be reached: nothing was stored"),
     "service-unavailable": (503, "A service that is needed does not answer"),
     "too-many-streams": (503, "Too many live streams"),

@@ -21,6 +21,7 @@ from fleetlog_gateway.tail import Entry, Tail
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_schemas import subjects
 
+LOOK_AGAIN_SECONDS = 0.05
 CHUNK_BYTES = 256 * 1024
 """Written at once at most, so that one write is one step of the client and not the whole backlog."""
 
@@ -30,6 +31,7 @@ class StreamLimits(msgspec.Struct, frozen=True):
 
     heartbeat_seconds: float = limits.HEARTBEAT_SECONDS
     write_seconds_max: float = limits.STREAM_WRITE_SECONDS_MAX
+    ahead_seconds_max: float = limits.STREAM_AHEAD_SECONDS_MAX
     streams_max: int = limits.STREAMS_MAX
     send_buffer_bytes: int = 0
     """Of the socket; 0: as the system has it."""
@@ -108,6 +110,10 @@ class Streams:
             await self._write(response, b"retry: %d\n\n" % limits.RETRY_MS)
             position = from_seq
             end_seq = max(state.last_seq + 1, self._tail.next_seq)
+            if position > end_seq:
+                # It may have followed at a gateway that is ahead of this one, whose node has been cut off.
+                await self._tail.grown_past(position - 1, self._limits.ahead_seconds_max)
+                end_seq = max(end_seq, self._tail.next_seq)
             if position < state.first_seq or position > end_seq:
                 # Older than the log keeps, or from another log: the client must look at the present state anew.
                 position = state.first_seq if position < state.first_seq else end_seq
@@ -145,7 +151,7 @@ class Streams:
             if entries:
                 position = entries[-1].seq + 1
             elif position < tail.first_seq:
-                position = tail.first_seq  # what lay between was pruned
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)  # a server that is behind the others; the log has no holes
             if await self._send(response, [entry for entry in entries if wanted(entry)]):
                 silent_since = asyncio.get_running_loop().time()
             else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,7 @@ import duckdb
 import structlog
 
 from fleetlog_reporter.apply import Batch, Projector
-from fleetlog_reporter.store import Damaged, Store
+from fleetlog_reporter.store import Damaged, Store, is_disk_trouble
 from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_schemas.subjects import EVENTS
 
@@ -32,7 +33,9 @@ OPEN_STATE_BYTES_MIN = 4 * 1024 * 1024
 OPEN_STATE_RATIO = 4
 """And at least this many times the size of the last copy, so that copying stays a small part of the work."""
 WRITE_TRIES_MAX = 60
-"""Attempts at one batch, a second apart (the disk may be full); then the service stops and says why."""
+"""Attempts at one batch, a second apart; then the service stops and says why. A disk that is full is waited for."""
+TELL_TRIES = 30
+"""Failed attempts between two lines about a disk that stays full."""
 
 
 class Follower:
@@ -44,6 +47,8 @@ class Follower:
         """Go on from what *store* holds; *note* hears whenever it has moved on. Raises Damaged."""
         self.projector: Projector = store.load()
         self.committed = store.position
+        self.snapshot = self.projector.position
+        """After a restart the log is read on from here: the open state is copied less often than rows are written."""
         self.folded_events = 0
         """Messages folded by this process."""
         self._bus, self._store, self._log, self._note = bus, store, log, note
@@ -159,13 +164,17 @@ class Follower:
         # Between two awaits the fold stands at the end of an atomic batch, so what is taken here is whole.
         batch = self._in_flight = self.projector.take()
         open_state = self._open_state()
-        for number in range(1, WRITE_TRIES_MAX + 1):
+        for number in itertools.count(1):
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, batch, open_state)
                 break
             except duckdb.Error as error:
-                self._log.error("projection-not-written", attempt=number, error=str(error)[:500])
-                if number == WRITE_TRIES_MAX:
+                if number % TELL_TRIES == 1:
+                    self._log.error("projection-not-written", alarm=True, attempt=number, error=str(error)[:500])
+                if self._stopping and is_disk_trouble(error):
+                    self._in_flight = None  # the next start reads it from the log again
+                    return
+                if number >= WRITE_TRIES_MAX and not is_disk_trouble(error):
                     raise
                 await asyncio.sleep(1)
         self._settle(batch, open_state)
@@ -177,6 +186,7 @@ class Follower:
         self.committed = batch.position
         if open_state is not None:
             self._state_bytes = len(open_state[1])
+            self.snapshot = open_state[0]
 
     def _open_state(self) -> tuple[int, bytes] | None:
         due = max(OPEN_STATE_BYTES_MIN, OPEN_STATE_RATIO * self._state_bytes)

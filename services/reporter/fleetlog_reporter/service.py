@@ -28,7 +28,16 @@ from fleetlog_reporter.answers import (
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
 from fleetlog_reporter.readers import Readers
-from fleetlog_reporter.store import FILE_NAME, VERSION, Damaged, Store, file_name, move_aside, open_store
+from fleetlog_reporter.store import (
+    FILE_NAME,
+    VERSION,
+    Damaged,
+    Store,
+    Unwritable,
+    file_name,
+    move_aside,
+    open_store,
+)
 from fleetlog_runtime.pure.bus import Bus, NoAnswer, NotFound
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
@@ -40,6 +49,8 @@ REBUILDS_MAX = 3
 """Rebuilds of one process: a disk that breaks every file needs a person."""
 BUS_RETRY_SECONDS = 1.0
 """Between two tries to begin while the bus does not answer."""
+DISK_RETRY_SECONDS = 5.0
+"""Between two tries to open the projection on a disk that does not take it."""
 FINISH_SECONDS_MAX = 2.0
 """How long answers may still take after a stop; a verification would take minutes."""
 
@@ -97,11 +108,13 @@ class Reporter:
                     raise
                 rebuilds += 1
                 await asyncio.to_thread(move_aside, self._folder / FILE_NAME)
+            except Unwritable as error:
+                # The log is the truth and everybody else goes on: this waits, however long it takes.
+                self._log.error("projection-not-writable", alarm=True, folder=str(self._folder), error=str(error)[:500])
+                await _pause(stop, DISK_RETRY_SECONDS)
             except NoAnswer as error:
                 self._log.warning("bus-silent", error=str(error)[:500])
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BUS_RETRY_SECONDS):
-                        await stop.wait()
+                await _pause(stop, BUS_RETRY_SECONDS)
 
     async def _serve(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         store, why = await asyncio.to_thread(
@@ -129,7 +142,7 @@ class Reporter:
         stopping = asyncio.create_task(stop.wait())
         caught_up = asyncio.create_task(self._say_ready(follower, until, ready))
         ending: set[asyncio.Future[Any]] = {following, stopping, desk.damaged}
-        subscriptions = [await self._hear(name) for name in QUESTIONS]
+        subscriptions = [stop_hearing for name in QUESTIONS for stop_hearing in await self._hear(name)]
         try:
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -153,6 +166,7 @@ class Reporter:
         health.position = follower.projector.position
         health.last_seq = max(health.last_seq, health.position)
         health.parked = follower.projector.parked
+        health.snapshot = follower.snapshot
         health.notes = {"committed": follower.committed, "open_tasks": len(follower.projector.tasks.by_id)}
 
     async def _say_ready(self, follower: Follower, until: int, ready: Callable[[], None]) -> None:
@@ -160,14 +174,19 @@ class Reporter:
         self._log.info("projection-current", position=follower.projector.position, folded=follower.folded_events)
         ready()
 
-    async def _hear(self, name: str) -> Callable[[], Awaitable[None]]:
+    async def _hear(self, name: str) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Hear a question that one reporter is to answer, and one that another reporter left unanswered."""
+
         async def asked(_: str, body: bytes, reply: str) -> None:
             # Answered beside the subscription, so that a slow question does not keep the next ones waiting.
             task = asyncio.create_task(self._reply(name, body, reply))
             self._asked.add(task)
             task.add_done_callback(self._asked.discard)
 
-        return await self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE)
+        return (
+            await self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE),
+            await self._bus.subscribe(subjects.ask_each(SERVICE, name), asked),
+        )
 
     async def _reply(self, name: str, body: bytes, reply: str) -> None:
         if reply:
@@ -188,6 +207,12 @@ class Reporter:
         for task in slow:
             task.cancel()
         await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -216,9 +241,7 @@ async def check_same_log(bus: Bus, store: Store) -> None:
     try:
         stored = await bus.get(subjects.EVENTS, seq)
     except NotFound:
-        state = await bus.state(subjects.EVENTS)
-        if seq < state.first_seq <= state.last_seq:
-            return  # pruned: what is kept here is older than what the log still has
-        raise Damaged(f"the log ends at {state.last_seq} and the projection at {seq}: it is of another log") from None
+        last_seq = (await bus.state(subjects.EVENTS)).last_seq
+        raise Damaged(f"the log ends at {last_seq} and the projection at {seq}: it is of another log") from None
     if stored.body.decode(errors="replace") != body:
         raise Damaged(f"the log and the projection differ at {seq}: it is of another log")

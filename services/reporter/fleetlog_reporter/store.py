@@ -51,6 +51,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 UNFIT = (duckdb.ConversionException, duckdb.InvalidInputException)
 """What DuckDB raises for a value that no column can hold, such as an exit code of 2**80 that some report carried."""
+_DISK_SIGNS = ("no space left", "disk quota", "read-only file system", "permission denied", "input/output error")
 _DAMAGE_SIGNS = ("checksum", "corrupt", "could not read enough bytes", "not a valid duckdb database", "serializ")
 
 
@@ -58,8 +59,18 @@ class FileInUse(Exception):
     """Another process has the file open: two reporters must not share one data folder."""
 
 
+class Unwritable(Exception):
+    """The disk does not take it: full, read-only or not ours. It is tried again until somebody has made room."""
+
+
 class Damaged(Exception):
     """The file cannot be read any more; it is to be moved aside and built anew."""
+
+
+def is_disk_trouble(error: Exception) -> bool:
+    """Tell whether an error is about the disk and not about the file: waiting helps, building anew does not."""
+    text = str(error).lower()
+    return any(sign in text for sign in _DISK_SIGNS)
 
 
 def is_damage(error: duckdb.Error) -> bool:
@@ -81,6 +92,10 @@ def noticing_damage() -> Iterator[None]:
         raise
 
 
+def _cannot_use(error: duckdb.Error) -> Unwritable | Damaged:
+    return Unwritable(str(error)) if is_disk_trouble(error) else Damaged(str(error))
+
+
 def sql_of(name: str) -> str:
     """Return the text of one of this package's SQL files."""
     return files("fleetlog_reporter").joinpath(name).read_text(encoding="utf-8")
@@ -94,11 +109,15 @@ class Store:
 
         Raises:
             FileInUse: another process has it.
+            Unwritable: the disk does not take it now.
             Damaged: it is there and cannot be used.
         """
         self.path = path
-        is_new = not path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            is_new = not path.exists()
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Unwritable(str(error)) from None
         try:
             self.connection = duckdb.connect(
                 str(path), config={**_CONFIG, "memory_limit": f"{max(1, memory_bytes_max // 1024**2)}MiB"}
@@ -106,7 +125,7 @@ class Store:
         except duckdb.Error as error:
             if "set lock on file" in str(error):
                 raise FileInUse(f"another reporter uses {path}: stop it first ({error})") from None
-            raise Damaged(str(error)) from None
+            raise _cannot_use(error) from None
         try:
             if is_new:
                 self._create()
@@ -114,7 +133,7 @@ class Store:
             self._check()
         except duckdb.Error as error:
             self.connection.close()
-            raise Damaged(str(error)) from None
+            raise _cannot_use(error) from None
         except Damaged:
             self.connection.close()
             raise
@@ -311,12 +330,27 @@ def open_store(path: Path, memory_bytes_max: int = ReporterSettings().memory_byt
 
     Raises:
         FileInUse: another process has it.
+        Unwritable: the disk does not take it now.
     """
     try:
         return Store(path, memory_bytes_max), ""
     except Damaged as error:
-        move_aside(path)
+        try:
+            move_aside(path)
+        except OSError as trouble:
+            raise Unwritable(str(trouble)) from None
         return Store(path, memory_bytes_max), str(error)
+
+
+def position_of(path: Path) -> int:
+    """Return how much of the log a projection file nobody has open holds; 0 when there is none, or it cannot be read."""
+    if not path.exists():
+        return 0
+    try:
+        with duckdb.connect(str(path), read_only=True, config=_CONFIG) as connection:
+            return int(_one(connection, "SELECT position FROM checkpoint")[0])
+    except (duckdb.Error, Damaged):
+        return 0
 
 
 def move_aside(path: Path) -> None:

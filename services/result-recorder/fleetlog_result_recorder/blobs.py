@@ -38,7 +38,7 @@ class BlobServer:
         except NotFound:
             return reports.BlobChunk(data=b"", size=0, error="the content is gone: it was erased, or never stored")
         except NoAnswer:
-            return reports.BlobChunk(data=b"", size=0, error="the content cannot be read now: ask again")
+            return reports.BlobChunk(data=b"", size=0, error="the content cannot be read now", again=True)
         offset, size = max(0, request.offset), min(max(request.bytes_max, 1), limits.BLOB_CHUNK_BYTES)
         return reports.BlobChunk(data=content[offset : offset + size], size=len(content))
 

@@ -27,7 +27,7 @@ def run_one(seed: int, history: History) -> bool:
         print(f"seed {seed}: {error}", *error.__notes__, sep="\n  ")
         return False
     print(
-        f"seed {seed}: digest {found.digest}, {found.events} events, {found.executions} executions,"
+        f"seed {seed}: digest {found.digest}, {found.events} events, {found.executions} executions, {found.pruned} pruned,"
         f" {found.steps} steps, {time.perf_counter() - began:.2f} s"
     )
     return True

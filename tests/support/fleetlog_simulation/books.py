@@ -42,15 +42,13 @@ class Books:
     def __init__(self, world: World) -> None:
         """Begin with the first event."""
         self._world = world
-        self._stream = world.store.streams["EVENTS"]
         self.lines: list[Line] = []
         self.first_end: dict[AttemptId, tuple[Line, dict[str, Any]]] = {}
         self.reported_end: dict[AttemptId, dict[str, Any]] = {}
 
     def since(self, count: int) -> list[Line]:
         """Return the lines after the first *count*, having read what is new."""
-        while len(self.lines) < self._stream.last_seq:
-            stored = self._stream.messages[len(self.lines) + 1]
+        for stored in self._world.history()[len(self.lines) :]:
             event = msgspec.json.decode(stored.body)
             line = Line(
                 stored.seq, stored.subject, stored.time_ms, event["type"], event["data"], event["time"], stored.batch_end
@@ -69,9 +67,11 @@ class Books:
         return [one for line in self.since(0) for one in _matching(line.kind, line.data, kind, fields)]
 
     def counter_seen(self, host_id: str) -> int:
-        """Return the highest journal counter that the log has of a host."""
+        """Return the highest journal counter that the log has of a host since a person last accepted it."""
         highest = 0
         for line in self.since(0):
+            if _accepts(line, host_id):
+                highest = 0
             highest = max(highest, line.data.get("counters", {}).get(host_id, 0))
             for session in line.data.get("sessions", ()):
                 if session["host_id"] == host_id:
@@ -79,15 +79,19 @@ class Books:
         return highest
 
     def epoch_used(self, host_id: str) -> int:
-        """Return the newest session of a host whose ticket was used, by the log."""
-        epochs = [
-            one["epoch"]
-            for line in self.since(0)
-            if line.kind == "fleetlog.host.online.v1"
-            for one in line.data["hosts"]
-            if one["host_id"] == host_id
-        ]
-        return max(epochs, default=0)
+        """Return the newest session of a host whose ticket was used, by the log, since a person last accepted it."""
+        newest = 0
+        for line in self.since(0):
+            if _accepts(line, host_id):
+                newest = 0
+            elif line.kind == "fleetlog.host.online.v1":
+                newest = max(newest, *(one["epoch"] for one in line.data["hosts"] if one["host_id"] == host_id), 0)
+        return newest
+
+
+def _accepts(line: Line, host_id: str) -> bool:
+    """Whether a person lets a host in again with this: from here on it may be anything that it once was."""
+    return line.kind == "fleetlog.host.accepted.v1" and line.data["host_id"] == host_id
 
 
 def attempt_id(entry: dict[str, Any]) -> AttemptId:

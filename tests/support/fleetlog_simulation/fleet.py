@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
@@ -13,6 +14,7 @@ from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.hosts import Course, Courses, Machine, SimHost
 from fleetlog_simulation.in_flight import InFlight
+from fleetlog_simulation.keeper import SimKeeper, settings_of
 from fleetlog_simulation.reporter import SimReporter
 from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder
 from fleetlog_simulation.world import Faults, Pace, World
@@ -40,6 +42,9 @@ class Fleet:
         self.dispatchers = [SimDispatcher(world, name, self.lease, self.keys, self.settings) for name in ("d1", "d2")]
         self.recorders = [SimRecorder(world, name, self.keys) for name in ("r1", "r2")]
         self.reporter = SimReporter(world)
+        self.keeper_settings = settings_of(self.chance)
+        lease = Lease(world.pace.lease_ms)
+        self.keepers = [SimKeeper(world, name, lease, self.keeper_settings, self._places) for name in ("k1", "k2")]
         self.machines: list[Machine] = []
         self.courses: Courses = {}
         self.hosts = [self.new_host(f"h{number}") for number in range(hosts or self.chance.randint(2, 5))]
@@ -55,6 +60,19 @@ class Fleet:
         self.machines.append(machine)
         pinned = {self.keys.signer.key_id: self.keys.signer.public_key}
         return SimHost(self.world, machine, pinned, self.agent_settings, courses=self.courses)
+
+    def _places(self) -> dict[str, int | None]:
+        """Return from where each service would read on, as its health answer says; None: it does not answer."""
+        answering = [one for one in self.dispatchers if one.alive and not one.paused]
+        keepers = [one for one in self.keepers if one.alive and not one.paused]
+
+        def lowest(units: list[Any]) -> int | None:
+            return min((one.snapshot[1] if one.snapshot else 0 for one in units), default=None)
+
+        return {
+            "dispatcher": lowest(answering), "keeper": lowest(keepers),
+            "reporter": self.reporter.would_read_from if self.reporter.alive else None,
+        }
 
     @property
     def names(self) -> list[str]:

@@ -184,6 +184,44 @@ def a_queue_is_full_while_another_dispatcher_takes_over(fleet: Directed) -> None
     fleet.expect("the first one has ended", not fleet.running(first))
 
 
+@directed(settings=DispatcherSettings(slots_per_host=2))
+def a_host_is_offline_for_an_hour(fleet: Directed) -> None:
+    """What runs goes on and is told an hour later; what waited too long is unreached and never runs; the rest runs then."""
+    host = fleet.hosts[0]
+    spec = TaskSpec(payload=WORK, target="all", timeout_ms=2 * HOUR_MS)
+    long = fleet.submit(spec, Course(lasts_ms=HOUR_MS // 2))
+    fleet.until("it is known to run", lambda: fleet.books.entries(events.AttemptsStarted, task_id=long))
+    host.disconnect()
+    fleet.until("the host is offline", lambda: fleet.books.entries(events.HostsOffline))
+    patient = fleet.submit(msgspec.structs.replace(spec, wait_offline_ms=2 * HOUR_MS), Course(lasts_ms=300))
+    waits_ms = fleet.chance.randint(0, HOUR_MS // 2)
+    impatient = fleet.submit(msgspec.structs.replace(spec, wait_offline_ms=waits_ms), Course(lasts_ms=300))
+    fleet.wait(HOUR_MS - 60_000, HOUR_MS)
+    given_up = fleet.books.entries(events.AttemptsEnded, task_id=impatient)
+    fleet.expect("the impatient one is unreached", [one["outcome"] for one in given_up] == ["unreached"])
+    fleet.expect("the long one has ended, and nobody knows", fleet.runs(long) and not fleet.running(long))
+    fleet.expect("nothing was said of it", not fleet.books.entries(events.AttemptsEnded, task_id=long))
+    host.connect()
+    fleet.until("its end is told", lambda: fleet.books.entries(events.AttemptsEnded, task_id=long, outcome="success"))
+    fleet.until("the patient one runs", lambda: fleet.runs(patient))
+    fleet.wait(0, 120_000)
+    fleet.expect("the impatient one never ran", not fleet.runs(impatient))
+
+
+@directed()
+def a_host_comes_and_goes_every_second(fleet: Directed) -> None:
+    """A command reaches a host that stays for a moment only, each time, and runs once."""
+    host = fleet.hosts[0]
+    task_id = fleet.submit(TaskSpec(payload=WORK, target="all", wait_offline_ms=HOUR_MS), Course(lasts_ms=5_000))
+    for _ in range(60):
+        host.disconnect()
+        fleet.wait(100, 1_000)
+        host.connect()
+        fleet.wait(500, 1_500)
+    fleet.until("it has run", lambda: fleet.books.entries(events.AttemptsEnded, task_id=task_id, outcome="success"))
+    fleet.expect("it ran once", len(fleet.runs(task_id)) == 1)
+
+
 @directed(hosts=2)
 def a_definition_is_changed_and_removed_while_runs_of_it_are_open(fleet: Directed) -> None:
     """Runs of one definition are single by its id, and what becomes of the definition stops and narrows none of them."""
@@ -223,5 +261,6 @@ HISTORIES: tuple[History, ...] = (
     a_freeze_overtakes_a_dispatch_under_way, a_pause_overtakes_a_dispatch_under_way, a_leader_is_killed_during_a_soak,
     a_halt_is_decided_by_one_leader_while_the_other_takes_over,
     a_replaced_single_run_is_on_a_host_that_cannot_be_reached, a_queue_is_full_while_another_dispatcher_takes_over,
+    a_host_is_offline_for_an_hour, a_host_comes_and_goes_every_second,
     a_definition_is_changed_and_removed_while_runs_of_it_are_open,
 )

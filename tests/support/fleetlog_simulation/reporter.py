@@ -8,7 +8,7 @@ import msgspec
 
 from fleetlog_reporter import rows
 from fleetlog_reporter.apply import Batch, OpenState, Projector
-from fleetlog_schemas import events, lifecycle, subjects
+from fleetlog_schemas import events, lifecycle
 from fleetlog_simulation.world import World
 
 Tables = dict[str, list[Any]]
@@ -59,6 +59,11 @@ class SimReporter:
         self.alive = False
         self.world.after(self.world.random.randint(100, 20_000), self._revive)
 
+    @property
+    def would_read_from(self) -> int:
+        """The sequence after which it would read on if it were killed now."""
+        return msgspec.json.decode(self.open_state, type=OpenState).position if self.open_state is not None else 0
+
     def _revive(self) -> None:
         self.projector = Projector(written_through=self.position)
         if self.open_state is not None:
@@ -78,11 +83,11 @@ class SimReporter:
         self._due = False
         if not self.alive or self.world.bus_down:
             return
-        chunk = self.world.store.read(subjects.EVENTS, self.projector.position + 1, self.world.random.choice((1, 5, 500)))
+        chunk = self.world.read(self.projector.position + 1, self.world.random.choice((1, 5, 500)))
         while chunk and not chunk[-1].batch_end:
             chunk.pop()  # the log reader releases whole batches only
         if not chunk:
-            chunk = self.world.store.read(subjects.EVENTS, self.projector.position + 1, 1_000)
+            chunk = self.world.read(self.projector.position + 1, 1_000)
         for stored in chunk:
             self.projector.fold(stored)
         if chunk:
@@ -105,8 +110,9 @@ class SimReporter:
 
     def catch_up(self) -> None:
         """Read and write everything that there is."""
-        for stored in self.world.store.read(subjects.EVENTS, self.projector.position + 1, 1_000_000):
-            self.projector.fold(stored)
+        while chunk := self.world.read(self.projector.position + 1, 1_000_000):
+            for stored in chunk:
+                self.projector.fold(stored)
         batch = self.projector.take()
         for name, written in tables_of(batch, self._known).items():
             self.tables[name] += written

@@ -11,6 +11,7 @@ from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_simulation.fleet import Fleet
 from fleetlog_simulation.invariants import Invariant
+from fleetlog_simulation.invariants.archived import Archived
 from fleetlog_simulation.invariants.choices import Choices
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
 from fleetlog_simulation.invariants.holds import Holds
@@ -46,6 +47,8 @@ class Result:
     events: int
     executions: int
     steps: int
+    pruned: int
+    """Events that only the archive has."""
 
 
 class Scenario(Fleet):
@@ -76,6 +79,7 @@ class Scenario(Fleet):
             Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
             CopiesRunNothing(world, self.machines), HonestHosts(books, self.machines), ProjectionAgrees(world, self.reporter),
+            Archived(world, books),
         ]
 
     @property
@@ -104,11 +108,14 @@ class Scenario(Fleet):
         for invariant in self.invariants:
             invariant.finish()
         count = world.store.state("EVENTS").last_seq
-        return Result(world.seed, world.digest(), count, len(world.executions), world.steps)
+        pruned = count - len(world.store.streams["EVENTS"].messages)
+        return Result(world.seed, world.digest(), count, len(world.executions), world.steps, pruned)
 
     def _happen(self) -> None:
         """Let things happen that are not healed yet."""
         chance, world = self.chance, self.world
+        for keeper in self.keepers:
+            keeper.start()
         for _ in range(chance.randint(3, TASKS_MAX)):
             world.after(chance.randint(0, BAD_TIME_MS), self.people.submit)
         # A few kinds of trouble, each often, find more than all kinds, each rarely (swarm testing, Groce et al. 2012).
@@ -132,6 +139,10 @@ class Scenario(Fleet):
         for dispatcher in self.dispatchers:
             dispatcher.start()
             dispatcher.go_on()
+        for keeper in self.keepers:
+            if keeper.life:
+                keeper.start()
+                keeper.go_on()
         for host in self.hosts:
             host.start()
             host.connect()

@@ -5,6 +5,8 @@ This is the simulation's interpreter of effects; a service can be killed between
 
 from __future__ import annotations
 
+from typing import Any, Generic, TypeVar
+
 import msgspec
 
 from fleetlog_dispatcher.live import Live
@@ -24,6 +26,7 @@ from fleetlog_simulation.world import Subscription, World
 RESEND_MS = 500
 WAKE_LATE_MS = 1_000
 """A wake-up that is set for no later than this after it is due is left as it is: a look at the time comes every second."""
+S = TypeVar("S")
 
 
 class Lease:
@@ -43,17 +46,18 @@ class Lease:
         return True
 
 
-class SimDispatcher:
-    """One dispatcher process, which may be dead, paused, a standby or active."""
+class SimUnit(Generic[S]):
+    """One process of a unit that decides, which may be dead, paused, a standby or active."""
 
-    def __init__(self, world: World, name: str, lease: Lease, keys: Keys, settings: DispatcherSettings) -> None:
-        """Make it; `start` brings it to life."""
-        self.world, self.name, self.lease, self.keys = world, name, lease, keys
-        self.unit = Dispatcher(settings, keys)
+    def __init__(self, world: World, name: str, lease: Lease, unit: Any, hears: tuple[str, ...] = ()) -> None:
+        """Make it; `start` brings it to life. It *hears* core messages of these subjects."""
+        self.world, self.name, self.lease = world, name, lease
+        self.unit = unit
+        self._hears = hears
         self.alive = False
         self.paused = False
         self.life = 0
-        self.engine: Engine[State, object] = self._new_engine(None)
+        self.engine: Engine[S, Any] = self._new_engine(None)
         self.snapshot: tuple[bytes, int, int] | None = None
         """What is on its disk: state, position, fence."""
         self.fenced: list[Batch] = []
@@ -65,11 +69,11 @@ class SimDispatcher:
         self._woken_for = 0
         world.stored_listeners.append(self._poll_soon)
 
-    def _new_engine(self, snapshot: tuple[bytes, int, int] | None) -> Engine[State, object]:
-        source = f"/fleetlog/dispatcher/{self.name}"
+    def _new_engine(self, snapshot: tuple[bytes, int, int] | None) -> Engine[S, Any]:
+        source = f"/fleetlog/{self.unit.name}/{self.name}"
         if snapshot is None:
             return Engine(self.unit, source, self.world.new_id)
-        state = msgspec.msgpack.decode(snapshot[0], type=State)
+        state = msgspec.msgpack.decode(snapshot[0], type=self.unit.state_type)
         return Engine(self.unit, source, self.world.new_id, state, snapshot[1], snapshot[2])
 
     def start(self) -> None:
@@ -81,7 +85,7 @@ class SimDispatcher:
         self._woken_for = 0
         self.engine = self._new_engine(self.snapshot)
         life = self.life
-        for pattern in (subjects.HEARTBEATS, subjects.SESSIONS, "ask.dispatcher.*"):
+        for pattern in self._hears:
             self._subscriptions.append(self.world.subscribe(pattern, self._heard))
         self._poll_soon()
         self._lead_or_follow(life)
@@ -169,7 +173,7 @@ class SimDispatcher:
         if wake_at_ms is not None and not now_ms <= self._woken_for <= max(wake_at_ms, now_ms) + WAKE_LATE_MS:
             self._woken_for = wake_at_ms
             life = self.life
-            self.world.after(wake_at_ms - now_ms, lambda: self._wake(life))
+            self.world.after(wake_at_ms - now_ms, lambda: self._wake(life, wake_at_ms))
 
     def _wake_at_ms(self) -> int | None:
         """Return when time alone makes something due; with nothing under way that may be a while later."""
@@ -180,8 +184,8 @@ class SimDispatcher:
             return wake_at_ms
         return max(wake_at_ms, self.world.now_ms + (idle_ms // 10 if live.open else idle_ms))
 
-    def _wake(self, life: int) -> None:
-        if life == self.life:
+    def _wake(self, life: int, at_ms: int) -> None:
+        if life == self.life and at_ms == self._woken_for:
             self._woken_for = 0
             self._step()
 
@@ -189,11 +193,8 @@ class SimDispatcher:
         match effect:
             case Batch():
                 self._append(effect, self.life)
-            case Send(push=push):
-                signed = self.keys.signer.sign(wire.encode(push))
-                self.world.publish(subjects.push(push.host_id), wire.encode(signed))
-            case Answer(reply=reply, body=body, sign=sign):
-                self.world.publish(reply, wire.encode(self.keys.signer.sign(body)) if sign else body)
+            case _:
+                raise AssertionError(f"nobody performs {effect!r}")
 
     def _append(self, batch: Batch, life: int) -> None:
         if self.paused:
@@ -212,6 +213,27 @@ class SimDispatcher:
             self._step()
         elif isinstance(answer, AppendUnsettled | BusFull):
             self.world.after(RESEND_MS, lambda: self._append(batch, life))
+
+
+class SimDispatcher(SimUnit[State]):
+    """One dispatcher process."""
+
+    def __init__(self, world: World, name: str, lease: Lease, keys: Keys, settings: DispatcherSettings) -> None:
+        """Make it; `start` brings it to life."""
+        super().__init__(
+            world, name, lease, Dispatcher(settings, keys), (subjects.HEARTBEATS, subjects.SESSIONS, "ask.dispatcher.*")
+        )
+        self.keys = keys
+
+    def _perform(self, effect: Effect | Batch) -> None:
+        match effect:
+            case Send(push=push):
+                signed = self.keys.signer.sign(wire.encode(push))
+                self.world.publish(subjects.push(push.host_id), wire.encode(signed))
+            case Answer(reply=reply, body=body, sign=sign):
+                self.world.publish(reply, wire.encode(self.keys.signer.sign(body)) if sign else body)
+            case _:
+                super()._perform(effect)
 
 
 def decode(stored: Stored) -> Event:

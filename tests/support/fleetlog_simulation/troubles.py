@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleetlog_agent.journal_records import Commit, SessionOpened
-from fleetlog_schemas import events
+from fleetlog_schemas import events, subjects
 from fleetlog_simulation.fleet import Fleet
 
 
@@ -24,7 +24,7 @@ class Troubles:
         return [
             self._kill_dispatcher, self._pause_dispatcher, self._kill_recorder, self._kill_agent, self._stop_agent,
             self._disconnect, self._bus_down, self._reboot, self._roll_back, self._copy, self._maintenance,
-            self._busy, self._fleet.reporter.kill,
+            self._busy, self._fleet.reporter.kill, self._kill_keeper, self._pause_keeper,
         ]
 
     def _kill_dispatcher(self) -> None:
@@ -38,6 +38,17 @@ class Troubles:
         dispatcher = self._chance.choice(leading or self._fleet.dispatchers)
         dispatcher.pause()
         self._fleet.soon(dispatcher.go_on, 1_000, self._chance.choice((15_000, 90_000)))
+
+    def _kill_keeper(self) -> None:
+        keeper = self._chance.choice(self._fleet.keepers)
+        if keeper.life:  # not every history has keepers
+            keeper.kill()
+            self._fleet.soon(keeper.start, 100, 30_000)
+
+    def _pause_keeper(self) -> None:
+        keeper = self._chance.choice(self._fleet.keepers)
+        keeper.pause()
+        self._fleet.soon(keeper.go_on, 1_000, self._chance.choice((15_000, 90_000)))
 
     def _kill_recorder(self) -> None:
         self._chance.choice(self._fleet.recorders).kill()
@@ -58,7 +69,11 @@ class Troubles:
         self._fleet.soon(host.connect, 50, 100_000)
 
     def _bus_down(self) -> None:
+        """Take the bus away; with its machine, reports go too that were confirmed and not yet on its disk."""
         self._world.bus_down = True
+        reports = self._world.store.streams[subjects.REPORTS]
+        for seq in list(reports.messages) if self._chance.random() < 0.5 else ():
+            reports.remove(seq)
         for host in (*self._fleet.hosts, *self._fleet.copies):
             host.disconnect()
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, Stored
+from fleetlog_runtime.pure.segments import unpack
+from fleetlog_runtime.shell.archived_bus import without_hole
 from fleetlog_runtime.shell.memory import MemoryStore, subject_matches
 from fleetlog_schemas import ids
 
@@ -94,6 +96,10 @@ class World:
         self.random = random.Random(self.seed)
         self.store = MemoryStore(lambda: self.now_ms)
         self.stored_listeners: list[Callable[[], None]] = []
+        self.segments: dict[int, bytes] = {}
+        """The archive's folder, which keepers and readers share: first sequence to file."""
+        self.purges = 0
+        self._history: list[Stored] = []
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._subscriptions: list[Subscription] = []
@@ -193,12 +199,34 @@ class World:
 
     def read(self, from_seq: int, count: int) -> list[Stored]:
         """Return stored events in chunks as a reader may get them, cut anywhere, also inside a batch."""
-        return [] if self.bus_down else self.store.read("EVENTS", from_seq, count)
+        if self.bus_down:
+            return []
+        found = without_hole(self.store.read("EVENTS", from_seq, count), from_seq)
+        if found or from_seq > self.store.state("EVENTS").last_seq:
+            return found
+        first_seq = max((one for one in self.segments if one <= from_seq), default=0)
+        if not first_seq:
+            raise AssertionError(f"sequence {from_seq} is missing from the bus, and nobody has archived it")
+        messages = unpack(self.segments[first_seq]).messages
+        return [stored for stored in messages if stored.seq >= from_seq][:count]
+
+    def purge(self, subject: str, below_seq: int) -> None:
+        """Remove the messages of a subject below a sequence, as the keeper asks the bus to."""
+        self.history()
+        self.purges += 1
+        self.store.purge("EVENTS", subject, below_seq)
+
+    def history(self) -> list[Stored]:
+        """Return every event that was ever stored, pruned or not: the simulation's own copy, which nobody reads but it."""
+        stream = self.store.streams["EVENTS"]
+        while len(self._history) < stream.last_seq:
+            self._history.append(stream.messages[len(self._history) + 1])
+        return self._history
 
     def digest(self) -> str:
         """Return a hash over everything that was stored and everything that ran."""
         hashed = hashlib.sha256()
-        for stored in self.store.read("EVENTS", 1, 1_000_000):
+        for stored in self.history():
             hashed.update(f"{stored.seq} {stored.subject} {stored.time_ms} ".encode() + stored.body)
         for run in self.executions:
             hashed.update(f"{run.machine} {run.task_id} {run.attempt} {run.started_ms}".encode())

@@ -23,6 +23,7 @@ from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas import pushes, reports, subjects, wire
 from fleetlog_schemas.spec import Blob, Options, ParameterValue, Payload, Shell
 from fleetlog_testing.homes import Enrolled, connected
+from fleetlog_testing.namespaces import Machine
 from fleetlog_testing.nats import running_server
 from fleetlog_testing.waiting import until
 
@@ -36,6 +37,11 @@ def sh(text: str) -> Shell:
 
 class AgentProcess:
     """An agent with a folder of its own."""
+
+    options: tuple[str, ...] = ("--set", "agent.kill_grace_ms=300")
+    """Of its command line."""
+    machine: Machine | None = None
+    """Where it runs, if not here."""
 
     def __init__(self, home: Home, folder: Path) -> None:
         host = Enrolled(home)
@@ -51,11 +57,11 @@ class AgentProcess:
     def start(self, *settings: str, code: Path | None = None, **environment: str) -> None:
         """Start it, of this version or of the release in *code*, with more settings (`agent.NAME=VALUE`) and environment."""
         environment |= {"PYTHONPATH": str(code)} if code else {}
-        words = [word for setting in ("agent.kill_grace_ms=300", *settings) for word in ("--set", setting)]
+        words = [word for setting in settings for word in ("--set", setting)]
         with (self.folder / "diagnostics").open("ab") as diagnostics:
+            argv = [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *self.options, *words]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleetlog_agent.main", "run", "--data", str(self.folder), *words],
-                stderr=diagnostics, env={**os.environ, **environment},
+                self.machine.argv(*argv) if self.machine else argv, stderr=diagnostics, env={**os.environ, **environment}
             )
 
     def diagnostics(self) -> str:

@@ -6,10 +6,11 @@ kill them, stop them, empty them, or cut them off. Which node leads a stream is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from fleetlog_testing.server import LOOK_S, Server
 from fleetlog_testing.waiting import until
 
 NAMES = ("a", "b", "c")
-PORTS = (4222, 6222)
-"""Of the bus and of the routes, where every node has a machine of its own."""
+TASKS_AT_ONCE = 2
+"""In flight under load: enough that every moment of a fault meets some of them in every state."""
 
 
 class Cluster(Fleet):
@@ -43,22 +44,41 @@ class Cluster(Fleet):
     def make_servers(self, options: tuple[str, ...]) -> list[Server]:
         """Return one `up` for each node, with the keys of the first."""
         if self._machines:
-            words = [f"{name}={machine.address}" for name, machine in self._machines.items()]
+            self._places = {name: machine.address for name, machine in self._machines.items()}
         else:
             ports = free_ports(2 * len(NAMES))
-            words = [f"{name}=127.0.0.1:{ports.pop()}:{ports.pop()}" for name in NAMES]
-        members = [word for one in words for word in ("--cluster", one)]
+            self._places = {name: f"127.0.0.1:{ports.pop()}:{ports.pop()}" for name in NAMES}
         keys = self.folder / "keys.json"
         export_keys(self.folder / NAMES[0], keys)
         for name in NAMES[1:]:
             import_keys(self.folder / name, keys)
-        return [
-            Server(
-                self.folder / name, self.folder / f"{name}.up.log", self.environment, "--node", name, *members, *options,
-                machine=self._machines.get(name),
-            )
-            for name in NAMES
-        ]
+        self._words = options
+        return [self._make_server(name, self.folder / name) for name in NAMES]
+
+    def _make_server(self, name: str, home: Path) -> Server:
+        members = [word for one, place in self._places.items() for word in ("--cluster", f"{one}={place}")]
+        return Server(
+            home, self.folder / f"{name}.up.log", self.environment, "--node", name, *members, *self._words,
+            machine=self._machines.get(name),
+        )
+
+    async def replace(self, name: str) -> None:
+        """Give the name of a node that is gone for good to a new one: another place, another home, the same keys."""
+        self.node(name).lose()
+        bus_port, route_port = free_ports(2)
+        self._places[name] = f"127.0.0.1:{bus_port}:{route_port}"
+        home = self.folder / "new" / name
+        import_keys(home, self.folder / "keys.json")
+        for index, one in enumerate(NAMES):
+            with self.without(one):
+                former = self.servers[index]
+                assert await former.ended() == 0, former.said()
+                self.servers[index] = self._make_server(one, home if one == name else former.home.path)
+                self.servers[index].begin()
+                if one != NAMES[0]:
+                    # The first to come back has no majority before the second is there: the third is the new one.
+                    await self.servers[index].ready()
+        await self.servers[0].ready()
 
     @property
     def server(self) -> Server:
@@ -164,6 +184,32 @@ async def leading_pid(bus: NatsBus, service: str = "dispatcher") -> int:
     except (NotFound, NoAnswer, msgspec.DecodeError):
         return 0  # nobody does: the message has expired
     return int(holder.instance.split("-")[-2]) if holder.instance else 0
+
+
+@asynccontextmanager
+async def load(cluster: Cluster) -> AsyncIterator[list[str]]:
+    """Submit tasks one after the other for as long as the block lasts; in the end wait for all, and judge them."""
+    tasks: list[str] = []
+    enough = asyncio.Event()
+
+    async def one_after_the_other() -> None:
+        while not enough.is_set():
+            task_id = await cluster.submit(cluster.judge.command())
+            tasks.append(task_id)
+            await cluster.began(task_id, len(cluster.hosts))
+
+    submitting = [asyncio.create_task(one_after_the_other()) for _ in range(TASKS_AT_ONCE)]
+    try:
+        await until(lambda: len(tasks) >= TASKS_AT_ONCE, END_S_MAX, "tasks run")
+        yield tasks
+        until_now = len(tasks)
+        await until(lambda: len(tasks) >= until_now + TASKS_AT_ONCE, END_S_MAX, "tasks run again")
+    finally:
+        enough.set()
+        await asyncio.gather(*submitting)
+    views = await cluster.ended(*tasks)
+    assert {view.outcome for view in views} == {"success"}
+    cluster.judge.agrees(views)
 
 
 def free_ports(count: int) -> list[int]:

@@ -90,10 +90,11 @@ class Stage:
             )
 
     def connected(self, *names: str, **labels: str) -> None:
-        """Let hosts be enrolled, with a session, and online."""
+        """Let hosts be enrolled, with a session, online, and known to have one processor."""
         self.enrolled(*names, **labels)
         for name in names:
             self.opens(name)
+            self.happened(events.FactsChanged(host_id=f"h-{name}", facts={"cpu.count": 1}), events.RESULT)
             self.beats(name)
 
     def submitted(self, spec: TaskSpec, by: str = "ann") -> str:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from fleetlog_testing.waiting import until
 
 END_S_MAX = 90
 """Longest wait for one fact or for the end of a task of a few seconds."""
+SERVICES = ("dispatcher", "result-recorder", "reporter", "keeper", "gateway")
 WAIT_OFFLINE_MS = 60_000
 
 
@@ -70,15 +72,19 @@ class Judge:
         self.path = path
         path.touch()
 
-    def command(self, between: str = "sleep 1") -> Shell:
-        """Return a payload that writes a line, does what is given, and writes another line."""
+    def command(self, between: str = "sleep 1", last: str = "") -> Shell:
+        """Return a payload that writes a line, does what is given, writes another line, and does what is *last*."""
         file = shlex.quote(str(self.path))
         line = f'"$FLEETLOG_TASK_ID $FLEETLOG_HOST_ID $FLEETLOG_ATTEMPT %s" >> {file}'
-        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}"))
+        return Shell(argv=("/bin/sh", "-c", f"echo {line % 'began'}; {between}; echo {line % 'ended'}; {last}"))
+
+    def in_order(self) -> list[str]:
+        """Return the lines as they were written."""
+        return self.path.read_text().splitlines()
 
     def lines(self) -> Counter[str]:
         """Return every line and how often it stands there."""
-        return Counter(self.path.read_text().splitlines())
+        return Counter(self.in_order())
 
     def began(self, task_id: str) -> int:
         """Return on how many hosts a task began."""
@@ -299,9 +305,14 @@ class Fleet:
         """Return the process id of a service or of `nats-server`."""
         return self.server.pid(part)
 
-    def kill(self, part: str) -> int:
-        """End a service or `nats-server` with SIGKILL and return the process id that it had."""
-        return self.server.kill(part)
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a service or `nats-server` with a signal and return the process id that it had; `up` starts it again."""
+        return self.server.kill(part, number)
+
+    def lose_machine(self) -> None:
+        """End everything of the server at once, with SIGKILL, and delete its folder; the agents live on."""
+        self.server.lose()
+        shutil.rmtree(self.home.path)
 
     async def restarted(self, part: str, former_pid: int) -> None:
         """Wait until another process stands for *part*."""

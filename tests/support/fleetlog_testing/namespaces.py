@@ -7,6 +7,7 @@ paste can be run. Whatever was started on a machine ends with it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ _ENTER = """
 hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"
 """
 _ESTABLISHED = "01"
+_switches = itertools.count()
 _NOBODY = "02:00:00:00:00:fe"
 """A network card that no machine has."""
 
@@ -102,6 +104,19 @@ class Machine:
         """Join it again."""
         _ip("-n", self.namespace, "link", "set", self.cable, "up")
 
+    def slow_cable(self, rate: str, queue: str) -> None:
+        """Let only so much through each second; what would wait for longer than *queue* is lost."""
+        self._tc("add", "root", "tbf", "rate", rate, "burst", "8kb", "latency", queue)
+
+    def free_cable(self) -> None:
+        """Let everything through again."""
+        self._tc("del", "root")
+
+    def _tc(self, verb: str, *words: str) -> None:
+        argv = ["ip", "netns", "exec", self.namespace, "tc", "qdisc", verb, "dev", self.cable, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"tc qdisc {verb}: {done.stderr.strip()}"
+
     def remove(self) -> None:
         """End everything that runs here, and take the machine away."""
         for pid in self.pids():
@@ -124,18 +139,19 @@ class Machine:
 
 @contextmanager
 def machines(folder: Path, *names: str) -> Iterator[tuple[Machine, ...]]:
-    """Give machines that reach each other, and are reached from here, by a switch: 10.77.N.1, 10.77.N.2 and so on."""
+    """Give machines that reach each other, and are reached from here, by a switch: 10.77.N.1, 10.77.N.2 and so on (10.78.N for a second switch)."""
     made: list[Machine] = []
-    net = f"10.77.{os.getpid() % 250}"
-    switch = f"fl{os.getpid()}"
+    number = next(_switches)
+    net = f"10.{77 + number}.{os.getpid() % 250}"
+    switch = f"fl{os.getpid() % 1_000_000}-{number}"
     try:
         _ip("link", "add", switch, "type", "bridge")
         _ip("address", "add", f"{net}.254/24", "dev", switch)
         _ip("link", "set", switch, "up")
-        for number, name in enumerate(names, 1):
-            machine = Machine(name, f"{net}.{number}", Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder)))
+        for place, name in enumerate(names, 1):
+            machine = Machine(name, f"{net}.{place}", Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder)))
             made.append(machine)
-            plug = f"{switch}-{number}"
+            plug = f"{switch}-{place}"
             _ip("link", "add", plug, "type", "veth", "peer", "name", machine.cable, "netns", machine.namespace)
             _ip("link", "set", plug, "master", switch, "up")
             _ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", machine.cable)

@@ -35,3 +35,15 @@ async def running_server(folder: Path, listen: str = "127.0.0.1") -> AsyncIterat
         yield server
     finally:
         await server.stop()
+
+
+def flip_a_bit(store: Path, mark: bytes) -> None:
+    """Flip one bit of the first message of the log that has *mark* in its bytes, in the store of a bus that does not run."""
+    for block in sorted(store.rglob("streams/EVENTS/msgs/*.blk")):
+        content = bytearray(block.read_bytes())
+        at = content.find(mark)
+        if at >= 0:
+            content[at] ^= 1
+            block.write_bytes(content)
+            return
+    raise AssertionError(f"{mark!r} is in no block")

@@ -80,6 +80,11 @@ class Server:
         assert self._up.poll() is None, self.said()
         return "ready:" in self.said()
 
+    @property
+    def up_pid(self) -> int:
+        """The process of `fleetlog up`, or 0 when it does not run."""
+        return self._up.pid if self._up is not None and self._up.poll() is None else 0
+
     def said(self) -> str:
         """Return what `up` said since its last start."""
         return self._log.read_text()
@@ -123,10 +128,10 @@ class Server:
         path = self.home.path / ("nats/pid" if part == "nats-server" else f"run/{part}.pid")
         return int(path.read_text())
 
-    def kill(self, part: str) -> int:
-        """End a part with SIGKILL and return the process id that it had."""
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a part with a signal and return the process id that it had."""
         pid = self.pid(part)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
 
     def stop(self, *parts: str) -> None:

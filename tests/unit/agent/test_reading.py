@@ -12,7 +12,7 @@ from fleetlog_agent import reading
 from fleetlog_agent.journal_records import Key
 from fleetlog_schemas import pushes, wire
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 from fleetlog_testing.agent_rig import HOST, SERVER_MS, TASK, Rig, ends, of, start_of
 
 OTHER = TASK[:-1] + "2"

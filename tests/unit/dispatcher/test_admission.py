@@ -278,3 +278,13 @@ def test_a_load_that_was_never_reported_does_not_keep_a_host_from_being_chosen()
     stage.beats("web2", load=LOAD)
     stage.submitted(shell(choose=Choose(count=2)))
     assert planned_hosts(stage) == ["web1", "web2"]
+
+
+def test_a_host_that_has_just_joined_is_not_judged_by_a_load_whose_processors_nobody_knows() -> None:
+    stage = Stage()
+    stage.enrolled("web1")
+    stage.opens("web1")
+    stage.beats("web1", load=busy(50))
+    for _ in range(4):
+        stage.submitted(shell())
+    assert len(stage.pushed(pushes.StartPush, "web1")) == 4

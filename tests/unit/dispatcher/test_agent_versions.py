@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from fleetlog_dispatcher.plan import plan_answer
-from fleetlog_schemas import events, pushes, versions
+from fleetlog_runtime.pure.effects import Request
+from fleetlog_schemas import events, pushes, subjects, versions
+from fleetlog_schemas.admission import PlanQuestion
 from fleetlog_schemas.spec import Options, Retry, TaskSpec
 from fleetlog_testing.dispatching import Stage, shell
 
@@ -69,8 +71,10 @@ def test_a_retry_goes_out_when_the_agent_was_upgraded_meanwhile(stage: Stage) ->
 
 
 def test_the_plan_names_the_hosts_whose_agents_are_too_old(stage: Stage) -> None:
-    assert stage.engine.live is not None
-    answer = plan_answer(stage.settings, stage.state, stage.engine.live, spec(), stage.now_ms)
-    assert {view.name: (view.would, view.reason) for view in answer.hosts} == {
+    asked = Request(subjects.ask("dispatcher", "plan"), msgspec.json.encode(PlanQuestion(spec())), "reply")
+    stage.engine.observe(asked, stage.now_ms)
+    stage.settle()
+    hosts = stage.answers[-1][1]["data"]["hosts"]
+    assert {host["name"]: (host["would"], host["reason"]) for host in hosts} == {
         "new": ("run", ""), "old": ("be an error", UNKNOWN),
     }

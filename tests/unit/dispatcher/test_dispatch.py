@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleetlog_dispatcher.delivery import FORGETS_TOGETHER
+from fleetlog_dispatcher.delivery import FORGETS_TOGETHER, FORGETTING_PER_ROUND_MAX
 from fleetlog_dispatcher.live import SWEEP_MS
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, pushes
@@ -90,6 +90,22 @@ def test_many_forgets_wait_for_no_sweep_for_a_host_holds_only_so_much() -> None:
     for _ in range(FORGETS_TOGETHER):
         stage.ended(stage.submitted(shell()), "web1")
     assert len(stage.pushed(pushes.ForgetPush, "web1")) == FORGETS_TOGETHER
+
+
+def test_many_hosts_are_told_to_forget_in_rounds_one_right_after_the_other() -> None:
+    stage = Stage()
+    names = [f"web{number}" for number in range(2 * FORGETTING_PER_ROUND_MAX + 50)]
+    stage.connected(*names)
+    task_id = stage.submitted(shell())
+    for name in names:
+        stage.ended(task_id, name)
+    stage.now_ms += SWEEP_MS
+    rounds = []
+    for _ in range(3):
+        stage.sent.clear()
+        stage.settle()
+        rounds.append((len(stage.pushed(pushes.ForgetPush)), stage.engine.wake_at_ms == stage.now_ms))
+    assert rounds == [(FORGETTING_PER_ROUND_MAX, True), (FORGETTING_PER_ROUND_MAX, True), (50, False)]
 
 
 def test_a_host_that_still_holds_a_settled_attempt_is_told_again() -> None:

@@ -69,6 +69,8 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     events.WindowSet: (events.WindowSet("w", WINDOW), set()),
     events.WindowRemoved: (events.WindowRemoved("w"), set()),
     events.QueueLimited: (events.QueueLimited("q", 3), set()),
+    events.SegmentSealed: (events.SegmentSealed(1, 2, 3, 4, 5, "s", "c"), set()),
+    events.LogPruned: (events.LogPruned(2, {"evt.request": 2}, "age"), set()),
     events.DefinitionSet: (events.DefinitionSet("d", 1, Definition("report", SPEC)), set()),
     events.DefinitionRemoved: (events.DefinitionRemoved("d", "report"), set()),
 }

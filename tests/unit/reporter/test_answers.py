@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from fleetlog_reporter.answers import desk
+from fleetlog_reporter.answers import tasks as tasks_answers
 from fleetlog_schemas import codec, events, lifecycle, records, view
 from fleetlog_schemas.limits import BUS_MESSAGE_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -115,6 +116,29 @@ def test_pages_neither_repeat_nor_skip_a_task_while_new_ones_arrive(tmp_path: Pa
             if not cursor:
                 break
         assert seen == known[::-1]
+
+    with_reporter(tmp_path, bus, story)
+
+
+@pytest.mark.parametrize("newest", [1, 7, 50_000])
+def test_a_page_is_the_same_however_far_back_it_has_to_be_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, newest: int
+) -> None:
+    monkeypatch.setattr(tasks_answers, "NEWEST_EVENTS", newest)
+    bus = LogBus()
+    old_open = bus.planned("web09")
+    rare = [bus.whole("web09"), bus.whole("web09")]
+    many = [bus.whole("web01") for _ in range(12)]
+    rare.append(bus.whole("web09", "web01"))
+
+    async def story(running: Running) -> None:
+        page = await running.data("tasks", host="web09", limit=3)
+        assert [item["task_id"] for item in page["items"]] == [*reversed(rare)]
+        rest = await running.data("tasks", host="web09", limit=3, cursor=page["next_cursor"])
+        assert [item["task_id"] for item in rest["items"]] == [old_open]
+        everywhere = await running.data("tasks", limit=5)
+        assert [item["task_id"] for item in everywhere["items"]] == [rare[-1], *reversed(many[-4:])]
+        assert len((await running.data("tasks", limit=50))["items"]) == 16
 
     with_reporter(tmp_path, bus, story)
 

@@ -123,6 +123,16 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         import_keys(tmp_path / "b", file)
 
 
+def test_a_disk_that_cannot_hold_a_copy_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    first = create_home(tmp_path / "a")
+    (first.path / "nats" / "reserved.json").write_text(json.dumps(dict.fromkeys(reservations(first), 2 ** 60)))
+    export_keys(first.path, file)
+    with pytest.raises(HomeError, match="name a folder on a larger disk"):
+        import_keys(tmp_path / "b", file)
+    assert not (tmp_path / "b").exists()
+
+
 def test_keys_of_another_version_say_what_to_install(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text('{"fleetlog_keys": 9, "files": {}}')

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import shutil
 import ssl
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,6 +143,33 @@ def test_every_stream_reserves_bytes_and_only_the_log_forbids_deletion():
     made = [streams.stream_config(stream, 1) for stream in subjects.STREAMS]
     assert all(config["max_bytes"] > 0 and config["allow_direct"] for config in made)
     assert [config["name"] for config in made if config["deny_delete"]] == ["EVENTS"]
+
+
+def test_only_reports_are_confirmed_before_they_are_on_disk():
+    made = [streams.stream_config(stream, 1) for stream in subjects.STREAMS]
+    assert [config["name"] for config in made if config.get("persist_mode") == "async"] == ["REPORTS"]
+
+
+def test_a_stream_of_an_earlier_version_keeps_how_it_is_synced():
+    reports = next(stream for stream in subjects.STREAMS if stream.name == subjects.REPORTS)
+    config = streams.stream_config(reports, 1)
+    earlier = {key: value for key, value in config.items() if key != "persist_mode"}
+    assert asyncio.run(calls_of(config, earlier)) == ["STREAM.INFO.REPORTS"]
+    assert asyncio.run(calls_of(config, earlier | {"max_bytes": 2})) == ["STREAM.INFO.REPORTS", "STREAM.UPDATE.REPORTS"]
+
+
+async def calls_of(config, found):
+    """Return what is asked of a server that has the stream as *found*; an update must leave how it is synced alone."""
+    calls = []
+
+    class Server:
+        async def request(self, subject, body, timeout):
+            calls.append(subject.removeprefix("$JS.API."))
+            assert "persist_mode" not in json.loads(body)
+            return types.SimpleNamespace(data=json.dumps({"config": found}).encode())
+
+    await streams._ensure(Server(), config)
+    return calls
 
 
 def test_the_folder_with_keys_is_not_the_folder_of_the_server(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleetlog_gateway.routes import (
+    archive,
     control,
     definitions,
     hosts,
@@ -16,4 +17,4 @@ from fleetlog_gateway.routes import (
     tasks,
 )
 
-__all__ = ["control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks"]
+__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks"]

@@ -11,7 +11,7 @@ from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.openapi import document
 from fleetlog_gateway.registry import REGISTRY, Call, Nothing, reply, route
 from fleetlog_schemas.codec import READER
-from fleetlog_schemas.versions import VERSION
+from fleetlog_schemas.version import VERSION
 
 
 class Alive(msgspec.Struct, frozen=True):

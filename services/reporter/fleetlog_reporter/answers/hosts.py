@@ -77,4 +77,5 @@ def _view(host: Host, running: dict[str, int]) -> questions.HostView:
         enrolled_at=rfc3339(host.enrolled_ms), running=running.get(host.host_id, 0), facts=dict(host.facts),
         alerts=[{"time": rfc3339(one.time_ms), "code": one.code, "message": one.message} for one in host.alerts],
         refused_reason=host.blocked.message if host.blocked else "",
+        refused_code=host.blocked.code if host.blocked else "",
     )

@@ -29,6 +29,10 @@ from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 TASK_STATES = ("open", *(state.value for state in TaskState))
 _TASK_FILTERS = ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition", "schedule")
 COMMAND_STATES = tuple(state.value for state in CommandState)
+NEWEST_EVENTS = 50_000
+WIDER = 4
+"""A page of the newest tasks is looked for among those of the newest events, and then of so many times more: rows lie in
+the order of the log, so that most questions read a small part of a long history, and others little more than all."""
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
 
 
@@ -47,10 +51,21 @@ async def tasks(desk: Desk, question: questions.TasksQuestion) -> tuple[int, que
     query = question_sql("tasks.sql" if question.host else "tasks_anywhere.sql")
     if not question.host:
         del parameters["host"]
-    found = await desk.run(lambda db: db.execute(query, parameters).fetchall(), moment)
+    found = await desk.run(lambda db: _newest(db, query, parameters, before[0] or moment.seq), moment)
     items = [_summary(row) for row in found[:limit]]
     cursor = encode_cursor(found[limit - 1][-1], found[limit - 1][0]) if len(found) > limit else None
     return moment.seq, questions.Page(items=items, next_cursor=cursor)
+
+
+def _newest(db: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any], last_seq: int) -> list[tuple[Any, ...]]:
+    """Return the rows of a page, whose newest may be at *last_seq*."""
+    span = NEWEST_EVENTS
+    while True:
+        from_seq = max(0, last_seq - span)
+        found = db.execute(query, {**parameters, "from_seq": from_seq}).fetchall()
+        if len(found) >= parameters["limit"] or not from_seq:
+            return found
+        span *= WIDER
 
 
 def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:

@@ -1,4 +1,4 @@
--- Which tasks there are that have a command on a host, newest first, after a cursor.
+-- Which tasks there are that have a command on a host, newest first, after a cursor, of those submitted from a sequence on.
 SELECT task_id, kind, name, summary, state, outcome, target, submitted_by, submitted_ms, ended_ms, hosts, counts, tags,
     hold, definition_name, definition_version, schedule, nominal_ms, submitted_seq
 FROM all_tasks
@@ -13,6 +13,11 @@ WHERE ($kind = '' OR kind = $kind)
   AND submitted_ms >= $since_ms
   AND ($until_ms = 0 OR submitted_ms < $until_ms)
   AND ($before_seq = 0 OR submitted_seq < $before_seq OR (submitted_seq = $before_seq AND task_id < $before_id))
-  AND task_id IN (SELECT task_id FROM all_attempts WHERE host_id = $host OR host = $host)
+  AND submitted_seq >= $from_seq
+  AND task_id IN (
+    SELECT task_id FROM ended_attempts
+    WHERE task_ended_seq BETWEEN $from_seq AND getvariable('committed') AND (host_id = $host OR host = $host)
+    UNION ALL SELECT task_id FROM live_attempts WHERE host_id = $host OR host = $host
+  )
 ORDER BY submitted_seq DESC, task_id DESC
 LIMIT $limit

@@ -1,4 +1,4 @@
--- Which tasks there are, newest first, after a cursor.
+-- Which tasks there are, newest first, after a cursor, of those submitted from a sequence on.
 SELECT task_id, kind, name, summary, state, outcome, target, submitted_by, submitted_ms, ended_ms, hosts, counts, tags,
     hold, definition_name, definition_version, schedule, nominal_ms, submitted_seq
 FROM all_tasks
@@ -13,5 +13,6 @@ WHERE ($kind = '' OR kind = $kind)
   AND submitted_ms >= $since_ms
   AND ($until_ms = 0 OR submitted_ms < $until_ms)
   AND ($before_seq = 0 OR submitted_seq < $before_seq OR (submitted_seq = $before_seq AND task_id < $before_id))
+  AND submitted_seq >= $from_seq
 ORDER BY submitted_seq DESC, task_id DESC
 LIMIT $limit

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fleetlog_reporter.answers.desk import Desk, Number, check_limit, check_one_of, decode_cursor, encode_cursor
+from fleetlog_reporter.answers.desk import (
+    Desk,
+    Number,
+    check_limit,
+    check_one_of,
+    decode_cursor,
+    encode_cursor,
+)
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.readers import TASKS
 from fleetlog_schemas import questions

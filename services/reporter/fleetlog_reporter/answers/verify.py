@@ -20,7 +20,7 @@ from fleetlog_reporter.answers.desk import Desk, NoAnswer
 from fleetlog_reporter.apply import OpenState, Projector
 from fleetlog_reporter.follow import BATCH_BYTES_MAX, fold_in_slices, log_from
 from fleetlog_reporter.store import FILE_NAME, Store
-from fleetlog_schemas import questions, subjects
+from fleetlog_schemas import questions
 
 FOLDER_PREFIX = "verify-"
 """Of the temporary folder beside the projection, so that what a kill leaves behind can be removed."""
@@ -45,9 +45,6 @@ async def verify(desk: Desk, question: questions.VerifyQuestion) -> tuple[int, q
     if desk.verifying.locked():
         raise NoAnswer(409, "busy", "the projection is being verified already: ask again when that is over")
     async with desk.verifying:
-        first = (await desk.bus.state(subjects.EVENTS)).first_seq
-        if first > 1:
-            raise NoAnswer(409, "log-pruned", f"the log begins at {first}: what is older cannot be built again")
         through = desk.projector.position
         kept_open = desk.projector.open_state()
         if not await desk.follower.in_tables(through, SETTLE_SECONDS_MAX):

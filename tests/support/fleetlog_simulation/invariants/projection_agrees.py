@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fleetlog_reporter.apply import Projector
-from fleetlog_schemas import subjects
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.reporter import SimReporter, tables_of
 from fleetlog_simulation.world import World
@@ -23,7 +22,7 @@ class ProjectionAgrees:
         """Fold the whole log once more."""
         self._reporter.catch_up()
         fresh = Projector()
-        for stored in self._world.store.read(subjects.EVENTS, 1, 1_000_000):
+        for stored in self._world.history():
             fresh.fold(stored)
         rebuilt = tables_of(fresh.take(), {})
         for name, kept in self._reporter.tables.items():

@@ -25,14 +25,13 @@ class ReadersAgree:
 
     def check(self) -> None:
         """A snapshot stands at the end of a batch."""
-        stored = self._world.store.streams["EVENTS"].messages
         for dispatcher in self._dispatchers:
-            if dispatcher.snapshot is not None and not stored[dispatcher.snapshot[1]].batch_end:
+            if dispatcher.snapshot is not None and not self._world.history()[dispatcher.snapshot[1] - 1].batch_end:
                 raise Violation(f"{dispatcher.name} took a snapshot inside a batch, at {dispatcher.snapshot[1]}")
 
     def finish(self) -> None:
         """Fold everything once more."""
-        everything = [decode(one) for one in self._world.store.read("EVENTS", 1, 1_000_000)]
+        everything = [decode(one) for one in self._world.history()]
         for dispatcher in self._dispatchers:
             fresh = State()
             for event in everything[: dispatcher.engine.position]:

@@ -1,0 +1,43 @@
+"""What the keeper knows from the log, and nothing else: the archive, the open tasks, where each subject ends.
+
+`fold` is the only thing that changes it; only this is snapshotted.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleetlog_schemas import archive, lifecycle, records
+from fleetlog_schemas.codec import Event
+
+
+class State(msgspec.Struct):
+    """The folded log."""
+
+    archive: archive.Archive = msgspec.field(default_factory=archive.Archive)
+    pruned_from: int = 1
+    """Where the last pruning began: the sequence after the one before it."""
+    tasks: records.Tasks = msgspec.field(default_factory=records.Tasks)
+    """Those that are open."""
+    last_by_subject: dict[str, int] = {}
+    """Subject to a sequence that it surely has reached: messages below it are never its last."""
+    position: int = 0
+
+
+def fold(state: State, event: Event) -> bool:
+    """Fold one event; tell whether the archive changed."""
+    state.position = event.seq
+    state.last_by_subject[event.subject] = event.seq
+    before = state.archive.pruned_through
+    changed = archive.apply(state.archive, event)
+    if state.archive.pruned_through != before:
+        state.pruned_from = before + 1
+    for change in lifecycle.apply(state.tasks, event):
+        if change.what in ("refused", "task-ended"):
+            state.tasks.evict(change.task.task_id)
+    return changed
+
+
+def oldest_open(state: State) -> records.Task | None:
+    """Return the open task that was submitted first."""
+    return min(state.tasks.by_id.values(), key=lambda task: task.submitted_seq, default=None)
