@@ -220,7 +220,16 @@ class Samples:
 
     def _files(self) -> Iterator[tuple[str, int]]:
         for name in ("nats/jetstream", "reporter", "snapshots", "diagnostics", "joined"):
-            yield name, sum(path.stat().st_size for path in (self._system.folder / name).rglob("*") if path.is_file())
+            yield name, _bytes_under(self._system.folder / name)
+
+
+def _bytes_under(folder: Path) -> int:
+    """Return the size of all files in a folder; files come and go while it is looked at."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _monitored(url: str) -> dict[str, Any]:
