@@ -43,6 +43,7 @@ from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
 from fleetlog_schemas.executions import ExecutionsQuestion
+from fleetlog_schemas.ledger import TicksQuestion
 
 SERVICE = "reporter"
 REBUILDS_MAX = 3
@@ -63,7 +64,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "output": (questions.OutputQuestion, output.output),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
-    "ticks": (questions.TicksQuestion, ticks.ticks),
+    "ticks": (TicksQuestion, ticks.ticks),
     "typical": (questions.TypicalQuestion, earlier.typical),
     "previous": (questions.PreviousQuestion, earlier.previous),
     "executions": (ExecutionsQuestion, executions.executions),

@@ -46,7 +46,7 @@ class Stage:
         """Every work that was asked for."""
         self.answers: list[ArchiveStatus] = []
         self.bytes_max = 10**9
-        self.snapshots: dict[str, int | None] = {"dispatcher": 10**9, "reporter": 10**9, "keeper": 10**9}
+        self.snapshots: dict[str, int | None] = dict.fromkeys(("dispatcher", "scheduler", "reporter", "keeper"), 10**9)
         """From where services say that they would read; without an entry a service does not answer."""
         self._numbers = itertools.count(1)
         self.engine: Engine[State, Live] = self.take_over()

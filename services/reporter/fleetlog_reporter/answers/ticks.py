@@ -14,13 +14,13 @@ from fleetlog_reporter.answers.desk import (
 )
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.readers import TASKS
-from fleetlog_schemas import questions
+from fleetlog_schemas import ledger, questions
 from fleetlog_schemas.codec import rfc3339
 
 OUTCOMES = ("fired", "missed", "skipped", "queued")
 
 
-async def ticks(desk: Desk, question: questions.TicksQuestion) -> tuple[int, questions.Page]:
+async def ticks(desk: Desk, question: ledger.TicksQuestion) -> tuple[int, questions.Page]:
     """Answer what became of ticks, newest decision first. A page stays where it was while new ones are decided."""
     limit = check_limit(question.limit)
     check_one_of("outcome", question.outcome, OUTCOMES)
@@ -38,12 +38,12 @@ async def ticks(desk: Desk, question: questions.TicksQuestion) -> tuple[int, que
     return moment.seq, questions.Page(items=[_view(row) for row in found[:limit]], next_cursor=cursor)
 
 
-def _view(row: tuple[Any, ...]) -> questions.TickView:
+def _view(row: tuple[Any, ...]) -> ledger.TickView:
     (
         schedule, nominal_ms, until_ms, count, more, outcome, reason, message, task_id, task_outcome, version, decided_ms,
         backfill, seq, _,
     ) = row  # fmt: skip
-    return questions.TickView(
+    return ledger.TickView(
         schedule=schedule, nominal_at=rfc3339(nominal_ms), until=rfc3339(until_ms) if until_ms else None, count=count,
         more=more, outcome=outcome, reason=reason, message=message, task_id=task_id, task_outcome=task_outcome,
         version=version, decided_at=rfc3339(decided_ms), backfill=backfill, seq=seq,
