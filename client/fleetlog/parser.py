@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetlog.options import following, task_options
+from fleetlog.schedule_options import schedule_verbs
 from fleetlog.values import count, duration_ms, label, parameter, port, positive, separated, week_days
 
 _SUPPRESS = argparse.SUPPRESS
@@ -64,7 +65,7 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+        _running, _definitions, _schedules, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
     ):
         section(add)
     return parser
@@ -126,6 +127,10 @@ def _running(add: _AddVerb) -> None:
     verb.add_argument("file", metavar="FILE", help='JSON, one task per line: {"argv": [...], "target": "web*"}, or a whole'
                       " specification; - for stdin")
     verb.add_argument("--wait", action="store_true", help="follow them until all have ended")
+
+
+def _schedules(add: _AddVerb) -> None:
+    schedule_verbs(_group(add, "schedule", "schedules: when a definition is run, and what became of every expected time"))
 
 
 def _definitions(add: _AddVerb) -> None:

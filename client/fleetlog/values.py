@@ -125,6 +125,19 @@ def label(text: str) -> tuple[str, str | None]:
     return key, value
 
 
+def moment_ms(text: str) -> int:
+    """Return the Unix milliseconds of `2026-12-24T18:00:00+01:00` or `2026-12-24 18:00Z`; a time needs its zone."""
+    import datetime as dt
+
+    try:
+        moment = dt.datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ArgumentTypeError(f"cannot read the time {text!r}: write 2026-12-24T18:00:00+01:00, or ...Z") from None
+    if moment.tzinfo is None:
+        raise ArgumentTypeError(f"say in which zone {text} is: append Z, or an offset as +01:00")
+    return round(moment.timestamp() * 1000)
+
+
 def parameter(text: str) -> tuple[str, str]:
     """Return name and value of `NAME=VALUE`."""
     name, equals, value = text.partition("=")

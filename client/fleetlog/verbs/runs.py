@@ -32,7 +32,7 @@ def run_definition(console: Console) -> int:
     options = console.options
     _refuse_others(options)
     body: dict[str, Any] = {
-        "parameters": _parameters(console), "target": options.target, "narrow": options.narrow,
+        "parameters": given_parameters(console, console.options.file, console.options.definition_version), "target": options.target, "narrow": options.narrow,
         "version": options.definition_version, "plan_hash": options.plan_hash,
     }
     if options.plan or not (options.yes or options.plan_hash):
@@ -69,14 +69,14 @@ def _refuse_others(options: argparse.Namespace) -> None:
         )
 
 
-def _parameters(console: Console) -> dict[str, Any]:
+def given_parameters(console: Console, definition: str, version: int = 0) -> dict[str, Any]:
     """Return the values that were typed, checked before anything is sent.
 
     Raises:
         CliError: there is no such definition, or it does not take them.
     """
     options = console.options
-    declared = _declared(console)
+    declared = _declared(console, definition, version)
     texts: dict[str, list[str]] = {}
     for name, text in options.parameter:
         if name in declared and declared[name].type == "secret":
@@ -91,7 +91,7 @@ def _parameters(console: Console) -> dict[str, Any]:
             given[name] = from_texts(declared.get(name, Parameter("list")), found)
         except ValueError as error:
             raise CliError(Exit.TYPED_WRONG, f"-p {name}: {error}") from None
-    for name, path in options.secret:
+    for name, path in getattr(options, "secret", ()):
         if name not in declared or declared[name].type != "secret":
             raise CliError(Exit.TYPED_WRONG, f"--secret {name}: this definition has no secret of that name")
         given[name] = secret_of(name, path)
@@ -99,18 +99,17 @@ def _parameters(console: Console) -> dict[str, Any]:
         check_arguments(declared, given)
     except WrongParameters as wrong:
         told = [f"{flag_of(fault.pointer)}: {fault.message}" for fault in wrong.faults]
-        raise CliError(Exit.TYPED_WRONG, "\n  ".join(told), f"fleetlog definition schema {options.file}") from None
+        raise CliError(Exit.TYPED_WRONG, "\n  ".join(told), f"fleetlog definition schema {definition}") from None
     return given
 
 
-def _declared(console: Console) -> dict[str, Parameter]:
+def _declared(console: Console, definition: str, version: int) -> dict[str, Parameter]:
     import msgspec
 
-    options = console.options
     try:
-        answer = console.gateway.get(f"/definitions/{segment(options.file)}", version=options.definition_version)
+        answer = console.gateway.get(f"/definitions/{segment(definition)}", version=version)
     except GatewayError as error:
         if error.status == NOT_FOUND:
-            raise CliError(Exit.NOT_FOUND, error.message, f"for the file write ./{options.file}") from None
+            raise CliError(Exit.NOT_FOUND, error.message, f"for the file write ./{definition}") from None
         raise
     return msgspec.convert(answer["data"]["definition"].get("parameters", {}), dict[str, Parameter])

@@ -164,15 +164,19 @@ def named(gateway: Gateway, name: str) -> Schedule:
 
 def check_rule(gateway: Gateway, rule: Rule, prefix: str = "/rule") -> Rule:
     """Check a rule, and that its definition can be run as it says. Raises HttpProblem."""
+    _check_when(rule, prefix)
+    if rule.kind == "once" and rule.begins_ms <= gateway.now_ms():
+        raise invalid(f"{prefix}/begins_ms", "this time is over: run it now instead, or name a later one")
+    _task_of(gateway, rule, prefix)
+    return rule
+
+
+def _check_when(rule: Rule, prefix: str) -> None:
     try:
         check_times(rule)
     except RuleError as error:
         raise invalid(prefix + error.pointer, error.message) from None
     _check_policy(rule.policy, prefix)
-    if rule.kind == "once" and rule.begins_ms <= gateway.now_ms():
-        raise invalid(f"{prefix}/begins_ms", "this time is over: run it now instead, or name a later one")
-    _task_of(gateway, rule, prefix)
-    return rule
 
 
 def _task_of(gateway: Gateway, rule: Rule, prefix: str) -> TaskSpec:
@@ -222,7 +226,7 @@ async def schedules_list(call: Call[Nothing, SchedulesQuery]) -> web.Response:
 async def preview_schedule(call: Call[Preview, Nothing]) -> web.Response:
     """Say when a rule would fire, without registering it."""
     gateway, body = call.gateway, call.body
-    check_rule(gateway, body.rule)
+    _check_when(body.rule, "/rule")
     after_ms = body.from_ms - 1 if body.from_ms else gateway.now_ms()
     return reply({"seq": gateway.tail.next_seq - 1, "data": next_ticks(body.rule, after_ms, body.count)})
 

@@ -1,0 +1,73 @@
+"""The verbs of `fleetlog schedule` and their options, as one section of the command line's grammar."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from fleetlog.values import count, duration_ms, moment_ms, parameter, positive
+
+_AddVerb = Callable[..., argparse.ArgumentParser]
+
+
+def schedule_verbs(verbs: _AddVerb) -> None:
+    """Declare every verb of the group."""
+    verb = verbs("ls", "schedules:ls", "list schedules: what, when, in what state, and when next")
+    verb.add_argument("--definition", default="", metavar="NAME", help="only of this definition")
+    verb.add_argument("--state", choices=("active", "inactive", "paused"), default="", help="only in this state")
+    verb = verbs("show", "schedules:show", "show a schedule and its next times")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--next", dest="next_count", type=positive, default=5, metavar="N", help="how many next times (default 5)")
+    _set_verb(verbs)
+    verb = verbs("rm", "schedules:rm", "remove a schedule; its tasks and its ledger stay")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--reason", default="", help="why; kept in the log")
+    for name, text in (
+        ("start", "expect ticks of an inactive schedule from now on"),
+        ("stop", "expect no ticks from now on"),
+        ("resume", "let a paused schedule fire again"),
+    ):
+        verb = verbs(name, f"schedules:{name}", text)
+        verb.add_argument("name", metavar="NAME")
+        verb.add_argument("--reason", default="", help="why; kept in the log")
+    verb = verbs("pause", "schedules:pause", "skip the ticks of a schedule; the ledger says so")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("--reason", default="", help="why; needed, and kept in the log")
+    verb.add_argument("--until", dest="until_ms", type=moment_ms, default=0, metavar="TIME", help="it resumes by itself then")
+    verb.add_argument("--for", dest="for_ms", type=duration_ms, default=0, metavar="DURATION", help="it resumes by itself after this")
+    verb = verbs("run", "schedules:run", "run now what a schedule runs; its ticks stay as they are")
+    verb.add_argument("name", metavar="NAME")
+    verb = verbs("next", "schedules:next_times", "say when a schedule, or an expression, fires next")
+    verb.add_argument("name", nargs="?", default="", metavar="NAME")
+    verb.add_argument("--cron", default="", metavar="EXPRESSION", help="instead of a schedule: what this would do")
+    verb.add_argument("--zone", default="UTC", help="with --cron: the time zone (default UTC)")
+    verb.add_argument("--count", dest="next_count", type=positive, default=10, metavar="N", help="how many (default 10)")
+
+
+def _set_verb(verbs: _AddVerb) -> None:
+    verb = verbs("set", "schedules:set_schedule", "make a schedule of a definition, or change its rule")
+    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("definition", metavar="DEFINITION")
+    when = verb.add_mutually_exclusive_group(required=True)
+    when.add_argument("--cron", default="", metavar="EXPRESSION", help="'30 2 * * mon-fri', six fields with seconds first, or @daily")
+    when.add_argument("--every", dest="interval_ms", type=duration_ms, default=0, metavar="DURATION", help="on a fixed grid: 15m")
+    when.add_argument("--at", dest="at_ms", type=moment_ms, default=0, metavar="TIME", help="once: 2026-12-24T18:00:00+01:00")
+    when.add_argument("--manual", action="store_true", help="only by `schedule run`")
+    verb.add_argument("--zone", default="UTC", help="whose wall clock --cron goes by (default UTC)")
+    verb.add_argument("-t", "--target", default="", help="instead of the definition's own target")
+    verb.add_argument("-p", "--parameter", action="append", default=[], type=parameter, metavar="NAME=VALUE", help="of the definition")
+    verb.add_argument("--begins", dest="begins_ms", type=moment_ms, default=0, metavar="TIME", help="no tick before this; the grid of --every")
+    verb.add_argument("--ends", dest="ends_ms", type=moment_ms, default=0, metavar="TIME", help="no tick after this")
+    verb.add_argument("--misfire", choices=("latest", "skip", "all"), default="latest",
+                      help="ticks that nobody could fire in time: catch up the latest (default), none, or all")
+    verb.add_argument("--misfire-window", dest="misfire_window_ms", type=duration_ms, default=0, metavar="DURATION",
+                      help="never fire a tick later than this (default 1d)")
+    verb.add_argument("--misfire-runs", dest="misfire_runs_max", type=count, default=0, metavar="N",
+                      help="with --misfire all: at most so many (default 10)")
+    verb.add_argument("--overlap", choices=("allow", "skip", "queue-one", "cancel-running"), default="skip",
+                      help="while an earlier run is open (default skip)")
+    verb.add_argument("--gap", choices=("auto", "run-after", "skip"), default="auto", help="a time of day that does not exist")
+    verb.add_argument("--fold", choices=("auto", "first", "second", "both"), default="auto", help="a time of day that comes twice")
+    verb.add_argument("--jitter", dest="jitter_ms", type=duration_ms, default=0, metavar="DURATION", help="fire up to this much later")
+    verb.add_argument("--inactive", action="store_true", help="a new schedule waits for `schedule start`")
+    verb.add_argument("--reason", default="", help="why; kept in the log")

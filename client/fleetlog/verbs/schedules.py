@@ -1,0 +1,152 @@
+"""schedule: when definitions are run. Everything is asked of the gateway, so all of it works with the other services down."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fleetlog.client import new_task_id
+from fleetlog.console import Console
+from fleetlog.exits import CliError, Exit
+from fleetlog.http import GatewayError, segment
+from fleetlog.render.schedules import next_lines, schedule_text, schedules_text
+from fleetlog.verbs.runs import given_parameters
+
+NOT_FOUND = 404
+_POLICY = ("misfire", "misfire_window_ms", "misfire_runs_max", "overlap", "gap", "fold", "jitter_ms")
+
+
+def ls(console: Console) -> int:
+    """List schedules."""
+    options = console.options
+    found: list[Any] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = console.gateway.get("/schedules", definition=options.definition, state=options.state, limit=500, cursor=cursor)["data"]
+        found += page["items"]
+        cursor = page["next_cursor"]
+    if console.json:
+        console.put_json(found)
+    else:
+        console.put(schedules_text(found, console.out_style))
+    return Exit.OK
+
+
+def show(console: Console) -> int:
+    """Show one schedule."""
+    options = console.options
+    found = console.gateway.get(f"/schedules/{segment(options.name)}", next=options.next_count)["data"]
+    if console.json:
+        console.put_json(found)
+    else:
+        console.put(schedule_text(found, console.out_style))
+    return Exit.OK
+
+
+def set_schedule(console: Console) -> int:
+    """Make a schedule, or change its rule."""
+    options = console.options
+    kind = "cron" if options.cron else "interval" if options.interval_ms else "once" if options.at_ms else "manual"
+    policy = {name: getattr(options, name) for name in _POLICY if getattr(options, name)}
+    rule: dict[str, Any] = {
+        "definition": options.definition, "kind": kind, "begins_ms": options.at_ms or options.begins_ms, "ends_ms": options.ends_ms,
+        "policy": policy, "target": options.target, "parameters": given_parameters(console, options.definition) if options.parameter else {},
+    }
+    if kind == "cron":
+        rule |= {"cron": options.cron, "zone": options.zone}
+    if kind == "interval":
+        # A grid that begins now, unless something else is said.
+        rule |= {"interval_ms": options.interval_ms, "begins_ms": options.begins_ms or int(time.time() * 1000)}
+    present = _present(console, options.name)
+    body = {"rule": rule, "active": not options.inactive, "reason": options.reason}
+    answer = console.gateway.put(f"/schedules/{segment(options.name)}", body, if_match=str(present["etag"]) if present else "")
+    found = console.gateway.get(f"/schedules/{segment(options.name)}", next=3)["data"]
+    if console.json:
+        console.put_json(answer)
+        return Exit.OK
+    console.say(f"{options.name} is {'changed' if present else 'registered'}, {found['state']}")
+    for line in next_lines(found["next"], console.err_style):
+        console.say(f"  next {line}")
+    return Exit.OK
+
+
+def _present(console: Console, name: str) -> Any:
+    """Return the schedule of this name, None when there is none."""
+    try:
+        return console.gateway.get(f"/schedules/{segment(name)}", next=0)["data"]
+    except GatewayError as error:
+        if error.status == NOT_FOUND:
+            return None
+        raise
+
+
+def rm(console: Console) -> int:
+    """Remove a schedule."""
+    options = console.options
+    answer = console.gateway.delete(f"/schedules/{segment(options.name)}", reason=options.reason)
+    return _done(console, answer, f"{options.name} is removed; what runs goes on")
+
+
+def start(console: Console) -> int:
+    """Activate an inactive schedule."""
+    return _change(console, "start", {}, "is active: ticks are expected from now on")
+
+
+def stop(console: Console) -> int:
+    """Make a schedule inactive."""
+    return _change(console, "stop", {}, "is inactive: no tick is expected; what runs goes on")
+
+
+def resume(console: Console) -> int:
+    """Let a paused schedule fire again."""
+    return _change(console, "resume", {}, "fires again")
+
+
+def pause(console: Console) -> int:
+    """Skip the ticks of a schedule for a while."""
+    options = console.options
+    if not options.reason.strip():
+        raise CliError(Exit.TYPED_WRONG, "--reason: say why: everybody who wonders what became of it will read it")
+    if options.until_ms and options.for_ms:
+        raise CliError(Exit.TYPED_WRONG, "give either --until or --for")
+    until_ms = options.until_ms or (int(time.time() * 1000) + options.for_ms if options.for_ms else 0)
+    until = time.strftime(" until %Y-%m-%d %H:%M:%SZ", time.gmtime(until_ms / 1000)) if until_ms else ""
+    return _change(console, "pause", {"until_ms": until_ms}, f"is paused{until}: its ticks are skipped, and the ledger says so")
+
+
+def run(console: Console) -> int:
+    """Run now what a schedule runs."""
+    options = console.options
+    answer = console.gateway.post(f"/schedules/{segment(options.name)}/run", Idempotency_Key=new_task_id())
+    return _done(console, answer, f"task {answer['task_id']}   fleetlog watch {answer['task_id'][-8:]}")
+
+
+def next_times(console: Console) -> int:
+    """Say when a schedule, or an expression, fires next."""
+    options = console.options
+    if bool(options.name) == bool(options.cron):
+        raise CliError(Exit.TYPED_WRONG, "name a schedule, or give an expression with --cron")
+    if options.name:
+        found = console.gateway.get(f"/schedules/{segment(options.name)}", next=options.next_count)["data"]["next"]
+    else:
+        rule = {"definition": "", "kind": "cron", "cron": options.cron, "zone": options.zone}
+        found = console.gateway.post("/schedules/preview", {"rule": rule, "count": options.next_count})["data"]
+    if console.json:
+        console.put_json(found)
+    else:
+        console.put("\n".join(next_lines(found, console.out_style)) or "never, as things stand")
+    return Exit.OK
+
+
+def _change(console: Console, verb: str, body: dict[str, Any], text: str) -> int:
+    options = console.options
+    answer = console.gateway.post(f"/schedules/{segment(options.name)}/{verb}", {**body, "reason": options.reason})
+    return _done(console, answer, f"{options.name} {text}")
+
+
+def _done(console: Console, answer: Any, text: str) -> int:
+    if console.json:
+        console.put_json(answer)
+    else:
+        console.say(text)
+    return Exit.OK
