@@ -61,6 +61,21 @@ def schedule_text(one: Json, style: Style) -> str:
     return "\n".join(lines)
 
 
+def ticks_text(items: Sequence[Json], style: Style) -> str:
+    """Return the ledger, one line for each tick or run of ticks with one fate."""
+    if not items:
+        return "nothing was expected yet"
+    rows = [
+        (
+            moment(one["nominal_at"]) + (f" .. {moment(one['until'])}" if one["until"] else ""),
+            str(one["outcome"]), f"{one['count']}{'+' if one['more'] else ''}", style.line(one["reason"]) or "-",
+            str(one["task_id"])[-8:] if one["task_id"] else "-", one["task_outcome"] or "-", style.line(one["message"]),
+        )
+        for one in items
+    ]
+    return table(("TIME", "FATE", "TICKS", "WHY", "TASK", "OUTCOME", ""), rows, style)
+
+
 def next_lines(ticks: Sequence[Json], style: Style) -> list[str]:
     """Return next times, each with what a change of the clocks does to it."""
     return [moment(tick["at"]) + (f"   {style.line(tick['note'])}" if tick["note"] else "") for tick in ticks]

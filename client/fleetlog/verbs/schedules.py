@@ -9,7 +9,7 @@ from fleetlog.client import new_task_id
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, segment
-from fleetlog.render.schedules import next_lines, schedule_text, schedules_text
+from fleetlog.render.schedules import next_lines, schedule_text, schedules_text, ticks_text
 from fleetlog.verbs.runs import given_parameters
 
 NOT_FOUND = 404
@@ -119,6 +119,17 @@ def run(console: Console) -> int:
     options = console.options
     answer = console.gateway.post(f"/schedules/{segment(options.name)}/run", Idempotency_Key=new_task_id())
     return _done(console, answer, f"task {answer['task_id']}   fleetlog watch {answer['task_id'][-8:]}")
+
+
+def ticks(console: Console) -> int:
+    """Show what became of a schedule's ticks."""
+    options = console.options
+    page = console.gateway.get(f"/schedules/{segment(options.name)}/ticks", outcome=options.outcome, limit=options.limit)["data"]
+    if console.json:
+        console.put_json(page["items"])
+    else:
+        console.put(ticks_text(page["items"], console.out_style))
+    return Exit.OK
 
 
 def next_times(console: Console) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleetlog_schemas import events
+from fleetlog_schemas.schedule_events import TicksDecided
 
 
 def task_ids(data: events.Data) -> frozenset[str]:
@@ -36,6 +37,8 @@ def task_ids(data: events.Data) -> frozenset[str]:
             return frozenset(attempt.task_id for attempt in ended)
         case events.ReportsRefused(attempts=refused):
             return frozenset(attempt.task_id for attempt in refused)
+        case TicksDecided(ticks=ticks):
+            return frozenset(tick.task_id for tick in ticks if tick.task_id)
         case _:
             return frozenset()
 

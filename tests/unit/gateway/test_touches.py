@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_gateway.touches import every_task, task_ids
-from fleetlog_schemas import events, lifecycle, records
+from fleetlog_schemas import events, lifecycle, records, schedule_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -73,6 +73,17 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     events.LogPruned: (events.LogPruned(2, {"evt.request": 2}, "age"), set()),
     events.DefinitionSet: (events.DefinitionSet("d", 1, Definition("report", SPEC)), set()),
     events.DefinitionRemoved: (events.DefinitionRemoved("d", "report"), set()),
+    schedule_events.ScheduleRegistered: (schedule_events.ScheduleRegistered("s", schedule_events.Rule("report")), set()),
+    schedule_events.ScheduleUnregistered: (schedule_events.ScheduleUnregistered("s"), set()),
+    schedule_events.ScheduleStarted: (schedule_events.ScheduleStarted("s"), set()),
+    schedule_events.ScheduleStopped: (schedule_events.ScheduleStopped("s"), set()),
+    schedule_events.SchedulePaused: (schedule_events.SchedulePaused("s", "why"), set()),
+    schedule_events.ScheduleResumed: (schedule_events.ScheduleResumed("s"), set()),
+    schedule_events.BackfillRequested: (schedule_events.BackfillRequested("s", (1,)), set()),
+    schedule_events.TicksDecided: (
+        schedule_events.TicksDecided((schedule_events.TickDecision("s", "fired", 1, task_id="a"), schedule_events.TickDecision("s", "missed", 2))),
+        {"a"},
+    ),
 }
 
 

@@ -17,13 +17,14 @@ from aiohttp import web
 from msgspec import Meta
 
 from fleetlog_gateway import decode
+from fleetlog_gateway.asking import handed_on
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.decode import Reason, check_reason
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import events, ledger, limits, questions
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.occurrences import LATEST_MS, RuleError, check_times, ticks
@@ -116,6 +117,18 @@ class RemoveQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why it is removed."""
 
     reason: Reason = ""
+
+
+class TicksQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Filters of a schedule's ledger."""
+
+    outcome: _Text = ""
+    """fired, missed, skipped or queued."""
+    since_ms: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    """Only ticks of this time or later, by the time that the rule names."""
+    until_ms: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    limit: Annotated[int, Meta(ge=1, le=questions.PAGE_MAX)] = 50
+    cursor: Annotated[str, Meta(max_length=1_000)] = ""
 
 
 class Preview(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -330,6 +343,14 @@ async def run_schedule(call: Call[Nothing, Nothing]) -> web.Response:
     asked = fingerprint(b"schedule", call.path["name"].encode("utf-8", "replace"))
     accepted = await gateway.recent.once(task_id, asked, append)
     return reply(accepted, status=202, headers={"Location": f"/api/v1/tasks/{task_id}"})
+
+
+@route("GET", "/api/v1/schedules/{name}/ticks", auth=Permission.READ, query=TicksQuery,
+       answer=Answered[Paged[ledger.TickView]], problems=("bad-query", "service-unavailable", "behind"))
+async def schedule_ticks(call: Call[Nothing, TicksQuery]) -> web.Response:
+    """List what became of a schedule's ticks, newest decision first; also of one that was removed."""
+    fields = {**msgspec.structs.asdict(call.query), "schedule": call.path["name"][:100]}
+    return handed_on(await call.gateway.asker.report("ticks", ledger.TicksQuestion, fields))
 
 
 async def _act(call: Call[Any, Any], make: Callable[[Schedule], events.Data], *states: str) -> web.Response:
