@@ -7,8 +7,10 @@ from typing import Any
 
 from fleetlog_dispatcher.sessions import Keys
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
-from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
+from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings, SchedulerSettings
 from fleetlog_runtime.pure.signing import Signer
+from fleetlog_scheduler.state import State as SchedulerState
+from fleetlog_scheduler.unit import Scheduler
 from fleetlog_schemas import codec, events
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_simulation.books import Books
@@ -16,7 +18,7 @@ from fleetlog_simulation.hosts import Course, Courses, Machine, SimHost
 from fleetlog_simulation.in_flight import InFlight
 from fleetlog_simulation.keeper import SimKeeper, settings_of
 from fleetlog_simulation.reporter import SimReporter
-from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder
+from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder, SimUnit
 from fleetlog_simulation.world import Faults, Pace, World
 
 WORK = Shell(argv=("work",))
@@ -45,6 +47,10 @@ class Fleet:
         self.keeper_settings = settings_of(self.chance)
         lease = Lease(world.pace.lease_ms)
         self.keepers = [SimKeeper(world, name, lease, self.keeper_settings, self._places) for name in ("k1", "k2")]
+        lease = Lease(world.pace.lease_ms)
+        self.schedulers: list[SimUnit[SchedulerState]] = [
+            SimUnit(world, name, lease, Scheduler(SchedulerSettings())) for name in ("s1", "s2")
+        ]
         self.machines: list[Machine] = []
         self.courses: Courses = {}
         self.hosts = [self.new_host(f"h{number}") for number in range(hosts or self.chance.randint(2, 5))]
@@ -65,12 +71,13 @@ class Fleet:
         """Return from where each service would read on, as its health answer says; None: it does not answer."""
         answering = [one for one in self.dispatchers if one.alive and not one.paused]
         keepers = [one for one in self.keepers if one.alive and not one.paused]
+        schedulers = [one for one in self.schedulers if one.alive and not one.paused]
 
         def lowest(units: list[Any]) -> int | None:
             return min((one.snapshot[1] if one.snapshot else 0 for one in units), default=None)
 
         return {
-            "dispatcher": lowest(answering), "keeper": lowest(keepers),
+            "dispatcher": lowest(answering), "keeper": lowest(keepers), "scheduler": lowest(schedulers),
             "reporter": self.reporter.would_read_from if self.reporter.alive else None,
         }
 

@@ -25,9 +25,11 @@ from fleetlog_simulation.invariants.runs_once import RunsOnce
 from fleetlog_simulation.invariants.single_runs import SingleRuns
 from fleetlog_simulation.invariants.slots import Slots
 from fleetlog_simulation.invariants.tasks_end import TasksEnd
+from fleetlog_simulation.invariants.ticks import Ticks
 from fleetlog_simulation.invariants.unreached_never_ran import UnreachedNeverRan
 from fleetlog_simulation.invariants.waves import Waves
 from fleetlog_simulation.people import People
+from fleetlog_simulation.timetable import Timetable
 from fleetlog_simulation.troubles import Troubles
 from fleetlog_simulation.world import START_MS, Faults, Pace
 
@@ -36,6 +38,8 @@ BAD_TIME_MS = 240_000
 QUIET_MS_MAX = 3_600_000
 """How long, healed, everything may take to end."""
 TASKS_MAX = 20
+SCHEDULED = 0.4
+"""How many histories have schedules: their tasks crowd out others."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Scenario(Fleet):
         )
         self._looks_until_ms = START_MS + BAD_TIME_MS + QUIET_MS_MAX // 2
         self.people = People(self)
+        self.timetable = Timetable(self)
         self.tasks_end = TasksEnd(self.books, self.acknowledged)
         self.invariants = self._promises()
         self.world.checks = [invariant.check for invariant in self.invariants]
@@ -79,7 +84,7 @@ class Scenario(Fleet):
             Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
             CopiesRunNothing(world, self.machines), HonestHosts(books, self.machines), ProjectionAgrees(world, self.reporter),
-            Archived(world, books),
+            Archived(world, books), Ticks(world, books),
         ]
 
     @property
@@ -116,6 +121,8 @@ class Scenario(Fleet):
         chance, world = self.chance, self.world
         for keeper in self.keepers:
             keeper.start()
+        if chance.random() < SCHEDULED:
+            self.timetable.begin(BAD_TIME_MS)
         for _ in range(chance.randint(3, TASKS_MAX)):
             world.after(chance.randint(0, BAD_TIME_MS), self.people.submit)
         # A few kinds of trouble, each often, find more than all kinds, each rarely (swarm testing, Groce et al. 2012).
@@ -139,10 +146,10 @@ class Scenario(Fleet):
         for dispatcher in self.dispatchers:
             dispatcher.start()
             dispatcher.go_on()
-        for keeper in self.keepers:
-            if keeper.life:
-                keeper.start()
-                keeper.go_on()
+        for unit in (*self.keepers, *self.schedulers):
+            if unit.life:
+                unit.start()
+                unit.go_on()
         for host in self.hosts:
             host.start()
             host.connect()
@@ -154,6 +161,8 @@ class Scenario(Fleet):
         """What is kept back may still be on its way to the log, or be decided only now: a person looks again and again."""
         self._accept_again()
         self.people.make_good()
+        if self.schedulers[0].life:
+            self.timetable.end()
         if self.world.now_ms < self._looks_until_ms:
             self.world.after(self.look_ms, self._look_after)
 

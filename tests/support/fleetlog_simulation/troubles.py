@@ -25,6 +25,7 @@ class Troubles:
             self._kill_dispatcher, self._pause_dispatcher, self._kill_recorder, self._kill_agent, self._stop_agent,
             self._disconnect, self._bus_down, self._reboot, self._roll_back, self._copy, self._maintenance,
             self._busy, self._fleet.reporter.kill, self._kill_keeper, self._pause_keeper,
+            self._kill_scheduler, self._pause_scheduler,
         ]
 
     def _kill_dispatcher(self) -> None:
@@ -49,6 +50,18 @@ class Troubles:
         keeper = self._chance.choice(self._fleet.keepers)
         keeper.pause()
         self._fleet.soon(keeper.go_on, 1_000, self._chance.choice((15_000, 90_000)))
+
+    def _kill_scheduler(self) -> None:
+        scheduler = self._chance.choice(self._fleet.schedulers)
+        if scheduler.life:  # not every history has schedules
+            scheduler.kill()
+            self._fleet.soon(scheduler.start, 100, 30_000)
+
+    def _pause_scheduler(self) -> None:
+        leading = [one for one in self._fleet.schedulers if one.engine.live is not None]
+        scheduler = self._chance.choice(leading or self._fleet.schedulers)
+        scheduler.pause()
+        self._fleet.soon(scheduler.go_on, 1_000, self._chance.choice((15_000, 90_000)))
 
     def _kill_recorder(self) -> None:
         self._chance.choice(self._fleet.recorders).kill()

@@ -288,7 +288,10 @@ class Fleet:
         found = []
         for record in self.client.read_log():
             try:
-                event = codec.decode(bytes(record.event), seq=record.seq, subject=record.subject)
+                event = codec.decode(
+                    bytes(record.event), seq=record.seq, subject=record.subject,
+                    time_ms=codec.parse_rfc3339(record.stored_at),
+                )
             except (codec.Malformed, codec.TooNew):
                 continue
             found.append(event)
@@ -319,10 +322,10 @@ class Fleet:
         await self.server.restarted(part, former_pid)
 
 
-async def active(bus: NatsBus) -> int:
-    """Return the process id of the dispatcher that holds leadership, or 0."""
+async def active(bus: NatsBus, service: str = "dispatcher") -> int:
+    """Return the process id of the instance of a service that holds leadership, or 0."""
     try:
-        found = await bus.get_last(subjects.LEADERS, subjects.leader("dispatcher"))
+        found = await bus.get_last(subjects.LEADERS, subjects.leader(service))
         holder = msgspec.json.decode(found.body, type=Holder)
     except (NotFound, msgspec.DecodeError):
         return 0  # nobody does: the message has expired

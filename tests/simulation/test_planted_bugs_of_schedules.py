@@ -1,0 +1,93 @@
+"""The same for schedules: each way to fire wrongly is planted once, and an invariant must notice it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleetlog_scheduler import decide, fates
+from fleetlog_scheduler.live import Live
+from fleetlog_scheduler.state import State
+from fleetlog_scheduler.unit import Scheduler
+from fleetlog_schemas import schedules
+from fleetlog_schemas.codec import Event
+from fleetlog_schemas.schedule_events import SchedulePaused, TickDecision
+from fleetlog_schemas.schedules import Schedules
+from fleetlog_simulation.invariants import Violation
+from fleetlog_simulation.scenario import simulate
+
+SEEDS_MAX = 400
+"""Seeds tried before a planted bug counts as unnoticed."""
+
+
+def forget_the_fence_of_changes(patch: pytest.MonkeyPatch) -> None:
+    """Store what was decided although a change by a person came first."""
+    patch.setattr(Scheduler, "fences", ())
+
+
+def fire_again_after_a_takeover(patch: pytest.MonkeyPatch) -> None:
+    """Forget, with each takeover, what was settled in the last while."""
+    original = Scheduler.awaken
+
+    def awaken(self: Scheduler, state: State, now_ms: int) -> Live:
+        for track in state.schedules.tracks.values():
+            track.settled_ms -= 60_000
+        return original(self, state, now_ms)
+
+    patch.setattr(Scheduler, "awaken", awaken)
+
+
+def drop_a_misfire(patch: pytest.MonkeyPatch) -> None:
+    """Say nothing of ticks that are missed."""
+    original = fates._as_one
+
+    def as_one(name: str, outcome: str, *rest: Any, **named: Any) -> Iterator[TickDecision]:
+        if outcome != "missed":
+            yield from original(name, outcome, *rest, **named)
+
+    patch.setattr(fates, "_as_one", as_one)
+
+
+def ignore_a_pause(patch: pytest.MonkeyPatch) -> None:
+    """Fire as if nobody had paused."""
+    original = schedules.apply
+
+    def apply(folded: Schedules, event: Event) -> tuple[str, ...]:
+        return () if isinstance(event.data, SchedulePaused) else original(folded, event)
+
+    patch.setattr(schedules, "apply", apply)
+
+
+def submit_without_a_fate(patch: pytest.MonkeyPatch) -> None:
+    """Leave fired ticks out of the ledger."""
+    original = decide._fired
+
+    def fired(*given: Any) -> Any:
+        decision, submission = original(*given)
+        return msgspec.structs.replace(decision, outcome="skipped"), submission
+
+    patch.setattr(decide, "_fired", fired)
+
+
+@pytest.mark.parametrize(
+    ("bug", "says"),
+    [
+        (forget_the_fence_of_changes, "when it was|second fate"), (fire_again_after_a_takeover, "second fate"),
+        (drop_a_misfire, "ticks without a fate"), (ignore_a_pause, "when it was paused"),
+        (submit_without_a_fate, "what fired is not what was submitted"),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_a_planted_bug_is_noticed(bug: Callable[[pytest.MonkeyPatch], None], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    for seed in range(SEEDS_MAX):
+        try:
+            simulate(seed)
+        except Violation as violation:
+            if re.search(says, str(violation)):
+                return
+    pytest.fail(f"{SEEDS_MAX} seeds did not notice: {bug.__doc__}")
