@@ -211,11 +211,9 @@ def _changed(schedules: Schedules, schedule: Schedule, event: Event) -> None:
     match event.data:
         case ScheduleUnregistered():
             _cut(track, now_ms, "unregistered")
-            track.backfills.clear()
             del schedules.by_name[schedule.name]
         case ScheduleStopped() if schedule.active:
             _cut(track, now_ms, "stopped")
-            track.backfills.clear()
             schedule.active = False
             schedule.paused_ms = schedule.paused_until_ms = 0
         case ScheduleStarted() if not schedule.active:

@@ -10,6 +10,7 @@ from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, segment
 from fleetlog.render.schedules import next_lines, schedule_text, schedules_text, ticks_text
+from fleetlog.render.text import count_of, moment
 from fleetlog.verbs.runs import given_parameters
 
 NOT_FOUND = 404
@@ -119,6 +120,22 @@ def run(console: Console) -> int:
     options = console.options
     answer = console.gateway.post(f"/schedules/{segment(options.name)}/run", Idempotency_Key=new_task_id())
     return _done(console, answer, f"task {answer['task_id']}   fleetlog watch {answer['task_id'][-8:]}")
+
+
+def backfill(console: Console) -> int:
+    """Run past ticks now."""
+    options = console.options
+    body = {
+        "from_ms": options.from_ms, "until_ms": options.until_ms, "only_missing": not options.everything, "preview": options.plan,
+        "reason": options.reason,
+    }
+    answer = console.gateway.post(f"/schedules/{segment(options.name)}/backfill", body)
+    if not answer["ticks"]:
+        return _done(console, answer, "nothing is missing in this period")
+    if console.json or not options.plan:
+        return _done(console, answer, f"{count_of(len(answer['ticks']), 'tick')} to run:  fleetlog schedule ticks {options.name}")
+    console.put("\n".join(moment(at) for at in answer["ticks"]))
+    return Exit.OK
 
 
 def ticks(console: Console) -> int:

@@ -19,9 +19,16 @@ from fleetlog_schemas.events import Data, Submission
 from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
 from fleetlog_schemas.schedules import Schedule, Unfit, task_of
 
+DECISION_BYTES_MAX = 16 * 1024**2
+"""Of tasks in one decision: with specifications of any size it stays far below the messages of one batch."""
+CANCELS_MAX = 500
+"""Runs that one schedule cancels at once, the oldest; the rest is asked to end with the next tick."""
+
 
 class Round(msgspec.Struct):
     """What one decision collects."""
+
+    bytes: int = 0
 
     ticks: list[TickDecision] = []
     submissions: list[Submission] = []
@@ -33,6 +40,8 @@ def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -
     collected = Round()
     for due_ms, name in live.due:
         if due_ms > now_ms or len(collected.ticks) >= settings.ticks_per_decision_max:
+            break
+        if collected.bytes > DECISION_BYTES_MAX or len(collected.cancels) >= CANCELS_MAX:
             break
         _look(settings, state, collected, name, now_ms)
     data: list[Data] = [
@@ -73,9 +82,10 @@ def _look(settings: SchedulerSettings, state: State, collected: Round, name: str
         collected.ticks.append(decision)
         if submission is not None:
             if overlap == "cancel-running":
-                collected.cancels += _cancels([one for one in running if one not in track.cancelled], name)
+                collected.cancels += _cancels([one for one in running if one not in track.cancelled][:CANCELS_MAX], name)
                 running.clear()
             collected.submissions.append(submission)
+            collected.bytes += len(msgspec.json.encode(submission.spec))
             running.append(submission.task_id)
 
 

@@ -47,9 +47,17 @@ def fates(name: str, schedule: Schedule | None, track: Track, grace_ms: int, now
             yield from _run(name, period.rule, after_ms, period.until_ms, outcome, reason, message)
         elif period.paused is None and after_ms < now_ms:
             yield from _open(name, period.rule, after_ms, grace_ms, now_ms)
-    if schedule is not None and schedule.state(now_ms) == "active":
-        for backfill in track.backfills:
-            yield from (Due(tick, "backfill", backfill.requested_seq) for tick in backfill.ticks)
+    yield from _backfilled(name, schedule, track, now_ms)
+
+
+def _backfilled(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:
+    ended = "unregistered" if schedule is None else "" if schedule.active else "stopped"
+    for backfill in track.backfills:
+        for at_ms in backfill.ticks:
+            if ended:
+                yield TickDecision(name=name, outcome="skipped", nominal_ms=at_ms, reason=ended, backfill_seq=backfill.requested_seq)
+            elif schedule is not None and schedule.state(now_ms) == "active":
+                yield Due(at_ms, "backfill", backfill.requested_seq)
 
 
 def _queued(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:

@@ -54,7 +54,7 @@ def look_ms(schedules: Schedules, name: str) -> int:
     if track is None:
         return NEVER_MS
     schedule = schedules.by_name.get(name)
-    if track.queued_ms and (schedule is None or not schedule.active):
+    if (track.queued_ms or track.backfills) and (schedule is None or not schedule.active):
         return 0
     look = NEVER_MS
     if schedule is not None and (track.queued_ms or track.backfills):

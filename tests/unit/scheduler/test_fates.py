@@ -249,6 +249,27 @@ def test_a_backfill_runs_the_ticks_it_names_one_after_the_other(world: Schedulin
     world.agree()
 
 
+@pytest.mark.parametrize(("end", "reason"), [(ScheduleStopped(name="s"), "stopped"), (ScheduleUnregistered(name="s"), "unregistered")])
+def test_what_is_left_of_a_backfill_when_its_schedule_ends_is_skipped_and_told(world: Scheduling, end: events.Data, reason: str) -> None:
+    world.register(cron="0 8 * * *")
+    world.say(BackfillRequested(name="s", ticks=tuple(BEGIN - n * DAY for n in (3, 2, 1))))
+    world.say(end)
+    assert world.fates() == [("fired", 1, "backfill"), ("skipped", 1, reason), ("skipped", 1, reason)]
+
+
+def test_a_decision_about_large_tasks_is_cut_so_that_every_tick_has_its_task(world: Scheduling) -> None:
+    world.define("large", text=Parameter(default="x" * 15_000, type="string"))
+    world.kill()
+    for number in range(1_200):
+        world.register(f"s{number:04}", definition="large", cron="0 9 * * *")
+    world.lead()
+    world.pass_until(BEGIN + HOUR)
+    assert len(world.tasks()) == 1_200
+    ends = [event for event in world.log if event.batch_end and event.subject == events.REQUEST]
+    assert len(ends) == 2, "18 MB of tasks are two decisions"
+    world.agree()
+
+
 def test_a_backfill_whose_runs_may_overlap_is_submitted_at_once(world: Scheduling) -> None:
     world.register(cron="0 8 * * *", overlap="allow")
     world.say(BackfillRequested(name="s", ticks=tuple(BEGIN - n * DAY for n in (3, 2, 1))))
