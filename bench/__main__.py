@@ -17,6 +17,7 @@ from bench.memory import memory
 from bench.output import output
 from bench.projection import projection
 from bench.questions import ask_much
+from bench.schedules import schedules
 from bench.system import BenchError, load_is_calm
 
 TRACED_HOSTS_MAX = 2_000
@@ -88,6 +89,10 @@ def _questions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
     return ask_much(options.commands, options.rounds)
 
 
+def _schedules(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return schedules(options.schedules)
+
+
 def _archive(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
     return archive(options.events, options.rounds)
 
@@ -95,9 +100,9 @@ def _archive(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 SECTIONS: dict[str, Section] = {
     "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "output": _output,
     "projection": _projection, "history": _history, "archive": _archive, "decisions": _decisions, "memory": _memory,
-    "fleet": _fleet, "questions": _questions,
+    "fleet": _fleet, "questions": _questions, "schedules": _schedules,
 }
-ASKED_FOR = ("fleet", "questions")
+ASKED_FOR = ("fleet", "questions", "schedules")
 """Sections that take minutes, and run only when they are named."""
 
 
@@ -115,6 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=200_000, help="events of the history figures (default 200000)")
     parser.add_argument("--fleet", type=int, default=10_000, help="simulated agents of the section `fleet` (default 10000)")
     parser.add_argument("--commands", type=int, default=10_000_000, help="ended commands of the section `questions` (default 10000000)")
+    parser.add_argument("--schedules", type=int, default=10_000, help="schedules of the section `schedules` (default 10000)")
     parser.add_argument("--attempts", type=int, default=100_000, help="attempts of the projection figure (default 100000)")
     return parser.parse_args()
 

@@ -6,6 +6,7 @@ For some minutes everything fails; then all is healed, and what was promised mus
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_schemas import events
@@ -29,6 +30,7 @@ from fleetlog_simulation.invariants.ticks import Ticks
 from fleetlog_simulation.invariants.unreached_never_ran import UnreachedNeverRan
 from fleetlog_simulation.invariants.waves import Waves
 from fleetlog_simulation.people import People
+from fleetlog_simulation.services import SimUnit
 from fleetlog_simulation.timetable import Timetable
 from fleetlog_simulation.troubles import Troubles
 from fleetlog_simulation.world import START_MS, Faults, Pace
@@ -146,7 +148,8 @@ class Scenario(Fleet):
         for dispatcher in self.dispatchers:
             dispatcher.start()
             dispatcher.go_on()
-        for unit in (*self.keepers, *self.schedulers):
+        units: list[SimUnit[Any]] = [*self.keepers, *self.schedulers]
+        for unit in units:
             if unit.life:
                 unit.start()
                 unit.go_on()

@@ -58,7 +58,7 @@ class SimUnit(Generic[S]):
         self.paused = False
         self.life = 0
         self.engine: Engine[S, Any] = self._new_engine(None)
-        self.snapshot: tuple[bytes, int, int] | None = None
+        self.snapshot: tuple[bytes, int, dict[str, int]] | None = None
         """What is on its disk: state, position, fence."""
         self.fenced: list[Batch] = []
         """What it wanted to append and the bus refused, because the log had moved on."""
@@ -69,7 +69,7 @@ class SimUnit(Generic[S]):
         self._woken_for = 0
         world.stored_listeners.append(self._poll_soon)
 
-    def _new_engine(self, snapshot: tuple[bytes, int, int] | None) -> Engine[S, Any]:
+    def _new_engine(self, snapshot: tuple[bytes, int, dict[str, int]] | None) -> Engine[S, Any]:
         source = f"/fleetlog/{self.unit.name}/{self.name}"
         if snapshot is None:
             return Engine(self.unit, source, self.world.new_id)
