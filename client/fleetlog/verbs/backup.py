@@ -120,13 +120,14 @@ def restore(console: Console) -> int:
         raise CliError(Exit.CONFLICT, str(error)) from None
     if console.json:
         console.put_json(
-            {name: getattr(restored, name) for name in ("home", "made_at", "last_seq", "hosts_refused", "tasks_paused")}
+            {name: getattr(restored, name) for name in ("home", "made_at", "last_seq", "hosts_refused", "tasks_paused", "schedules_paused")}
         )
         return Exit.OK
     named = f" --data {target}" if console.options.data else ""
     console.put(
         f"restored {target}: the log through {restored.last_seq}, as of {moment(restored.made_at)}\n"
-        f"  {count_of(restored.hosts_refused, 'host')} refused, {count_of(restored.tasks_paused, 'open task')} paused:"
+        f"  {count_of(restored.hosts_refused, 'host')} refused, {count_of(restored.tasks_paused, 'open task')}"
+        f" and {count_of(restored.schedules_paused, 'schedule')} paused:"
         " what happened since the backup is not known here\n"
         f"  fleetlog{named} up                       start it, with --listen as before\n"
         f"  fleetlog{named} host accept --restored   let the hosts in again, after a look\n"

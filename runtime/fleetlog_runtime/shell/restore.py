@@ -46,14 +46,15 @@ from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.nats_snapshot import PUT_BACK_RIGHTS, SnapshotError, put_back
 from fleetlog_runtime.shell.streams import StreamError, ensure_streams, reservations
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
-from fleetlog_schemas import chain, codec, events, hosts, lifecycle, limits, records, subjects
+from fleetlog_schemas import chain, codec, events, hosts, lifecycle, limits, records, schedules, subjects
 from fleetlog_schemas.ids import new_id
+from fleetlog_schemas.schedule_events import SchedulePaused
 
 SOURCE = "/fleetlog/backup"
 AUTHID = "backup-restore"
 CODE = "restored"
 """Of the refusal: `fleetlog host accept --restored` lets exactly these hosts in again."""
-_RIGHTS = ("$JS.API.>", events.REQUEST, events.DISPATCH)
+_RIGHTS = ("$JS.API.>", events.REQUEST, events.DISPATCH, events.SCHEDULE)
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -64,6 +65,7 @@ class Restored(msgspec.Struct, frozen=True):
     last_seq: int
     hosts_refused: int
     tasks_paused: int
+    schedules_paused: int
 
 
 class _Open(msgspec.Struct):
@@ -71,9 +73,11 @@ class _Open(msgspec.Struct):
 
     tasks: records.Tasks = msgspec.field(default_factory=records.Tasks)
     hosts: hosts.Hosts = msgspec.field(default_factory=hosts.Hosts)
+    schedules: schedules.Schedules = msgspec.field(default_factory=schedules.Schedules)
 
     def fold(self, event: codec.Event) -> None:
         hosts.apply(self.hosts, event)
+        schedules.apply(self.schedules, event)
         for change in lifecycle.apply(self.tasks, event):
             if change.what in ("refused", "task-ended"):
                 self.tasks.evict(change.task.task_id)
@@ -178,7 +182,7 @@ async def _compared(bus: Bus, manifest: Manifest, state: StreamState) -> _Open:
 
 
 async def _tell(bus: Bus, manifest: Manifest, last_seq: int, known: _Open) -> Restored:
-    """Refuse every host and pause every open task in the restored log."""
+    """Refuse every host, pause every open task and every schedule that would fire, in the restored log."""
     message = f"the log was restored from a backup made at {manifest.made_at}: what the host did since is not in it"
     refusals = [
         events.SessionRefusal(host_id=host.host_id, code=CODE, message=message)
@@ -190,7 +194,14 @@ async def _tell(bus: Bus, manifest: Manifest, last_seq: int, known: _Open) -> Re
     reason = f"restored from a backup made at {manifest.made_at}: what waits here may have run since; look, then resume or abort"
     await _append(bus, events.DISPATCH, split(lambda entries: events.SessionsRefused(hosts=entries), refusals))
     await _append(bus, events.REQUEST, (events.PauseRequested(task_id=task_id, reason=reason) for task_id in paused))
-    return Restored("", manifest.made_at, last_seq, len(refusals), len(paused))
+    # What is paused for good keeps its reason; what would resume by itself must not.
+    firing = [
+        one.name for one in known.schedules.by_name.values()
+        if one.active and not (one.paused_ms and not one.paused_until_ms)
+    ]
+    reason = f"restored from a backup made at {manifest.made_at}: what is due may have run since; look, then resume"
+    await _append(bus, events.SCHEDULE, (SchedulePaused(name=name, reason=reason) for name in firing))
+    return Restored("", manifest.made_at, last_seq, len(refusals), len(paused), len(firing))
 
 
 async def _append(bus: Bus, subject: str, data: Iterator[events.Data]) -> None:

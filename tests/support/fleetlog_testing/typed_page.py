@@ -15,7 +15,7 @@ from fleetlog_testing.fleet import END_S_MAX, Fleet
 from fleetlog_testing.waiting import until
 
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LOOKS = frozenset({"why", "show", "admission", "events", "output", "sql", "stats"})
+LOOKS = frozenset({"ls", "schedule ticks", "why", "show", "admission", "events", "output", "sql", "stats"})
 """Verbs that are typed again until they show what the page shows: what they look at comes a moment later."""
 
 
@@ -70,7 +70,7 @@ class Operator:
             said = self.type(typed.line)
             return [line for line in typed.shown if line.strip(" …") and not stands_in(line, said)]
 
-        if typed.line.split()[1] in LOOKS:
+        if LOOKS & {typed.line.split()[1], " ".join(typed.line.split()[1:3])}:
             try:
                 await until(lambda: not missing(), 20, f"{typed.line} shows what the page shows", 0.3)
             except AssertionError:

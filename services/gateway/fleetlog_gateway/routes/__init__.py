@@ -15,6 +15,7 @@ from fleetlog_gateway.routes import (
     schedules,
     system,
     tasks,
+    ticks,
 )
 
-__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks"]
+__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
