@@ -39,7 +39,7 @@ def parameters(draw: st.DrawFn) -> Parameter:
     values = tuple(draw(st.lists(no_nul(TEXTS), min_size=1, max_size=3, unique=True))) if of_type == "enum" else ()
     default: Any = draw(st.none() | {
         "string": no_nul(TEXTS), "integer": st.integers(-(2**63), 2**63 - 1), "boolean": st.booleans(),
-        "number": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-99, 99),
+        "number": st.floats(-1e15, 1e15) | st.integers(-99, 99),
         "enum": st.sampled_from(values or ("",)), "list": st.lists(LINES, max_size=3).map(tuple), "secret": st.none(),
     }[of_type])
     return Parameter(
