@@ -2,7 +2,7 @@
 
 A definition holds no state. Its `spec` is what every task of it begins with; what only one task can have (exact hosts,
 a plan's hash) is not in it. Values of parameters reach a process as environment variables and in no other way: no
-text is ever put together with one, so none can become a command (decision 19). The agent makes the variables from
+text is ever put together with one, so none can become a command (decision 16). The agent makes the variables from
 the values that stand in the task; only what is secret is in a blob.
 """
 
