@@ -63,7 +63,7 @@ def first_sentence(owner: type) -> str:
 def event_table() -> str:
     """Return every event: its type, subject, writer and readers."""
     rows = [
-        (f"`{row.name}`", ", ".join(f"`{one}`" for one in row.subject.split()), ", ".join(row.written_by.split()),
+        (f"`{row.name}`", ", ".join(f"`{one}`" for one in dict.fromkeys(row.subject.split())), ", ".join(row.written_by.split()),
          ", ".join(row.read_by), first_sentence(row.data))
         for row in sorted(events.REGISTRY.values(), key=lambda row: (row.subject, row.name))
     ]

@@ -393,7 +393,7 @@ def until_full(journal: Journal) -> int:
 def test_a_snapshot_that_finds_no_room_leaves_the_former_one_and_nothing_else(tmp_path: Path) -> None:
     with small_disk(tmp_path / "snapshots", 4) as disk:
         path = disk / "dispatcher.snapshot"
-        former = Snapshot(unit="dispatcher", version=1, position=77, fence_seq=0, state=b"x" * 100)
+        former = Snapshot(unit="dispatcher", version=1, position=77, fence_seqs={}, state=b"x" * 100)
         snapshots.write(path, former, "0" * 64)
         fill(disk, 100 * 1024)
         with pytest.raises(OSError, match="No space left"):
@@ -418,7 +418,7 @@ def test_how_far_a_projection_reached_is_known_also_when_its_writer_was_killed(t
 @pytest.mark.parametrize("damage", ["cut short", "garbage", "empty"])
 def test_a_damaged_snapshot_says_nothing_about_the_log(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "dispatcher.snapshot"
-    snapshots.write(path, Snapshot(unit="dispatcher", version=1, position=77, fence_seq=0, state=b"x" * 100), "0" * 64)
+    snapshots.write(path, Snapshot(unit="dispatcher", version=1, position=77, fence_seqs={}, state=b"x" * 100), "0" * 64)
     assert snapshots.position_of(path) == 77
     body = path.read_bytes()
     path.write_bytes({"cut short": body[: len(body) // 2], "garbage": b"\xff" * 50, "empty": b""}[damage])
