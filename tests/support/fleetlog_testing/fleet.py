@@ -43,7 +43,7 @@ from fleetlog_testing.waiting import until
 
 END_S_MAX = 90
 """Longest wait for one fact or for the end of a task of a few seconds."""
-SERVICES = ("dispatcher", "result-recorder", "reporter", "keeper", "gateway")
+SERVICES = ("dispatcher", "scheduler", "result-recorder", "reporter", "keeper", "gateway")
 WAIT_OFFLINE_MS = 60_000
 
 
