@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -25,7 +26,8 @@ from fleetlog_testing.waiting import until
 
 SECOND_MS = 1_000
 PAUSES = 12
-"""Rounds of pause and resume: with a tick in each second, several meet one on its way."""
+"""Rounds of pause and resume, each around a tick of its own."""
+STEP_S = 0.002
 
 
 @pytest.fixture(scope="module")
@@ -181,10 +183,10 @@ def test_no_tick_is_submitted_between_a_pause_and_its_resume(fleet: Fleet) -> No
         register(fleet, "paused")
         await fires(fleet, "paused", 1)
         for number in range(PAUSES):
-            # Around the tick of the second: a little earlier or later in each round.
-            await asyncio.sleep(0.08)
+            # Around the tick of the second: in each round a little later, from before it to after it.
+            await asyncio.sleep(1.0 - time.time() % 1.0 + (number - PAUSES // 2) * STEP_S)
             await asyncio.to_thread(fleet.gateway.post, "/schedules/paused/pause", {"reason": f"round {number}"})
-            await asyncio.sleep(0.35)
+            await asyncio.sleep(0.3)
             await asyncio.to_thread(fleet.gateway.post, "/schedules/paused/resume", {})
         await fires(fleet, "paused", 1)
         books = await settled(fleet, "paused")
