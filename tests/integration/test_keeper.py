@@ -26,7 +26,7 @@ OPTIONS = tuple(
     word
     for one in (
         "keeper.segment_events=20", "keeper.keep_days=0", "keeper.look_ms=200", "keeper.snapshot_events=10",
-        "dispatcher.snapshot_events=10",
+        "dispatcher.snapshot_events=10", "scheduler.snapshot_events=10",
     )
     for word in ("--set", one)
 )
