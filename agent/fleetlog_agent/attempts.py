@@ -46,7 +46,8 @@ class Live(msgspec.Struct):
     holder's notes say as much."""
     stop_reason: str = ""
     stop_due_ms: int = 0
-    terminated: bool = False
+    terminated_ms: int | None = None
+    """When this agent first told its process to end."""
     start_said: bool = False
     output_first_seq: int = 0
 
@@ -140,7 +141,7 @@ class Attempts:
         started_ms = None if ended_ms is None or news.duration_ms is None else ended_ms - news.duration_ms
         if news.error:
             outcome = Outcome.ERROR
-        elif live.stop_reason and (live.terminated or news.signal is not None):
+        elif live.stop_reason and (_was_stopped(news, live) or news.signal is not None):
             outcome = Outcome.TIMEOUT if live.stop_reason == "timeout" else Outcome.CANCELLED
         elif news.signal is None and news.exit_code in accepted.start.options.exit_codes:
             outcome = Outcome.SUCCESS
@@ -222,8 +223,8 @@ class Attempts:
             live.stop_reason = "timeout"
         if not live.stop_reason or now_ms < live.stop_due_ms:
             return
-        if not live.terminated:
-            live.terminated = True
+        if live.terminated_ms is None:
+            live.terminated_ms = now_ms
             live.stop_due_ms = now_ms + self._settings.kill_grace_ms
             if self._state.entries[key].stop_reason != live.stop_reason:
                 self._put(Stopping(key=key, reason=live.stop_reason))
@@ -278,6 +279,11 @@ class _Fate(msgspec.Struct, frozen=True):
     error: str = ""
     tail: str = ""
     output: OutputSummary | None = None
+
+
+def _was_stopped(news: m.Exited, live: Live) -> bool:
+    """Tell whether a process was told to end before it did: one that ended by itself while its agent stood still was not."""
+    return live.terminated_ms is not None and (news.ended_ms is None or news.ended_ms >= live.terminated_ms)
 
 
 def _outcome_unstarted(stop_reason: str) -> Outcome:

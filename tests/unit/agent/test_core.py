@@ -150,6 +150,22 @@ def test_a_command_past_its_timeout_is_ended_also_offline(rig: Rig) -> None:
     assert ends(rig.connect())[0].outcome == Outcome.TIMEOUT
 
 
+def test_what_ended_by_itself_before_its_agent_could_stop_it_is_said_as_it_ended(rig: Rig) -> None:
+    rig.start(start_of(timeout_ms=5_000))
+    ended_ms = rig.now_ms + 6_000
+    rig.now_ms += 9_000  # the agent stood still meanwhile
+    assert of(rig.step(), m.Terminate) == [m.Terminate(KEY)]
+    rig.core.observe(m.Exited(KEY, exit_code=0, duration_ms=6_000, ended_ms=ended_ms), rig.now_ms)
+    assert ends(rig.step())[0].outcome == Outcome.SUCCESS
+
+
+def test_a_process_that_leaves_well_when_it_is_told_to_end_was_stopped(rig: Rig) -> None:
+    rig.start(start_of(timeout_ms=5_000))
+    rig.advance(5_000)
+    rig.core.observe(m.Exited(KEY, exit_code=0, duration_ms=5_000, ended_ms=rig.now_ms), rig.now_ms)
+    assert ends(rig.step())[0].outcome == Outcome.TIMEOUT
+
+
 def test_an_agent_that_restarts_while_it_ends_something_still_says_why(rig: Rig) -> None:
     rig.start(start_of(timeout_ms=5_000))
     rig.advance(5_000)
