@@ -27,7 +27,7 @@ READY_S_MAX = 90
 STOP_S_MAX = 40
 LOOK_S = 0.1
 """Between two looks that ask a service."""
-PARTS = ("nats-server", "dispatcher", "scheduler", "result-recorder", "reporter", "gateway")
+PARTS = ("nats-server", "dispatcher", "scheduler", "result-recorder", "reporter", "keeper", "gateway")
 
 
 class Server:
