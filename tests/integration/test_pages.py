@@ -51,6 +51,7 @@ PAGES = {
         before={"fleetlog resume": lambda folder: (folder / "broken").unlink()},
     ),
     "schedules": Page({"web01": {}}),
+    "alerts": Page({"web01": {}}),
 }
 
 
