@@ -65,6 +65,16 @@ def event(name: str, subject: str, written_by: str, *read_by: str, minreader: in
 # --- tasks -----------------------------------------------------------------------------------------------
 
 
+class PartOf(Data, frozen=True):
+    """The part of a workflow that a task belongs to."""
+
+    task_id: str
+    """The workflow."""
+    part: str
+    item: int = 0
+    """Which item of its list, from 0."""
+
+
 class Submission(Data, frozen=True):
     """One task as it was asked for. Who asked stands in the event's `authid`."""
 
@@ -74,10 +84,13 @@ class Submission(Data, frozen=True):
     """The schedule that asked for it."""
     nominal_ms: int = 0
     """The time for which the schedule asked."""
+    part_of: PartOf | None = None
+    """Of a task that the dispatcher submits for a workflow."""
 
 
 @event(
-    "fleetlog.task.submitted.v1", "evt.request evt.request", "gateway scheduler", "dispatcher", "reporter"
+    "fleetlog.task.submitted.v1", "evt.request evt.request evt.dispatch", "gateway scheduler dispatcher", "dispatcher",
+    "reporter",
 )
 class TasksSubmitted(Data, frozen=True):
     """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
@@ -95,6 +108,8 @@ class CancelRequested(Data, frozen=True):
     host_ids: tuple[str, ...] = ()
     """Empty: the whole task."""
     reason: str = ""
+    parts: tuple[str, ...] = ()
+    """Of a workflow: only these."""
 
 
 @event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from fleetlog_dispatcher import plan, sessions
+from fleetlog_dispatcher import plan, sessions, workflow
 from fleetlog_dispatcher.admit import Planned, Round
 from fleetlog_dispatcher.answers import answer
 from fleetlog_dispatcher.delivery import FORGETTING_PER_ROUND_MAX, sends
@@ -29,6 +29,7 @@ from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.pushes import ForgetPush
 from fleetlog_schemas.records import CommandState, Task, TaskState
 from fleetlog_schemas.rollout import failures, failures_max, over_budget, soaks_until_ms
+from fleetlog_schemas.workflow_events import PartsDecided
 
 PLANS_PER_ROUND_MAX = 500
 """Tasks planned in one round: keeps a round short, and its batch within the bus's limit."""
@@ -40,6 +41,7 @@ def decide(
     """Return what is due now."""
     planned, refused = _plans(settings, state, live, now_ms)
     halts = list(_halts(live))
+    of_workflows = workflow.due(state, live, now_ms)
     data = [
         *_session_events(keys, state, live),
         *_presence_events(settings, state, live, now_ms),
@@ -50,6 +52,8 @@ def decide(
         *_end_events(settings, state, live, now_ms),
         *_dispatch_events(settings, state, live, planned, {halt.task_id for halt in halts}, now_ms),
         *split(lambda entries: events.CommandsWaiting(groups=entries), notes(settings, state, live, now_ms)),
+        *split(lambda entries: PartsDecided(parts=entries), of_workflows.decisions),
+        *split(lambda entries: events.TasksSubmitted(tasks=entries), of_workflows.submissions),
         *_task_ends(live),
     ]
     effects: list[Effect] = []

@@ -106,7 +106,7 @@ def _start(keys: Keys, flight: Flight) -> pushes.StartAttempt:
         token=tokens.attempt_token(keys.token, task.task_id, host_id, number), token_key_id=keys.token_key_id,
         submitted_by=task.submitted_by, task_name=spec.name,
         blob_tokens={blob.sha256: tokens.blob_token(keys.blob, host_id, blob.sha256) for blob in _blobs(spec)},
-        parameters=spec.definition.parameters if spec.definition else {},
+        parameters=spec.definition.parameters if spec.definition else spec.parameters,
     )
 
 
