@@ -86,6 +86,8 @@ class Submission(Data, frozen=True):
     """The time for which the schedule asked."""
     part_of: PartOf | None = None
     """Of a task that the dispatcher submits for a workflow."""
+    submitted_by: str = ""
+    """Who asked for that workflow."""
 
 
 @event(
@@ -195,6 +197,7 @@ class Refusal(Data, frozen=True):
     code: str
     message: str
     pointer: str = ""
+    part_of: PartOf | None = None
 
 
 @event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")
@@ -250,6 +253,12 @@ class TaskEnd(Data, frozen=True):
     task_id: str
     outcome: Outcome
     counts: dict[Outcome, int]
+    """Of a workflow, how many parts."""
+    part_of: PartOf | None = None
+    value: str | None = None
+    """What a task of a part returned on its one host, as JSON, where another part takes it."""
+    by_host: str | None = None
+    """What it returned on each host: a JSON object of host names."""
 
 
 @event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")

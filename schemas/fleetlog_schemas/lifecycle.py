@@ -84,15 +84,16 @@ def same_end(one: events.End, other: events.End) -> bool:
     )
 
 
-def task_end(task: Task) -> events.TaskEnd:
-    """Return the end of a planned task whose commands, or parts, have all ended."""
+def task_end(task: Task, workflow: Task | None = None) -> events.TaskEnd:
+    """Return the end of a planned task whose commands, or parts, have all ended; *workflow* is what it is a part of."""
     if task.parts:
         return parts.workflow_end(task)
     counts: dict[Outcome, int] = {}
     for command in task.commands.values():
         if command.outcome is not None:
             counts[command.outcome] = counts.get(command.outcome, 0) + 1
-    return events.TaskEnd(task_id=task.task_id, outcome=worst(counts), counts=counts)
+    value, by_host = parts.returned(workflow, task)
+    return events.TaskEnd(task.task_id, worst(counts), counts, task.part_of, value, by_host)
 
 
 def apply(tasks: Tasks, event: Event) -> list[Change]:
@@ -107,7 +108,7 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
         case events.TasksPlanned(plans=plans):
             return [c for plan in plans if (c := _planned(tasks, event, plan))]
         case events.TasksRefused(refusals=refusals):
-            return [c for refusal in refusals for c in _refused(tasks, event, refusal)]
+            return _with_parts(tasks, event, refusals, [c for one in refusals if (c := _refused(tasks, event, one))])
         case events.AttemptsDispatched(attempts=dispatches):
             if 0 < event.data.decided_seq < tasks.narrowed_seq:
                 return []  # admission was narrowed between the decision and its place in the log
@@ -144,7 +145,7 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
             tasks.narrowed_seq = event.seq
             return []
         case events.TasksEnded(tasks=ends_of_tasks):
-            return [c for one in ends_of_tasks for c in _task_ended(tasks, event, one)]
+            return _with_parts(tasks, event, ends_of_tasks, [c for one in ends_of_tasks if (c := _task_ended(tasks, event, one))])
         case PartsDecided(parts=decisions):
             return [c for one in decisions if (c := parts.decided(tasks, event.time_ms, one))]
         case events.ReportsRefused(attempts=keys):
@@ -171,18 +172,22 @@ def _submitted(tasks: Tasks, event: Event, one: events.Submission) -> Change | N
     in_window = age_ms >= -limits.TASK_ID_AHEAD_MS_MAX and (age_ms <= limits.TASK_ID_AGE_MS_MAX or is_made(one.task_id))
     if not in_window or one.task_id in tasks.by_id or one.task_id in tasks.closed:
         return None
-    found = parts.workflow_open_for(tasks, one.part_of) if one.part_of else None
-    if one.part_of and (found is None or event.subject != events.DISPATCH):
+    record = parts.open_for(tasks, one.part_of) if one.part_of else None
+    if one.part_of and (event.subject != events.DISPATCH or (record is None and not _is_unknown(tasks, one.part_of))):
         return None
-    by = found[0].submitted_by if found else event.authid or (f"schedule {one.schedule}" if one.schedule else "")
+    by = event.authid or one.submitted_by or (f"schedule {one.schedule}" if one.schedule else "")
     task = Task(
         task_id=one.task_id, spec=one.spec, submitted_by=by, submitted_ms=event.time_ms, submitted_seq=event.seq,
         schedule=one.schedule, nominal_ms=one.nominal_ms, part_of=one.part_of,
     )
     tasks.by_id[one.task_id] = task
-    if found:
-        parts.submitted(found[1], task)
+    if record is not None:
+        parts.submitted(record, task)
     return Change("submitted", task)
+
+
+def _is_unknown(tasks: Tasks, of: events.PartOf) -> bool:
+    return tasks.partial and of.task_id not in tasks.by_id
 
 
 def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
@@ -217,15 +222,15 @@ def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
     return Change("planned", task)
 
 
-def _refused(tasks: Tasks, event: Event, refusal: events.Refusal) -> list[Change]:
+def _refused(tasks: Tasks, event: Event, refusal: events.Refusal) -> Change | None:
     task = tasks.by_id.get(refusal.task_id)
     if task is None or (task.state, events.TasksRefused) not in TASK_TRANSITIONS:
-        return []
+        return None
     task.state = TaskState.REFUSED
     task.refusal = refusal
     task.ended_ms, task.ended_seq = event.time_ms, event.seq
     task.hold = None
-    return [Change("refused", task), *parts.task_ended(tasks, task, event.time_ms)]
+    return Change("refused", task)
 
 
 def _find(tasks: Tasks, key: events.AttemptKey) -> tuple[Task, Command] | None:
@@ -444,15 +449,22 @@ def _waiting(tasks: Tasks, now_ms: int, group: events.WaitingFor) -> None:
             del command.waits[: -limits.WAITS_PER_COMMAND_MAX]
 
 
-def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> list[Change]:
+def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | None:
     task = tasks.by_id.get(end.task_id)
     if task is None or (task.state, events.TasksEnded) not in TASK_TRANSITIONS or task.open:
-        return []
+        return None
     task.state = TaskState.ENDED
     task.outcome = end.outcome
     task.ended_ms, task.ended_seq = event.time_ms, event.seq
     task.hold = None
-    return [Change("task-ended", task), *parts.task_ended(tasks, task, event.time_ms)]
+    return Change("task-ended", task)
+
+
+def _with_parts(
+    tasks: Tasks, event: Event, ends: Iterable[events.TaskEnd | events.Refusal], changes: list[Change]
+) -> list[Change]:
+    """Return *changes*, and what the same ends of tasks change in the workflows that they are parts of."""
+    return changes + [c for one in ends if one.part_of for c in parts.task_ended(tasks, one.task_id, one, event.time_ms)]
 
 
 def _report_refused(tasks: Tasks, key: events.AttemptKey) -> Change | None:

@@ -49,15 +49,15 @@ def begin(task: Task, now_ms: int) -> None:
             _move(task, record, CommandState.ENDED, now_ms, taken.outcome)
 
 
-def workflow_open_for(tasks: Tasks, one: events.PartOf) -> tuple[Task, PartRecord] | None:
-    """Return the workflow and the part that a task may be submitted for now; None: the submission is void."""
+def open_for(tasks: Tasks, one: events.PartOf) -> PartRecord | None:
+    """Return the part that a task may be submitted for now; None: the submission is void."""
     workflow = tasks.by_id.get(one.task_id)
     if workflow is None or workflow.state is not TaskState.PLANNED or workflow.stop or workflow.hold:
         return None
     record = workflow.parts.get(one.part)
     if record is None or record.state is not CommandState.RUNNING or record.stop:
         return None
-    return None if one.item in record.tasks or not 0 <= one.item < record.items else (workflow, record)
+    return None if one.item in record.tasks or not 0 <= one.item < record.items else record
 
 
 def submitted(record: PartRecord, task: Task) -> None:
@@ -85,17 +85,25 @@ def decided(tasks: Tasks, now_ms: int, one: PartDecision) -> Change | None:
     return Change("part", workflow)
 
 
-def task_ended(tasks: Tasks, task: Task, now_ms: int) -> list[Change]:
-    """Move the part whose task has ended or was refused."""
-    workflow = tasks.by_id.get(task.part_of.task_id) if task.part_of else None
-    if workflow is None or task.part_of is None:
+def task_ended(tasks: Tasks, task_id: str, end: events.TaskEnd | events.Refusal, now_ms: int) -> list[Change]:
+    """Move the part whose task has ended or was refused.
+
+    What the event says is enough: the events that name a workflow are all that its record needs.
+    """
+    workflow = tasks.by_id.get(end.part_of.task_id) if end.part_of else None
+    record = workflow.parts.get(end.part_of.part) if workflow is not None and end.part_of else None
+    entry = record.tasks.get(end.part_of.item) if record is not None and end.part_of else None
+    if workflow is None or record is None or entry is None or entry.task_id != task_id or entry.outcome is not None:
         return []
-    record = workflow.parts[task.part_of.part]
-    entry = record.tasks[task.part_of.item]
-    entry.outcome, entry.ended_ms = task.outcome or Outcome.ERROR, now_ms
-    if task.refusal is not None:
-        entry.refusal = task.refusal.message
-    _keep_value(workflow, record, entry, task)
+    entry.ended_ms = now_ms
+    if isinstance(end, events.Refusal):
+        entry.outcome, entry.refusal = Outcome.ERROR, end.message
+    else:
+        entry.outcome, entry.value, entry.by_host = end.outcome, end.value, end.by_host
+        record.value_bytes += len((end.value or "").encode()) + len((end.by_host or "").encode())
+        if record.value_bytes > limits.WORKFLOW_VALUE_BYTES_MAX:
+            for one in record.tasks.values():
+                one.value = one.by_host = None
     if len(record.tasks) == record.items and all(one.outcome for one in record.tasks.values()):
         _move(workflow, record, CommandState.ENDED, now_ms, worst(one.outcome for one in record.tasks.values() if one.outcome))
     return [Change("part", workflow)]
@@ -135,21 +143,24 @@ def _move(task: Task, record: PartRecord, state: CommandState, now_ms: int, outc
 # --- what parts returned ---------------------------------------------------------------------------------------
 
 
-def _keep_value(workflow: Task, record: PartRecord, entry: PartTask, task: Task) -> None:
-    """Keep what a task returned, where another part takes it."""
-    wanted = {one.by_host for part in workflow_of(workflow).parts for _, one in bindings(part) if one.part == record.name}
-    returned = {
+def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]:
+    """Return what a task of a part returned, where another part takes it: on its one host, and by host."""
+    if workflow is None or task.part_of is None:
+        return None, None
+    name = task.part_of.part
+    wanted = {one.by_host for part in workflow_of(workflow).parts for _, one in bindings(part) if one.part == name}
+    found = {
         command.host_name: msgspec.Raw(text.encode())
         for command in task.commands.values()
         if command.last and command.last.end and (text := command.last.end.return_value) is not None and _is_json(text)
     }
-    if False in wanted and len(task.commands) == 1 and returned:
-        entry.value = bytes(next(iter(returned.values()))).decode()
-    if True in wanted:
-        entry.by_host = msgspec.json.encode(returned).decode()
-    record.value_bytes += len((entry.value or "").encode()) + len((entry.by_host or "").encode())
-    if record.value_bytes > limits.WORKFLOW_VALUE_BYTES_MAX:
-        entry.value = entry.by_host = None
+    only = next(iter(found.values())) if False in wanted and len(task.commands) == 1 and found else None
+    return _limited(bytes(only)) if only is not None else None, _limited(msgspec.json.encode(found)) if True in wanted else None
+
+
+def _limited(value: bytes) -> str:
+    """Return a value as an end carries it. One beyond the limit becomes a text that is as far beyond it."""
+    return value.decode() if len(value) <= limits.WORKFLOW_VALUE_BYTES_MAX else f'"{" " * limits.WORKFLOW_VALUE_BYTES_MAX}"'
 
 
 def _is_json(text: str) -> bool:

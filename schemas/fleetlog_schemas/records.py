@@ -142,9 +142,8 @@ class PartTask(msgspec.Struct):
     ended_ms: int = 0
     refusal: str = ""
     value: str | None = None
-    """What it returned on its one host, as JSON, where another part takes it."""
+    """As in `events.TaskEnd`."""
     by_host: str | None = None
-    """What it returned on each host: a JSON object of host names."""
 
 
 class PartRecord(msgspec.Struct):
@@ -171,7 +170,7 @@ class PartRecord(msgspec.Struct):
     by_host: str | None = None
     """What it returned there."""
     value_bytes: int = 0
-    """Bytes of what its tasks returned; beyond the limit nothing is kept."""
+    """Bytes of what its tasks returned; beyond the limit it has no value."""
 
 
 class Task(msgspec.Struct):
@@ -247,6 +246,8 @@ class Tasks(msgspec.Struct):
     by_id: dict[str, Task] = {}
     closed: dict[str, int] = {}
     """Task ids that were used and left memory, with the time they carry; kept for as long as they could return."""
+    partial: bool = False
+    """Whoever folds only what names one task does not know the workflow that it is a part of: what the log says is taken."""
     narrowed_seq: int = 0
     """The last event that narrowed admission (a freeze, a window, a limit, maintenance): a dispatch that was decided
     before it is void."""

@@ -54,7 +54,7 @@ def decide(
         *split(lambda entries: events.CommandsWaiting(groups=entries), notes(settings, state, live, now_ms)),
         *split(lambda entries: PartsDecided(parts=entries), of_workflows.decisions),
         *split(lambda entries: events.TasksSubmitted(tasks=entries), of_workflows.submissions),
-        *_task_ends(live),
+        *_task_ends(state, live),
     ]
     effects: list[Effect] = []
     if data:
@@ -197,7 +197,7 @@ def _plans(
             plan.refuse_second_run(task.spec, next(iter(live.keys.get(key, {}).values()), runs.get(key)))
             layout = plan.lay_out(settings, state, live, task.spec, task.task_id, now_ms)
         except plan.Refused as error:
-            refused.append(msgspec.structs.replace(error.refusal, task_id=task.task_id))
+            refused.append(msgspec.structs.replace(error.refusal, task_id=task.task_id, part_of=task.part_of))
         else:
             planned.append(Planned(task, layout))
             if key:
@@ -253,9 +253,9 @@ def _end_events(settings: DispatcherSettings, state: State, live: Live, now_ms: 
     yield from split(lambda entries: events.AttemptsEnded(attempts=entries), ends)
 
 
-def _task_ends(live: Live) -> Iterator[Data]:
+def _task_ends(state: State, live: Live) -> Iterator[Data]:
     ends = [
-        lifecycle.task_end(task)
+        lifecycle.task_end(task, state.tasks.by_id.get(task.part_of.task_id) if task.part_of else None)
         for task in live.to_end.values()
         if task.state is TaskState.PLANNED and not task.open
     ]

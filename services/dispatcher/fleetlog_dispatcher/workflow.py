@@ -159,7 +159,10 @@ def _submit(state: State, found: Due, task: Task, begun: _Begun) -> None:
             raise NoValue(f"a task {task_id} exists already, and is not of this workflow")
         spec = task_of(task, part, item)
         found.submissions.append(
-            events.Submission(task_id=task_id, spec=spec, part_of=events.PartOf(task.task_id, part.name, index))
+            events.Submission(
+                task_id=task_id, spec=spec, part_of=events.PartOf(task.task_id, part.name, index),
+                submitted_by=task.submitted_by,
+            )
         )
         found.bytes += len(msgspec.json.encode(spec))
         left -= 1
@@ -222,7 +225,7 @@ def _bound(task: Task, binding: Binding, item: Any) -> Any:
 def _why_no_value(task: Task, binding: Binding) -> str:
     record = task.parts[binding.part]
     if record.value_bytes > limits.WORKFLOW_VALUE_BYTES_MAX:
-        return f"{record.name} returned {record.value_bytes} bytes; at most {limits.WORKFLOW_VALUE_BYTES_MAX} are kept"
+        return f"{record.name} returned more than the {limits.WORKFLOW_VALUE_BYTES_MAX} bytes that are kept of a part"
     if record.outcome is not Outcome.SUCCESS:
         return f"{record.name} ended with {record.outcome}, and returned nothing"
     return f"{record.name} returned nothing, or ran on several hosts: then say by_host"

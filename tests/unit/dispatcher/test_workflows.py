@@ -189,7 +189,7 @@ def test_what_several_hosts_returned_is_given_by_host() -> None:
         ("[1]", Binding(part="a", path="/3"), "a has nothing at /3"),
         ('{"x": 1}', Binding(part="a", path="/x/y"), "a has nothing at /x/y"),
         ("not json", Binding(part="a"), "a returned nothing, or ran on several hosts: then say by_host"),
-        (f'"{"x" * limits.WORKFLOW_VALUE_BYTES_MAX}"', Binding(part="a"), "a returned 65538 bytes; at most 65536 are kept"),
+        (f'"{"x" * limits.WORKFLOW_VALUE_BYTES_MAX}"', Binding(part="a"), "a returned more than the 65536 bytes that are kept of a part"),
     ],
 )
 def test_a_value_that_is_not_there_ends_the_part_with_an_error_that_says_so(
