@@ -37,7 +37,7 @@ from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_schemas.spec import Options, Retry, Script, Shell, TaskSpec
 
 AGENTS = 10
-SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
+SERVICES = ("dispatcher", "scheduler", "result-recorder", "reporter", "keeper", "gateway")
 ASK_MS_MAX = 5_000
 SAMPLE_SECONDS = 4.0
 WARM_RATIO = 0.35
@@ -56,7 +56,8 @@ COUNTS_SPREAD = 3.0
 MEMORY_MIB_MAX = 3.0
 """What a process may gain by chance over a run: fragmentation, a larger transaction."""
 MEMORY_BYTES_PER_TASK = {
-    "dispatcher": 600, "result-recorder": 100, "reporter": 18_000, "gateway": 600, "agent": 60, "holder": 60, "bus": 6_000,
+    "dispatcher": 600, "scheduler": 200, "result-recorder": 100, "reporter": 18_000, "keeper": 200, "gateway": 600, "agent": 60, "holder": 60,
+    "bus": 6_000,
 }
 """What a process may keep of each ended task: the dispatcher, the reporter and the gateway remember ids of tasks and
 requests for a day (some hundred bytes with their dictionary), the bus caches what it stores up to a limit of its own.

@@ -1,7 +1,8 @@
 """The agent's end of the holder: start it, find it again, and read what it left on disk when it is gone.
 
 `known` merges what a living holder said with the status file, so that for every attempt there is one answer to
-"what became of it?". Messages are those of `holder.py`.
+"what became of it?". What a dead holder started stays known from that file while another one listens, so `holds` says
+whose news are still to come. Messages are those of `holder.py`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class HolderClient:
         """Given in this turn of the loop; they leave together."""
         self._reading: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
+        self._broken = False
+        """The connection broke, and nobody has looked yet at what became of what was asked over it."""
+        self._held: set[str] = set()
+        """What the holder at the other end spoke of."""
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = False
         self._log = structlog.get_logger("holder")
@@ -59,6 +64,10 @@ class HolderClient:
         """Whether a holder listens to us."""
         return self._writer is not None
 
+    def holds(self, key: str) -> bool:
+        """Whether the holder that listens to us is the parent of *key*, takes orders for it and will tell its end."""
+        return self.connected and key in self._held
+
     async def find(self) -> bool:
         """Connect to the holder that a former agent started, and learn what it and the status file know."""
         self.known |= self._read_log()
@@ -67,6 +76,7 @@ class HolderClient:
     async def ensure(self, *, fresh: bool) -> None:
         """Have a holder; *fresh*: nothing in the status file is needed any more. Raises HolderFailed."""
         async with self._starting:
+            await self._mend()
             if self.connected or await self._connect():
                 return
             if fresh:
@@ -101,7 +111,9 @@ class HolderClient:
             writer.close()
             return False
         self.pid = hello["pid"]
-        self.known |= {one["key"]: one for one in hello["held"]}
+        held = {one["key"]: one for one in hello["held"]}
+        self.known |= held
+        self._held = set(held)
         self._writer = writer
         self._reading = asyncio.create_task(self._read(reader))
         return True
@@ -111,16 +123,27 @@ class HolderClient:
             while line := await reader.readline():
                 news = json.loads(line)
                 self.known[news["key"]] = news
+                self._held.add(news["key"])
                 self._on_news(news)
         if self._writer is not None:
             self._writer.close()
-        self._writer = None
+        self._writer, self._broken = None, True
+        async with self._starting:
+            await self._mend()
+
+    async def _mend(self) -> None:
+        """After a break, once, and before anything else is asked of a holder: learn what the last one did.
+
+        Its status file comes first: the next holder, which may listen already, knows nothing of what it started.
+        """
+        if not self._broken or self._closing:
+            return
+        self._broken = False
         if self._process is not None:
             self._process.poll()
-        if not self._closing:
-            if not await self._connect():
-                self.known |= self._read_log()
-            self._on_break()
+        self.known |= self._read_log()
+        await self._connect()
+        self._on_break()
 
     @property
     def _log_path(self) -> Path:
@@ -155,6 +178,7 @@ class HolderClient:
     def release(self, key: str) -> None:
         """The end of *key* is in our journal: the holder need not remember it."""
         self.known.pop(key, None)
+        self._held.discard(key)
         self.order("release", key)
 
     async def close(self, *, retire: bool) -> None:

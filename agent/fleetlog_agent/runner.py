@@ -121,7 +121,9 @@ class Runner:
             return
         if news is None or news["state"] != "running":
             run.stop = how
-        elif not self.holder.order(how, str(key)) and self._is_alive(news):
+        elif self.holder.holds(str(key)):
+            self.holder.order(how, str(key))
+        elif self._is_alive(news):
             if how == "kill":
                 process_tree.kill_tree(news["pid"], process_tree.mark_of(self._host_id, str(key)))
             else:
@@ -290,12 +292,12 @@ class Runner:
             else:
                 self._follow(key, run)
                 self._go(self._finish(key, run, news))
-        elif news is not None and state == "running" and (self.holder.connected or self._is_alive(news)):
+        elif news is not None and state == "running" and (self.holder.holds(str(key)) or self._is_alive(news)):
             self._tell(m.Spawned(key, news["pid"], news["process_start"], news["started_ms"]))
             self._follow(key, run)
             if run.stop:
                 self.signal(key, run.stop)
-            if not self.holder.connected:
+            if not self.holder.holds(str(key)):
                 run.settled = True
                 self._go(self._watch_orphan(key, run, news))
         elif news is None and same_boot:

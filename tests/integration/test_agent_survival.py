@@ -110,6 +110,31 @@ def test_agent_and_holder_killed_together_leave_a_command_that_can_still_be_canc
     asyncio.run(scenario())
 
 
+def test_what_ran_under_a_dead_holder_is_told_although_the_next_agent_finds_another_holder(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fleet(tmp_path) as (dispatcher, (agent,)):
+            go = tmp_path / "go"
+            ends = await dispatcher.start(agent, sh(f"while [ ! -e {go} ]; do sleep 0.02; done"))
+            cancelled = await dispatcher.start(agent, sh("sleep 600"))
+            for task in (ends, cancelled):
+                await dispatcher.started(task)
+            for pid in agent.holders():
+                os.kill(pid, signal.SIGKILL)
+            after = await dispatcher.start(agent, Shell(argv=("true",)))
+            assert (await dispatcher.end_of(after)).outcome == Outcome.SUCCESS
+            agent.kill()
+            agent.start()
+            await dispatcher.session(agent, 2)
+            await dispatcher.cancel(agent, cancelled)
+            go.touch()
+            for task in (ends, cancelled):
+                end = await dispatcher.end_of(task)
+                assert (end.outcome, end.ran) == (Outcome.LOST, Ran.UNKNOWN)
+            assert marked(agent.host_id) == []
+
+    asyncio.run(scenario())
+
+
 def test_a_goodbye_is_said_commands_go_on_and_the_end_waits_for_the_next_agent(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with fleet(tmp_path) as (dispatcher, (agent,)):

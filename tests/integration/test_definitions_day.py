@@ -1,4 +1,4 @@
-"""docs/definitions.md, typed; and what two people, a secret and a hostile value do, on the real system."""
+"""Definitions on the real system: what two people, a secret and a hostile value do."""
 
 from __future__ import annotations
 
@@ -11,37 +11,7 @@ from pathlib import Path
 import pytest
 
 from fleetlog_testing.fleet import Fleet
-from fleetlog_testing.tree import ROOT
-from fleetlog_testing.typed_page import Operator, commands_of
-
-PAGE = ROOT / "docs" / "definitions.md"
-FILE = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    folder = tmp_path / "fleet"
-    folder.mkdir()
-    running = Fleet(folder)
-    try:
-        yield running
-    finally:
-        running.close()
-
-
-def test_definitions_go_as_the_page_says(fleet: Fleet, tmp_path: Path) -> None:
-    (made,) = FILE.findall(PAGE.read_text())
-    (tmp_path / "disk-report.toml").write_text(made)
-
-    async def day() -> None:
-        await fleet.start("web01", "web02", "web03", role="web")
-        operator = Operator(fleet, tmp_path)
-        for typed in commands_of(PAGE):
-            await operator.sees(typed)
-        fleet.verify_projection()
-
-    asyncio.run(day())
-
+from fleetlog_testing.typed_page import Operator
 
 HOSTILE = "; touch pwned $(touch pwned) `touch pwned` \n touch pwned -- -o ${IFS} {{7*7}} '\""
 SECRET = "hunter2-canary-value"
@@ -54,6 +24,17 @@ argv = ["/bin/sh", "-c", 'printf "<%s> <%s>" "$FLEETLOG_PARAM_WHO" "$FLEETLOG_PA
 [parameters.token]
 type = "secret"
 """
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    folder = tmp_path / "fleet"
+    folder.mkdir()
+    running = Fleet(folder)
+    try:
+        yield running
+    finally:
+        running.close()
 
 
 def assert_nothing_was_touched(folder: Path) -> None:

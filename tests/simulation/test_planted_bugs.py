@@ -345,6 +345,8 @@ class Plant(NamedTuple):
     """By chance, in one of many seeds; a directed history provokes it, so every seed of it must notice."""
     says: str = ""
     """What the invariant that is meant to notice says; where another notices first, the next seed is tried."""
+    likely: int = 0
+    """The seed tried first: one that noticed when this was written. It saves time, and nothing rests on it."""
 
 
 PLANTS: list[Plant] = [
@@ -359,7 +361,7 @@ PLANTS: list[Plant] = [
         ignore_the_expected_sequence,
         histories.a_deposed_leader_goes_on_with_what_it_believed, "2 commands in flight on h0, which has 1 slots",
     ),
-    Plant(ignore_the_ticket),
+    Plant(ignore_the_ticket, likely=15),
     Plant(ignore_the_journal_counter),
     Plant(ignore_the_position_a_push_was_decided_at),
     Plant(forget_a_running_attempt),
@@ -369,22 +371,22 @@ PLANTS: list[Plant] = [
         ignore_what_a_dispatch_rests_on, histories.a_freeze_overtakes_a_dispatch_under_way,
         "ran on h0 although it was decided before admission was narrowed",
     ),
-    Plant(ignore_what_a_dispatch_rests_on),
+    Plant(ignore_what_a_dispatch_rests_on, likely=5),
     Plant(ignore_the_hold, histories.a_pause_overtakes_a_dispatch_under_way, "ran on h0 although it was paused"),
-    Plant(ignore_the_hold),
+    Plant(ignore_the_hold, likely=98),
     Plant(let_the_next_wave_begin_early, says="an earlier wave has not ended"),
-    Plant(ignore_approval, says="not approved"),
+    Plant(ignore_approval, says="not approved", likely=21),
     Plant(forget_the_soak_time, says="before its soak time was over"),
     Plant(forget_when_a_wave_ended, histories.a_leader_is_killed_during_a_soak, "before its soak time was over"),
-    Plant(ignore_the_limit_of_queues, says="in flight in the queue"),
+    Plant(ignore_the_limit_of_queues, says="in flight in the queue", likely=5),
     Plant(
         forget_what_is_in_flight_at_a_take_over, histories.a_queue_is_full_while_another_dispatcher_takes_over,
         "2 commands in flight in the queue builds, and at most 1 may be",
     ),
     Plant(free_a_share_by_the_clock_alone, says="was given up .* too early"),
-    Plant(forget_the_lock, says="was dispatched although the earlier run"),
-    Plant(plan_every_second_run, says="was not refused"),
-    Plant(look_at_no_window_that_opens, says="in the blackout"),
+    Plant(forget_the_lock, says="was dispatched although the earlier run", likely=6),
+    Plant(plan_every_second_run, says="was not refused", likely=6),
+    Plant(look_at_no_window_that_opens, says="in the blackout", likely=11),
     Plant(choose_one_host_too_many, says="asked for"),
     Plant(prune_what_an_open_task_needs, says="although a task that began at"),
     Plant(prune_the_last_message_of_a_subject, says="the last message of .* was pruned"),
@@ -402,7 +404,7 @@ def test_a_planted_bug_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(Violation, match=plant.says):
                 plant.history(seed)
         return
-    for seed in range(SEEDS_MAX):
+    for seed in (plant.likely, *range(SEEDS_MAX)):
         try:
             simulate(seed)
         except Violation as violation:

@@ -20,6 +20,9 @@ MACHINE_PATH = re.compile(r"(?<![\w.])/(work|farm|root|Users|home/[a-z]+)/(?!\.\
 REGISTRY = re.compile(r"https?://|files\.pythonhosted|registry\.npmjs|index-url", re.IGNORECASE)
 LOCKS = ("constraints.txt", "pyproject.toml", "run", ".ci/run", "justfile")
 
+LEFT_BEHIND = {".orig", ".rej", ".bak", ".swp"}
+"""Of merges, patches and editors."""
+
 
 @pytest.mark.parametrize("pattern", [UNFINISHED, MACHINE_PATH], ids=["unfinished", "machine-path"])
 def test_no_file_contains(pattern: re.Pattern[str]) -> None:
@@ -31,6 +34,10 @@ def test_no_file_contains(pattern: re.Pattern[str]) -> None:
         if pattern.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_tool_left_a_file_behind() -> None:
+    assert [tree.name_of(path) for path in tree.files() if path.suffix in LEFT_BEHIND or path.name.endswith("~")] == []
 
 
 def test_no_lock_file_names_an_address() -> None:

@@ -13,6 +13,8 @@ from fleetlog_runtime.shell.home import Home
 
 END_SECONDS_MAX = 60
 """A clean stop writes every consumer's state."""
+FIND_SECONDS_MAX = 1.0
+"""Whoever has the lock may be between its fork and the start of the server."""
 POLL_SECONDS = 0.02
 
 
@@ -37,24 +39,29 @@ def try_lock(path: Path) -> int | None:
 
 
 def take_over(folder: Path) -> int | None:
-    """End the server that holds the lock and return the lock, or None if that cannot be done."""
-    try:
-        pid = int((folder / "pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return _lock_within(folder / "server.lock", 1)
-    if str(folder / "server.conf").encode() not in command:
-        return None
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    return _lock_within(folder / "server.lock", END_SECONDS_MAX)
+    """End the server that holds the lock and return the lock, or None if that cannot be done.
 
-
-def _lock_within(path: Path, seconds: float) -> int | None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = try_lock(path)
-        if found is not None:
-            return found
+    It is found by the lock, not by its pid file: whoever started it may have been killed before that was written.
+    """
+    path, began, told = folder / "server.lock", time.monotonic(), set[int]()
+    while (found := try_lock(path)) is None:
+        for pid in _servers_of(folder) - told:
+            told.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        if time.monotonic() - began > (END_SECONDS_MAX if told else FIND_SECONDS_MAX):
+            return None
         time.sleep(POLL_SECONDS)
-    return None
+    return found
+
+
+def _servers_of(folder: Path) -> set[int]:
+    """Return the processes that run with the configuration of *folder* and have its lock."""
+    lock, configuration = (folder / "server.lock").stat(), str(folder / "server.conf").encode()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            named = entry.name.isdigit() and configuration in (entry / "cmdline").read_bytes().split(b"\0")
+            if named and any(os.path.samestat(lock, one.stat()) for one in (entry / "fd").iterdir()):
+                found.add(int(entry.name))
+    return found

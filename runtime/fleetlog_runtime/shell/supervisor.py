@@ -255,7 +255,7 @@ class NatsServer:
             inherited = take_over(folder)
         if inherited is None:
             self._unlock()
-            raise ServerError(f"a nats-server runs on {folder} and does not end; see {folder / 'pid'}")
+            raise ServerError(f"a nats-server runs on {folder} and does not end: end the process that has {folder / 'server.lock'} open")
         self._locks.append(inherited)
 
     def _unlock(self) -> None:

@@ -27,7 +27,10 @@ HIT = 1
 """What a fault of a path returns: no process is hit."""
 ENDED_S_MAX = 60
 """A service that is asked to end writes its snapshot first, and the server ends its services one by one."""
-SHARES = {"bus": 2, "dispatcher": 3, "result-recorder": 2, "reporter": 1, "gateway": 2, "agent": 5, "holder": 2, "node": 3, "routes": 2}
+SHARES = {
+    "bus": 2, "dispatcher": 3, "scheduler": 1, "result-recorder": 2, "reporter": 1, "keeper": 1, "gateway": 2, "agent": 5, "holder": 2, "node": 3,
+    "routes": 2,
+}
 """How often a kind is hit, against the others."""
 STOPPED_S_MAX = {"bus": 6.0, "holder": 5.0, "node": 5.0}
 """The longest time for which such a part is away, where that is not the fault's own: without it nothing goes on at all."""

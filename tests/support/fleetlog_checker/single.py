@@ -26,7 +26,7 @@ BRISK = (
 AGENT_OPTIONS = (
     "--set", "agent.kill_grace_ms=300", "--set", "agent.heartbeat_ms=1500", "--set", "agent.report_repeat_ms=10000",
 )
-SERVICES = ("dispatcher", "result-recorder", "reporter", "gateway")
+SERVICES = ("dispatcher", "scheduler", "result-recorder", "reporter", "gateway")
 SHARED = ("keys", "creds", "tls")
 OWN = ("nats", "gateway", "reporter", "snapshots", "run", "diagnostics")
 ONLINE_S_MAX = 90

@@ -48,6 +48,11 @@ class Books:
 
     def since(self, count: int) -> list[Line]:
         """Return the lines after the first *count*, having read what is new."""
+        if len(self.lines) < self._world.stored:
+            self._read()
+        return self.lines[count:]
+
+    def _read(self) -> None:
         for stored in self._world.history()[len(self.lines) :]:
             event = msgspec.json.decode(stored.body)
             line = Line(
@@ -60,7 +65,6 @@ class Books:
                     self.first_end.setdefault(key, (line, end))
                     if line.subject == "evt.result":
                         self.reported_end.setdefault(key, end)
-        return self.lines[count:]
 
     def entries(self, kind: type[events.Data], **fields: object) -> list[dict[str, Any]]:
         """Return every entry of events of *kind* that has these *fields*, in the order of the log."""

@@ -11,6 +11,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, Batch, BusFull, Stored
 from fleetlog_runtime.pure.segments import unpack
@@ -21,6 +22,8 @@ from fleetlog_schemas import ids
 START_MS = 1_800_000_000_000
 Handler = Callable[[str, bytes, str], None]
 Settled = Callable[[int | Exception], None]
+unpacked = lru_cache(64)(unpack)
+"""A segment, whose file many read and nobody changes."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class World:
         first_seq = max((one for one in self.segments if one <= from_seq), default=0)
         if not first_seq:
             raise AssertionError(f"sequence {from_seq} is missing from the bus, and nobody has archived it")
-        messages = unpack(self.segments[first_seq]).messages
+        messages = unpacked(self.segments[first_seq]).messages
         return [stored for stored in messages if stored.seq >= from_seq][:count]
 
     def purge(self, subject: str, below_seq: int) -> None:
@@ -215,6 +218,11 @@ class World:
         self.history()
         self.purges += 1
         self.store.purge("EVENTS", subject, below_seq)
+
+    @property
+    def stored(self) -> int:
+        """How many events were ever stored."""
+        return self.store.streams["EVENTS"].last_seq
 
     def history(self) -> list[Stored]:
         """Return every event that was ever stored, pruned or not: the simulation's own copy, which nobody reads but it."""

@@ -124,18 +124,22 @@ class Judge:
 class Fleet:
     """A running system and its hosts."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        """Prepare a system in *folder*; *options* go to `fleetlog up`."""
+    def __init__(self, folder: Path, *options: str, separate: bool = True) -> None:
+        """Prepare a system in *folder*; *options* go to `fleetlog up`.
+
+        Services are *separate* processes where parts are killed; in one process they are up seconds earlier.
+        """
         self.folder = folder
         self.judge = Judge(folder / "judge")
         self.hosts: dict[str, Host] = {}
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLOG_")}
+        self.separate = separate
         self.servers = self.make_servers(options)
         self._others: list[subprocess.Popen[bytes]] = []
 
     def make_servers(self, options: tuple[str, ...]) -> list[Server]:
         """Return what runs the bus and the services: one `up`, or one for each node."""
-        return [Server(self.folder / "server", self.folder / "up.log", self.environment, *options)]
+        return [Server(self.folder / "server", self.folder / "up.log", self.environment, *options, separate=self.separate)]
 
     @property
     def server(self) -> Server:

@@ -1,4 +1,4 @@
-"""One `fleetlog up --processes` of a test: started, looked at, and every part of it killed, stopped, continued.
+"""One `fleetlog up` of a test: started, looked at, and every part of it killed, stopped, continued.
 
 A part is a service or `nats-server`. What `up` starts again by itself (services, nats-server) is waited for with
 `restarted`; a whole server that was killed or emptied is started again by the test. On a machine of its own
@@ -27,21 +27,22 @@ READY_S_MAX = 90
 STOP_S_MAX = 40
 LOOK_S = 0.1
 """Between two looks that ask a service."""
-PARTS = ("nats-server", "dispatcher", "scheduler", "result-recorder", "reporter", "gateway")
+PARTS = ("nats-server", "dispatcher", "scheduler", "result-recorder", "reporter", "keeper", "gateway")
 
 
 class Server:
     """One home and its `up`."""
 
     def __init__(
-        self, home: Path, log: Path, environment: Mapping[str, str], *options: str, machine: Machine | None = None
+        self, home: Path, log: Path, environment: Mapping[str, str], *options: str, machine: Machine | None = None,
+        separate: bool = True,
     ) -> None:
-        """Prepare it; *options* go to `fleetlog up`, what it says to *log*."""
+        """Prepare it; *options* go to `fleetlog up`, what it says to *log*; its services may be *separate* processes."""
         self.home = Home(home)
         self.name = home.name
         self._log = log
         self._environment = dict(environment)
-        self._options = options
+        self._options = (*options, "--processes") if separate else options
         self._machine = machine
         self._up: subprocess.Popen[bytes] | None = None
 
@@ -63,7 +64,7 @@ class Server:
     def begin(self) -> None:
         """Start it without waiting."""
         self._log.write_bytes(b"")
-        words = ("up", "--processes", "--no-agent", "--port", "0", *self._options)
+        words = ("up", "--no-agent", "--port", "0", *self._options)
         self._up = self.spawn(self.argv(*words), self._log)
 
     async def ready(self) -> None:

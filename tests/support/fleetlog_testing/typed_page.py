@@ -1,4 +1,10 @@
-"""A page of the docs whose commands are typed: each on the real system, and each line that the page shows of its answer."""
+"""Pages of the docs whose commands are typed: each on a real system, and each line that the page shows of its answer.
+
+What a page does stands in the page itself: a block ```` ```console ```` holds commands (`$ ...`) and lines of their answers,
+in which `…` is anything; a block with a name, like ```` ```toml report.toml ````, is a file that lies in the folder of whoever
+types, from there on. To have a page typed, write it so and add a line to `PAGES` of `tests/integration/test_pages.py`, with
+the hosts that it needs; each page has a new system to itself, so it may count everything and need not tidy up.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,7 @@ import pytest
 from fleetlog_testing.fleet import END_S_MAX, Fleet
 from fleetlog_testing.waiting import until
 
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console|[a-z]+ [\w./-]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LOOKS = frozenset({"ls", "schedule ticks", "why", "show", "admission", "events", "output", "sql", "stats"})
 """Verbs that are typed again until they show what the page shows: what they look at comes a moment later."""
 
@@ -26,16 +32,32 @@ class Typed(NamedTuple):
     shown: list[str]
 
 
-def commands_of(page: Path) -> list[Typed]:
-    """Return the commands that a page types, in order."""
-    found: list[Typed] = []
-    for block in BLOCK.findall(page.read_text()):
+class File(NamedTuple):
+    """A file that the page shows."""
+
+    name: str
+    text: str
+
+
+def steps_of(page: Path) -> list[Typed | File]:
+    """Return the commands that a page types and the files that it shows, in order."""
+    found: list[Typed | File] = []
+    for kind, block in BLOCK.findall(page.read_text()):
+        if kind != "console":
+            found.append(File(kind.split()[1], block))
+            continue
+        shown: list[str] = []
         for line in block.splitlines():
             if line.startswith("$ "):
-                found.append(Typed(line[2:], []))
+                found.append(Typed(line[2:], shown := []))
             else:
-                found[-1].shown.append(line)
+                shown.append(line)
     return found
+
+
+def commands_of(page: Path) -> list[Typed]:
+    """Return the commands that a page types, in order."""
+    return [step for step in steps_of(page) if isinstance(step, Typed)]
 
 
 def stands_in(shown: str, said: str) -> bool:
@@ -60,6 +82,12 @@ class Operator:
             stdin=subprocess.DEVNULL,
         )
         return done.stdout + done.stderr
+
+    def writes(self, file: File) -> None:
+        """Make a file in the folder."""
+        path = self._folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text)
 
     async def sees(self, typed: Typed) -> None:
         """Type a command until its answer has every line that the page shows, or once if it does something."""

@@ -11,8 +11,9 @@ from fleetlog_gateway.problems import HttpProblem
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_schemas import hosts
 
-KEY = nats_auth.public_key(nats_auth.new_seed("user"))
+KEY = "UD747KQ5BSMMLNYYEC7KDEXYT5T5E75WJBYB6P3IIE2SR3C63RQSFZBJ"
 OTHER_KEY = nats_auth.public_key(nats_auth.new_seed("user"))
+KEY_OF_AN_ACCOUNT = "ADBCNAVWPUQK333RN7QAUOCB4ENEUABVRCD6BIX5YKKN42JAAHN4IS22"
 HOST_ID = nats_auth.host_id_of(KEY)
 
 
@@ -68,7 +69,7 @@ def test_a_label_is_pointed_at_with_its_key_escaped() -> None:
 @pytest.mark.parametrize(
     "key",
     ["", "U", KEY[:-1], KEY + "A", KEY[:-1] + ("A" if KEY[-1] != "A" else "B"), KEY.lower(), "ü" * 56,
-     nats_auth.public_key(nats_auth.new_seed("account")), "0" * 56],
+     KEY_OF_AN_ACCOUNT, "0" * 56],
 )
 def test_what_is_not_the_public_half_of_a_user_key_is_refused(key: str) -> None:
     with pytest.raises(HttpProblem) as caught:

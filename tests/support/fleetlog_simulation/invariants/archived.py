@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fleetlog_runtime.pure import segments
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.invariants import Violation
-from fleetlog_simulation.world import World
+from fleetlog_simulation.world import World, unpacked
 
 PRUNED = {"evt.request", "evt.dispatch", "evt.result", "evt.tick"}
 _BEGINS, _ENDS = "fleetlog.task.submitted.v1", {"fleetlog.task.ended.v1": "tasks", "fleetlog.task.refused.v1": "refusals"}
@@ -48,7 +47,7 @@ class Archived:
         for line in self._books.since(0):
             if line.kind != "fleetlog.segment.sealed.v1" or line.data["first_seq"] != len(found) + 1:
                 continue  # a second one of the same part is void
-            segment = segments.unpack(self._world.segments[line.data["first_seq"]])
+            segment = unpacked(self._world.segments[line.data["first_seq"]])
             if segment.head.sealed.sha256 != line.data["sha256"]:
                 raise Violation(f"the segment from {line.data['first_seq']} on is not what was sealed")
             found += segment.messages
