@@ -108,6 +108,8 @@ def _check_template(spec: TaskSpec) -> None:
     for field in ("name", "host_ids", "key", "rerun_of", "plan_hash", "definition", "parameters"):
         if getattr(spec, field):
             raise SpecError(f"/spec/{field}", "belongs to a task, not to a definition")
+    if isinstance(spec.payload, Workflow):
+        _check_template_parts(spec.payload)
     if spec.options.secret_names:
         raise SpecError("/spec/options/secret_names", "a secret is nothing static: declare a parameter of type secret")
     for index, name in enumerate(spec.options.env_names):
@@ -118,6 +120,19 @@ def _check_template(spec: TaskSpec) -> None:
         check_spec(msgspec.structs.replace(spec, target=target, key="definition"))
     except SpecError as error:
         raise SpecError(f"/spec{error.pointer}", error.message) from None
+
+
+def _check_template_parts(workflow: Workflow) -> None:
+    """Refuse in a workflow's parts what only the gateway writes, when one is submitted."""
+    if workflow.taken:
+        raise SpecError("/spec/payload/taken", "belongs to a task, not to a definition")
+    for index, part in enumerate(workflow.parts):
+        pointer = f"/spec/payload/parts/{index}"
+        if part.declared or (part.task is not None and part.definition):
+            raise SpecError(f"{pointer}/task", f"give {part.name} either a task, or the name of a definition")
+        for field in ("rerun_of", "plan_hash", "definition"):
+            if part.task is not None and getattr(part.task, field):
+                raise SpecError(f"{pointer}/task/{field}", "belongs to a task, not to a definition")
 
 
 def check_known_parameters(spec: TaskSpec, parameters: Iterable[str], prefix: str = "") -> None:

@@ -104,8 +104,8 @@ class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     schedule: str = ""
     part_of: str = ""
     """The full id of a workflow: the tasks of its parts."""
-    whole: bool = False
-    """Without the tasks that are parts of workflows."""
+    parts: str = ""
+    """`hide`: without the tasks that are parts of workflows."""
     since_ms: int = 0
     until_ms: int = 0
     limit: int = 50

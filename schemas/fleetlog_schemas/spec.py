@@ -308,6 +308,8 @@ def _check_part(part: Part) -> None:
         raise SpecError("/parameters", f"{min(both)} has a value, and is given one as well")
     if part.task is None:
         return
+    if part.task.parameters:
+        raise SpecError("/task/parameters", f"say it of {part.name} itself: `parameters`")
     if isinstance(part.task.payload, Workflow):
         raise SpecError("/task/payload", "a part is no workflow itself: put its parts here")
     try:

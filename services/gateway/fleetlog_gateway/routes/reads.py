@@ -47,8 +47,8 @@ class TasksQuery(Past, frozen=True, kw_only=True):
     schedule: Text = ""
     part_of: Text = ""
     """The full id of a workflow: the tasks of its parts."""
-    whole: bool = False
-    """Without the tasks that are parts of workflows."""
+    parts: Annotated[str, Meta(pattern="^(hide)?$")] = ""
+    """`hide`: without the tasks that are parts of workflows."""
     since_ms: Count = 0
     until_ms: Count = 0
     limit: Limit = 50

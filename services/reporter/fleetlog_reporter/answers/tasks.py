@@ -27,7 +27,7 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 TASK_STATES = ("open", *(state.value for state in TaskState))
-_TASK_FILTERS = ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition", "schedule", "part_of", "whole")
+_TASK_FILTERS = ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition", "schedule", "part_of", "parts")
 COMMAND_STATES = tuple(state.value for state in CommandState)
 NEWEST_EVENTS = 50_000
 WIDER = 4

@@ -11,7 +11,7 @@ WHERE ($kind = '' OR kind = $kind)
   AND ($definition = '' OR definition_name = $definition OR definition_id = $definition)
   AND ($schedule = '' OR schedule = $schedule)
   AND ($part_of = '' OR workflow_id = $part_of)
-  AND (NOT $whole OR workflow_id IS NULL)
+  AND ($parts = '' OR workflow_id IS NULL)
   AND submitted_ms >= $since_ms
   AND ($until_ms = 0 OR submitted_ms < $until_ms)
   AND ($before_seq = 0 OR submitted_seq < $before_seq OR (submitted_seq = $before_seq AND task_id < $before_id))
