@@ -20,18 +20,21 @@ import structlog
 from fleetlog_agent import messages as m
 from fleetlog_agent import process_tree
 from fleetlog_agent.blobs import BlobFailed, Blobs
+from fleetlog_agent.functions import Pool, decoded_parameters
 from fleetlog_agent.holder_client import HolderClient, HolderFailed, News
 from fleetlog_agent.journal_records import Key
 from fleetlog_agent.launch import SCRIPT_FD
 from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
+from fleetlog_agent.policy import NO_FUNCTIONS, Functions
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
-from fleetlog_schemas.definitions import variables
+from fleetlog_schemas.definitions import parameter_of, variable, variables
 from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.pushes import StartAttempt
 from fleetlog_schemas.reports import Frame
-from fleetlog_schemas.spec import Script
+from fleetlog_schemas.spec import Function, Script, Shell, kind_of
+from fleetlog_schemas.workers import Call
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ORPHAN_SECONDS = 0.5
@@ -70,6 +73,8 @@ class Runner:
         store_frame: Callable[[int, Frame], Awaitable[int]],
         unix_ms: Callable[[], int],
         fail: Callable[[BaseException | None], None],
+        functions: Functions = NO_FUNCTIONS,
+        boot_id: str = "",
     ) -> None:
         """Run what the agent of *folder* is asked to; *tell* takes observations to the core.
 
@@ -87,6 +92,7 @@ class Runner:
         self._runs: dict[Key, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke)
+        self.pool = Pool(host_id, boot_id, folder, functions, self._heard, fail)
         self._log = structlog.get_logger("runner")
 
     def out_bytes(self) -> int:
@@ -113,16 +119,23 @@ class Runner:
         run.asked = True
         self._settle(effect.key, run, same_boot=same_boot)
 
+    def _parent(self, run: _Run) -> HolderClient | Pool:
+        """Return who runs an attempt, and knows of it."""
+        return self.pool if isinstance(run.start.payload, Function) else self.holder
+
     def signal(self, key: Key, how: str) -> None:
         """`terminate` or `kill` an attempt."""
         run = self._runs.get(key)
-        news = self.holder.known.get(str(key))
         if run is None:
             return
+        parent = self._parent(run)
+        news = parent.known.get(str(key))
         if news is None or news["state"] != "running":
             run.stop = how
-        elif self.holder.holds(str(key)):
-            self.holder.order(how, str(key))
+            if parent is self.pool and self.pool.withdraw(str(key)):
+                self._unrunnable(key, run, "it was stopped before it ran")
+        elif parent.holds(str(key)):
+            parent.order(how, str(key))
         elif self._is_alive(news):
             if how == "kill":
                 process_tree.kill_tree(news["pid"], process_tree.mark_of(self._host_id, str(key)))
@@ -135,6 +148,7 @@ class Runner:
         if run is not None and run.following is not None:
             run.following.cancel()
         self.holder.release(str(key))
+        self.pool.release(str(key))
         for suffix in ("stdout", "stderr", "frames", "stdin", "script"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
@@ -147,13 +161,17 @@ class Runner:
             if run.following is not None:
                 run.following.cancel()
         await self.holder.close(retire=retire)
+        await self.pool.close(retire=retire)
 
     # --- starting ------------------------------------------------------------------------------------------
 
     async def _spawn(self, key: Key, run: _Run) -> None:
+        if isinstance(run.start.payload, Function):
+            await self._call(key, run, run.start.payload)
+            return
         try:
             order = await self._order(key, run)
-            fresh = not any(other.asked for other in self._runs.values())
+            fresh = not any(other.asked and self._parent(other) is self.holder for other in self._runs.values())
             await self.holder.ensure(fresh=fresh)
         except (Unrunnable, BlobFailed, HolderFailed, OSError) as error:
             self._unrunnable(key, run, str(error))
@@ -164,6 +182,25 @@ class Runner:
         run.asked = True
         if not self.holder.order("spawn", str(key), **order):
             self._settle(key, run)
+
+    async def _call(self, key: Key, run: _Run, function: Function) -> None:
+        try:
+            environment = await self._given_environment(run)
+        except (Unrunnable, BlobFailed, OSError) as error:
+            self._unrunnable(key, run, str(error))
+            return
+        if run.stop:
+            self._unrunnable(key, run, "it was stopped before it ran")
+            return
+        run.asked = True
+        secret = {name: environment[variable(name)] for name in map(parameter_of, run.start.options.secret_names) if name}
+        self.pool.call(
+            Call(
+                str(key), function.name, function.args, function.kwargs, parameters={**decoded_parameters(run.start.parameters), **secret},
+                environment={**environment, "FLEETLOG_TASK_ID": key.task_id, "FLEETLOG_ATTEMPT": str(key.attempt)},
+                stdout=self._file(key, "stdout"), stderr=self._file(key, "stderr"),
+            )
+        )
 
     def _unrunnable(self, key: Key, run: _Run, error: str) -> None:
         run.settled = True
@@ -233,8 +270,10 @@ class Runner:
 
     async def _argv(self, key: Key, start: StartAttempt, who: pwd.struct_passwd) -> tuple[list[str], str | None]:
         payload = start.payload
-        if not isinstance(payload, Script):
+        if isinstance(payload, Shell):
             return list(payload.argv), None
+        if not isinstance(payload, Script):
+            raise Unrunnable(f"the kind {kind_of(payload)} is nothing that a host runs")
         body = await self._blobs.cached(payload.content, self._token(start, payload.content.sha256))
         path = self._write(key, "script", body, 0o700)
         if who.pw_uid == os.getuid():
@@ -274,12 +313,13 @@ class Runner:
         else:
             self._log.error("the holder died; what ran under it is watched, but its exit status is lost")
         for key, run in list(self._runs.items()):
-            if run.asked and not run.settled:
+            if run.asked and not run.settled and self._parent(run) is self.holder:
                 self._settle(key, run)
 
     def _settle(self, key: Key, run: _Run, *, same_boot: bool = True) -> None:
         """Tell the core the last thing known of an attempt."""
-        news = self.holder.known.get(str(key))
+        parent = self._parent(run)
+        news = parent.known.get(str(key))
         state = "never" if news is None else news["state"]
         if run.settled:
             return
@@ -288,16 +328,16 @@ class Runner:
         elif news is not None and state == "exited":
             run.settled = True
             if run.following is None and self._is_silent(key):
-                self._tell(_exited(key, news, None, ""))
+                self._tell(_exited(key, run, news, None, ""))
             else:
                 self._follow(key, run)
                 self._go(self._finish(key, run, news))
-        elif news is not None and state == "running" and (self.holder.holds(str(key)) or self._is_alive(news)):
+        elif news is not None and state == "running" and (parent.holds(str(key)) or self._is_alive(news)):
             self._tell(m.Spawned(key, news["pid"], news["process_start"], news["started_ms"]))
             self._follow(key, run)
             if run.stop:
                 self.signal(key, run.stop)
-            if not self.holder.holds(str(key)):
+            if not parent.holds(str(key)):
                 run.settled = True
                 self._go(self._watch_orphan(key, run, news))
         elif news is None and same_boot:
@@ -352,7 +392,7 @@ class Runner:
             key, f"{self._out}/{key}", run.slot, run.start.options.output_bytes_max, masker, store, self._unix_ms,
             available=lambda: self._bus() is not None,
         )
-        news = self.holder.known.get(str(key))
+        news = self._parent(run).known.get(str(key))
         if news is None or news["state"] != "running":
             run.output.ended()
         return await run.output.follow()
@@ -374,7 +414,7 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        self._tell(_exited(key, news, *await run.following))
+        self._tell(_exited(key, run, news, *await run.following))
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -387,8 +427,13 @@ class Runner:
             self._fail(task.exception())
 
 
-def _exited(key: Key, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:
+def _exited(key: Key, run: _Run, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:
+    def masked(text: str) -> str:
+        return run.masker.mask(text.encode("utf-8", "replace"), final=True).decode("utf-8", "replace") if run.masker else text
+
+    value = news.get("value")
     return m.Exited(
         key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"], output=summary, tail=tail,
-        ended_ms=news["ended_ms"],
+        ended_ms=news["ended_ms"], return_value=None if value is None else masked(value),
+        raised=masked(news.get("error", "")), traceback=masked(news.get("traceback", "")),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,7 @@ from fleetlog_schemas.spec_fields import share as share  # noqa: PLC0414  # take
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}")
 _WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
 PRIORITY_MAX = 10
@@ -52,6 +53,16 @@ class Script(msgspec.Struct, frozen=True, tag="script", tag_field="kind", forbid
     content: Blob
     interpreter: tuple[str, ...] = ("/bin/sh",)
     args: tuple[str, ...] = ()
+
+
+class Function(msgspec.Struct, frozen=True, omit_defaults=True, tag="function", tag_field="kind", forbid_unknown_fields=True):
+    """Run a Python function that the host's workers have loaded."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    """By position, JSON values."""
+    kwargs: dict[str, Any] = {}
+    """By name."""
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -99,7 +110,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", 
     """Parts that are taken over from an earlier run."""
 
 
-Payload = Shell | Script | Workflow
+Payload = Shell | Script | Function | Workflow
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -185,19 +196,31 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 def kind(spec: TaskSpec) -> str:
     """Return the task's kind: the tag of its payload."""
-    return "workflow" if isinstance(spec.payload, Workflow) else "shell" if isinstance(spec.payload, Shell) else "script"
+    return kind_of(spec.payload)
+
+
+def kind_of(payload: Payload) -> str:
+    """Return the tag of a payload."""
+    return str(payload.__struct_config__.tag)
 
 
 def summary(payload: Payload) -> str:
     """Return what a payload runs, in one line for lists and plans."""
     if isinstance(payload, Workflow):
         text = ", ".join(part.name for part in payload.parts)
+    elif isinstance(payload, Function):
+        given = [*map(_as_argument, payload.args), *(f"{name}={_as_argument(value)}" for name, value in payload.kwargs.items())]
+        text = f"{payload.name}({', '.join(given)})"
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
         text = shlex.join(payload.argv)
     line = " ".join(text.split())
     return line if len(line) <= SUMMARY_CHARACTERS_MAX else line[: SUMMARY_CHARACTERS_MAX - 1] + "…"
+
+
+def _as_argument(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def check_spec(spec: TaskSpec) -> None:
@@ -209,7 +232,7 @@ def check_spec(spec: TaskSpec) -> None:
     if isinstance(spec.payload, Workflow):
         _check_workflow(spec, spec.payload)
     else:
-        _check_payload(spec.payload)
+        _check_payload(spec, spec.payload)
     _check_options(spec.options)
     if spec.parameters and spec.definition is not None:
         raise SpecError("/parameters", "a task of a definition has its values in `definition`")
@@ -318,7 +341,28 @@ def _check_part(part: Part) -> None:
         raise SpecError(f"/task{error.pointer}", error.message) from None
 
 
-def _check_payload(payload: Shell | Script) -> None:
+def check_function_name(pointer: str, name: str) -> None:
+    """Check the name of a function. Raises SpecError."""
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise SpecError(pointer, "a function's name is 1-128 of A-Z a-z 0-9 _ . - and begins with a letter or _")
+
+
+def _check_function(spec: TaskSpec, function: Function) -> None:
+    check_function_name("/payload/name", function.name)
+    size = len(msgspec.json.encode((function.args, function.kwargs)))
+    if size > limits.FUNCTION_ARGUMENTS_BYTES_MAX:
+        raise SpecError("/payload/args", f"arguments have at most {limits.FUNCTION_ARGUMENTS_BYTES_MAX} bytes, not {size}: pass the name of a file")
+    for field in ("stdin", "cwd", "user", "umask", "memory_bytes_max", "files_max"):
+        if getattr(spec.options, field) is not None:
+            raise SpecError(f"/options/{field}", "is not for functions: they run inside the host's worker processes")
+    if spec.options.exit_codes != (0,):
+        raise SpecError("/options/exit_codes", "a function has no exit code: it returns or raises")
+
+
+def _check_payload(spec: TaskSpec, payload: Shell | Script | Function) -> None:
+    if isinstance(payload, Function):
+        _check_function(spec, payload)
+        return
     if isinstance(payload, Shell):
         _check_argv("/payload/argv", payload.argv, at_least=1)
         return
