@@ -204,14 +204,14 @@ def suits(part: Part, outcomes: Iterable[Outcome | None]) -> bool:
 def workflow_end(task: Task) -> events.TaskEnd:
     """Return the end of a workflow whose parts have all ended.
 
-    What went wrong counts unless a part that is run upon failure came after it and went well. What was not to be run says
+    What went wrong counts unless a part that handles it came after it and went well. What was not to be run says
     nothing, and what a stop kept from running does.
     """
     counts: dict[Outcome, int] = {}
     telling = [Outcome.SUCCESS]
     handled = {
         name for part in workflow_of(task).parts for name in part.after
-        if part.when == "failure" and task.parts[part.name].outcome is Outcome.SUCCESS
+        if part.handles and task.parts[part.name].outcome is Outcome.SUCCESS
     }
     for name, record in task.parts.items():
         if record.outcome is None:

@@ -85,6 +85,8 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """The parts that must have ended before it begins."""
     when: When = "success"
     """How they must have ended: all well; one of them well; one of them badly; or anyhow. Otherwise it is skipped."""
+    handles: bool = False
+    """With `when: failure`: if this part ends well, what it is after and went wrong no longer makes the workflow fail."""
     for_each: tuple[Item, ...] | Binding | None = None
     """A list, for each item of which it is run."""
     items_parallel: int = 0
@@ -110,7 +112,9 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", 
     """Parts that are taken over from an earlier run."""
 
 
-Payload = Shell | Script | Function | Workflow
+HostPayload = Shell | Script | Function
+"""What a host runs."""
+Payload = HostPayload | Workflow
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -327,6 +331,8 @@ def _check_part(part: Part) -> None:
     check_values("/parameters", part.parameters)
     if part.when != "success" and not part.after:
         raise SpecError("/when", f"{part.when} of what? Name the parts in `after`")
+    if part.handles and part.when != "failure":
+        raise SpecError("/handles", "a part handles what went wrong: say when = failure too")
     if both := part.given.keys() & part.parameters.keys():
         raise SpecError("/parameters", f"{min(both)} has a value, and is given one as well")
     if part.task is None:
@@ -359,7 +365,7 @@ def _check_function(spec: TaskSpec, function: Function) -> None:
         raise SpecError("/options/exit_codes", "a function has no exit code: it returns or raises")
 
 
-def _check_payload(spec: TaskSpec, payload: Shell | Script | Function) -> None:
+def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
     if isinstance(payload, Function):
         _check_function(spec, payload)
         return

@@ -97,4 +97,5 @@ async def _put_back(client: Client, copy: StreamCopy, folder: Path, bytes_max: i
     try:
         return await put_back(client, copy, folder / f"{copy.name}.snapshot", bytes_max, replicas)
     except SnapshotError as error:
-        raise StreamError(str(error)) from None
+        # A node that is not there yet is waited for.
+        raise StreamError(str(error), error.code, error.number) from None

@@ -39,7 +39,12 @@ PUT_BACK_RIGHTS = ("$JS.API.>", "$JS.SNAPSHOT.RESTORE.>")
 
 
 class SnapshotError(Exception):
-    """A stream cannot be copied or put back; the message carries the server's reason."""
+    """A stream cannot be copied or put back; the message carries the server's reason, *code* and *number* what it answered."""
+
+    def __init__(self, message: str, code: int = 0, number: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.number = number
 
 
 class StreamCopy(msgspec.Struct, frozen=True):
@@ -128,5 +133,7 @@ async def _ask(client: Client, subject: str, body: dict[str, Any], seconds: floa
 def _refused(stream: str, body: bytes) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(body) if body.strip() else {}
     if "error" in answer:
-        raise SnapshotError(f"{stream}: the bus refused: {answer['error'].get('description', answer['error'])}")
+        error = answer["error"]
+        numbers = int(error.get("code", 0)), int(error.get("err_code", 0))
+        raise SnapshotError(f"{stream}: the bus refused: {error.get('description', error)}", *numbers)
     return answer

@@ -35,6 +35,7 @@ from fleetlog_schemas.spec import Payload, TaskSpec, kind, summary
 Row = tuple[Any, ...]
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Payload).decode
 _decode_spec = msgspec.json.Decoder(TaskSpec).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 _decode_end = msgspec.json.Decoder(events.End).decode
@@ -72,9 +73,14 @@ class LateEnd(msgspec.Struct, frozen=True):
     """The lifecycle compared it with what it knows of the attempt; otherwise that is still to be done."""
 
 
-@lru_cache(maxsize=1024)
 def described(payload: Payload) -> tuple[str, str]:
     """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
+    return _described(_encode(payload))
+
+
+@lru_cache(maxsize=1024)
+def _described(encoded: bytes) -> tuple[str, str]:
+    payload = _decode(encoded)
     return summary(payload), payload_key(payload)
 
 

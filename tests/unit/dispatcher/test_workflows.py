@@ -100,7 +100,7 @@ def test_what_comes_after_a_failure_is_skipped_and_says_why() -> None:
 
 
 def test_a_failure_that_was_handled_is_no_failure_of_the_workflow() -> None:
-    run = Flow(part("deploy"), part("rollback", "deploy", when="failure"), part("report", "deploy", "rollback", when="ended"))
+    run = Flow(part("deploy"), part("rollback", "deploy", when="failure", handles=True), part("report", "deploy", "rollback", when="ended"))
     run.ends("deploy", Outcome.FAILURE)
     assert run.begun == ["deploy", "rollback"]
     run.ends("rollback")
@@ -109,14 +109,21 @@ def test_a_failure_that_was_handled_is_no_failure_of_the_workflow() -> None:
 
 
 def test_a_handler_that_fails_leaves_the_failure_standing_and_one_that_is_not_needed_is_skipped() -> None:
-    run = Flow(part("deploy"), part("rollback", "deploy", when="failure"))
+    run = Flow(part("deploy"), part("rollback", "deploy", when="failure", handles=True))
     run.ends("deploy", Outcome.TIMEOUT)
     run.ends("rollback", Outcome.FAILURE)
     assert run.end().outcome is Outcome.TIMEOUT
 
-    run = Flow(part("deploy"), part("rollback", "deploy", when="failure"))
+    run = Flow(part("deploy"), part("rollback", "deploy", when="failure", handles=True))
     run.ends("deploy")
     assert run.end() == events.TaskEnd(run.task_id, Outcome.SUCCESS, {Outcome.SUCCESS: 1, Outcome.SKIPPED: 1})
+
+
+def test_a_part_that_only_tells_of_a_failure_does_not_make_the_workflow_succeed() -> None:
+    run = Flow(part("deploy"), part("tell", "deploy", when="failure"))
+    run.ends("deploy", Outcome.FAILURE)
+    run.ends("tell")
+    assert run.end().outcome is Outcome.FAILURE
 
 
 def test_branches_join_where_one_of_them_went_well() -> None:
@@ -375,6 +382,7 @@ def test_a_workflow_has_so_many_tasks_at_most(monkeypatch: pytest.MonkeyPatch) -
         ((part("a", given={"v": Binding(item=True)}),), "/payload/parts/0/given/v/item", "no for_each"),
         ((part("a", given={"v": Binding()}),), "/payload/parts/0/given/v", "name one of"),
         ((part("a", when="failure"),), "/payload/parts/0/when", "failure of what"),
+        ((part("a"), part("b", "a", handles=True)), "/payload/parts/1/handles", "say when = failure"),
         ((part("a", task=None),), "/payload/parts/0/task", "nothing says what a runs"),
         ((part("a", task=None, definition="x"),), "/payload/parts/0/task", "nobody has put"),
         ((part("a", task=flow(part("b"))),), "/payload/parts/0/task/payload", "no workflow itself"),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
 from fleetlog_runtime.pure.cluster import Node, parse_cluster
 from fleetlog_runtime.pure.holes import Hole, Holes
 from fleetlog_runtime.pure.settings import SettingsError, resolve
-from fleetlog_runtime.shell import nats_auth
+from fleetlog_runtime.shell import growing, nats_auth
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
 from fleetlog_runtime.shell.key_bundle import export_keys, import_keys
 from fleetlog_runtime.shell.nats_config import server_config
-from fleetlog_runtime.shell.streams import reservations
+from fleetlog_runtime.shell.nats_snapshot import StreamCopy
+from fleetlog_runtime.shell.streams import StreamError, reservations
 
 THREE = "a=10.0.0.5, b=10.0.0.6,c=10.0.0.7:4300:6300"
 
@@ -166,3 +171,22 @@ def test_a_hole_is_met_until_no_copy_can_be_expected_to_have_the_message() -> No
     holes.next_seq = 6
     assert [(one.seq, one.body, one.batch_end) for one in holes.before(8)] == [(6, b"", True), (7, b"", True)]
     assert holes.before(9) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "refused"), [(10005, False), (10058, True)], ids=["a node is not there yet", "such a stream is there already"]
+)
+def test_what_was_saved_is_put_back_when_all_nodes_are_there(tmp_path: Path, number: int, refused: bool) -> None:
+    home = create_home(tmp_path)
+    (saved := tmp_path / "nats" / "growing").mkdir()
+    copy = StreamCopy(name=growing.STREAMS[0], config={}, state={"last_seq": 3}, bytes=0, sha256="")
+    (saved / f"{copy.name}.json").write_bytes(msgspec.json.encode(copy))
+
+    class Server:
+        async def request(self, subject: str, *_: Any, **__: Any) -> Any:
+            code, why = (404, 10059) if ".INFO." in subject else (400, number)
+            return SimpleNamespace(data=json.dumps({"error": {"code": code, "err_code": why}}).encode())
+
+    with pytest.raises(StreamError) as caught:
+        asyncio.run(growing.restore(home, Server(), 3, lambda _: None))  # type: ignore[arg-type]
+    assert caught.value.refused is refused
