@@ -75,6 +75,7 @@ class AsyncHandle:
         view: TaskView = await self._client.wait(lambda client: Handle(client, self.task_id).wait(timeout_s))
         return view
 
-    async def cancel(self, reason: str = "") -> None:
-        """Ask for the task to end."""
-        await self._client.wait(lambda client: Handle(client, self.task_id).cancel(reason))
+    async def cancel(self, reason: str = "") -> bool:
+        """Do what `Handle.cancel` does."""
+        done: bool = await self._client.wait(lambda client: Handle(client, self.task_id).cancel(reason))
+        return done

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 import msgspec
 
 from fleetlog.exits import CliError, Exit
-from fleetlog.http import segment
+from fleetlog.http import GatewayError, segment
 from fleetlog_schemas.limits import TASKS_PER_SUBMIT_MAX
 from fleetlog_schemas.questions import Progress
 from fleetlog_schemas.spec import Choose, Function, Retry, TaskSpec
@@ -93,9 +93,15 @@ class Handle(Generic[R]):
         """Return how far the task is: counts of commands, and what its function said last."""
         return msgspec.convert(self.client.gateway.get(f"/tasks/{segment(self.task_id)}/progress")["data"], Progress)
 
-    def cancel(self, reason: str = "") -> None:
-        """Ask for the task to end; `wait` tells how it did."""
-        self.client.gateway.post(f"/tasks/{segment(self.task_id)}/cancel", {"hosts": [], "reason": reason})
+    def cancel(self, reason: str = "") -> bool:
+        """Ask for the task to end; `wait` tells how it did. Return False when it had ended already."""
+        try:
+            self.client.gateway.post(f"/tasks/{segment(self.task_id)}/cancel", {"hosts": [], "reason": reason})
+        except GatewayError as error:
+            if error.code is Exit.CONFLICT:
+                return False
+            raise
+        return True
 
 
 class Submitter(Generic[P, R]):
