@@ -19,10 +19,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
-from fleetlog_agent import process_tree
+from fleetlog_agent import calls, process_tree
+from fleetlog_agent.calls import News
 from fleetlog_agent.policy import Functions
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas import limits, workers
@@ -35,7 +35,6 @@ RESTART_SECONDS = (0.5, 60.0)
 """Pause before a worker is started again that left unasked: doubled each time, up to the second."""
 _POLL_SECONDS = 0.01
 _STARTING, _IDLE, _BUSY, _LEAVING = "starting", "idle", "busy", "leaving"
-News = dict[str, Any]
 
 
 class _Worker:
@@ -116,12 +115,12 @@ class Pool:
                     continue
                 keys.add(key)
                 if isinstance(record, workers.Finished):
-                    self.known[key] = _exited(record)
+                    self.known[key] = calls.exited(record)
                 elif isinstance(record, workers.Began):
-                    self.known[key] = _running(record.key, 0, 0, record.began_ms)
+                    self.known[key] = calls.running(record.key, 0, 0, record.began_ms)
         for key in [key for key in keys if self.known[key]["state"] == "running" and key != running]:
             if name.startswith(self._boot):
-                self.known[key] = _died(self.known[key], None, "while no agent was there")
+                self.known[key] = calls.died(self.known[key], None, "while no agent was there")
             else:  # the machine went down: that it had finished may never have reached the disk
                 del self.known[key]
                 keys.discard(key)
@@ -287,7 +286,7 @@ class Pool:
     def _heard(self, worker: _Worker, news: workers.News) -> None:
         match news:
             case workers.Finished(key=key):
-                self.known[key] = _exited(news)
+                self.known[key] = calls.exited(news)
                 worker.running = ""
                 if news.leaves and worker.state != _LEAVING:
                     worker.state = _LEAVING
@@ -326,7 +325,7 @@ class Pool:
             self._read_file(worker.name, {key}, running="")
             if self.known[key].get("died"):
                 signal = -code if code is not None and code < 0 else None
-                self.known[key] = _died(self.known[key], signal, f"(exit code {code})" if code and code > 0 else "")
+                self.known[key] = calls.died(self.known[key], signal, f"(exit code {code})" if code and code > 0 else "")
             self._on_news(self.known[key])
         for suffix in ("sock", "errors"):
             (self._folder / f"{worker.name}.{suffix}").unlink(missing_ok=True)
@@ -349,7 +348,7 @@ class Pool:
                 call = self._queue.popleft()
                 worker.state, worker.running = _BUSY, call.key
                 self._files[worker.name].add(call.key)
-                self.known[call.key] = _running(call.key, worker.pid, worker.process_start, process_tree.boot_ms())
+                self.known[call.key] = calls.running(call.key, worker.pid, worker.process_start, process_tree.boot_ms())
                 self._say(worker, call)
                 self._on_news(self.known[call.key])
 
@@ -373,33 +372,3 @@ class Pool:
             return {}
         names = sorted(one.name for one in self.offered)[: limits.FUNCTIONS_PER_HOST_MAX]
         return {"functions": " ".join(names), "functions.queues": " ".join(self._wanted.queues)}
-
-
-def _running(key: str, pid: int, process_start: int, started_ms: int) -> News:
-    return {"key": key, "state": "running", "pid": pid, "process_start": process_start, "started_ms": started_ms}
-
-
-def _exited(record: workers.Finished) -> News:
-    if not record.called:
-        return {"key": record.key, "state": "failed", "error": record.error}
-    return {
-        "key": record.key, "state": "exited", "exit_code": 1 if record.value is None else 0, "signal": None, "ended_ms": record.ended_ms,
-        "duration_ms": max(record.ended_ms - record.began_ms, 0), "value": record.value, "error": record.error,
-        "traceback": record.traceback,
-    }
-
-
-def _died(news: News, signal: int | None, how: str) -> News:
-    now_ms = process_tree.boot_ms()
-    said = f"killed by signal {signal}" if signal else how or "ended"
-    began_ms = news.get("started_ms", now_ms)
-    return {
-        "key": news["key"], "state": "exited", "exit_code": None if signal else 1, "signal": signal, "ended_ms": now_ms,
-        "started_ms": began_ms, "duration_ms": max(now_ms - began_ms, 0), "value": None, "traceback": "", "died": True,
-        "error": f"the worker process was gone before the function returned: {said}",
-    }
-
-
-def decoded_parameters(values: object) -> dict[str, Any]:
-    """Return parameters as the plain values that JSON has."""
-    return dict(msgspec.to_builtins(values))

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_type_hin
 import msgspec
 
 from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, RETURN_VALUE_BYTES_MAX, TRACEBACK_BYTES_MAX
-from fleetlog_schemas.spec import QUEUE_DEFAULT, SpecError, check_function_name, check_queue_name
+from fleetlog_schemas.spec import QUEUE_DEFAULT, SpecError, check_queue_name
+from fleetlog_schemas.spec_fields import check_function_name
 from fleetlog_schemas.workers import Finished, Offered
 
 if TYPE_CHECKING:
