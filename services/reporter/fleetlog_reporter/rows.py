@@ -30,7 +30,7 @@ from fleetlog_schemas.records import (
     Wait,
     Wave,
 )
-from fleetlog_schemas.spec import Payload, TaskSpec, kind, summary
+from fleetlog_schemas.spec import Payload, TaskSpec, Workflow, kind, summary
 
 Row = tuple[Any, ...]
 
@@ -72,10 +72,17 @@ class LateEnd(msgspec.Struct, frozen=True):
     """The lifecycle compared it with what it knows of the attempt; otherwise that is still to be done."""
 
 
-@lru_cache(maxsize=1024)
 def described(payload: Payload) -> tuple[str, str]:
     """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
+    # A workflow has tables in it, which have no hash; nor are there many that are alike.
+    return _made(payload) if isinstance(payload, Workflow) else _described(payload)
+
+
+def _made(payload: Payload) -> tuple[str, str]:
     return summary(payload), payload_key(payload)
+
+
+_described = lru_cache(maxsize=1024)(_made)
 
 
 def payload_key(payload: Payload) -> str:
