@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -23,8 +23,10 @@ from fleetlog_schemas import subjects
 
 PLACING_TRIES_MAX = 60
 """The server chooses the node that reads: with five nodes, one is missed so often once in a million times."""
-SILENCE_SECONDS = 5.0
-"""A copy that has said nothing for this long has no more: what it still counts is damaged."""
+SILENCE_SECONDS = 3.0
+SILENCES_MAX = 3
+"""A copy that said nothing for this long, to so many readers one after the other, has no more: what it still counts is
+damaged. One reader alone may have been lost with an election, or its node may have been busy."""
 FAULTS_MAX = 100
 """Named at most; a node with more is to be emptied anyway."""
 
@@ -65,68 +67,100 @@ async def compare_log(bus: NatsBus) -> Compared:
     away = [copy["name"] for copy in copies if copy.get("offline")]
     if not info["state"]["messages"]:
         return Compared(nodes, away, first_seq, last_seq, [])
-    readable = [node for node in nodes if node not in away]
     async with contextlib.AsyncExitStack() as stack:
-        readers = {}
-        for node in readable:
-            pull = await _pull_from(bus, node, first_seq)
-            if pull is None:
-                away.append(node)
-                continue
-            stack.push_async_callback(pull.close)
-            readers[node] = _digests(pull, last_seq)
+        read = [Copy(bus, node, first_seq, last_seq) for node in nodes if node not in away]
+        for copy in read:
+            stack.push_async_callback(copy.close)
+            await copy.advance()
         pruned_through = (await Known(bus).refresh()).pruned_through
-        faults = await _compare(readers, first_seq, last_seq, pruned_through)
-    return Compared(sorted(readers), sorted(away), first_seq, last_seq, faults)
+        faults = await _compare(read, first_seq, last_seq, pruned_through)
+    away += [copy.node for copy in read if copy.is_away]
+    return Compared(
+        sorted(copy.node for copy in read if not copy.is_away), sorted(away), first_seq, last_seq,
+        [fault for fault in faults if fault.node not in away],
+    )
 
 
-async def _pull_from(bus: NatsBus, node: str, from_seq: int) -> Pull | None:
-    for _ in range(PLACING_TRIES_MAX):
-        pull, where = await bus.follow_copy(subjects.EVENTS, from_seq)
-        if node in ("", where):
-            return pull
-        await pull.close()
-    return None
+class Copy:
+    """The copy of one node, read message by message."""
 
+    def __init__(self, bus: NatsBus, node: str, first_seq: int, last_seq: int) -> None:
+        """Read it from *first_seq* through *last_seq*."""
+        self.node = node
+        self.head: tuple[int, bytes] | None = None
+        """Sequence and digest of the message at which it stands; None at its end."""
+        self.is_away = False
+        """Whether its node stopped answering: then it says nothing about its copy."""
+        self._bus, self._next_seq, self._last_seq = bus, first_seq, last_seq
+        self._pull: Pull | None = None
+        self._digests = self._read()
 
-async def _digests(pull: Pull, last_seq: int) -> AsyncIterator[tuple[int, bytes]]:
-    """Yield sequence and digest of every message of one copy, through *last_seq*."""
-    while True:
-        try:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                messages = await pull.next()
-        except (TimeoutError, PullLost):
-            return
-        for message in messages:
-            position = Position(message.reply)
-            if position.seq > last_seq:
+    async def advance(self) -> None:
+        """Go to its next message."""
+        self.head = await anext(self._digests, None)
+
+    async def close(self) -> None:
+        """Read no more."""
+        await self._digests.aclose()
+        if self._pull is not None:
+            await self._pull.close()
+        self._pull = None
+
+    async def _read(self) -> AsyncGenerator[tuple[int, bytes]]:
+        silences = 0
+        while self._next_seq <= self._last_seq:
+            if self._pull is None and not await self._open():
+                self.is_away = True
                 return
-            headers: object = message.headers
-            raw = headers.raw if isinstance(headers, RawHeaders) else b""
-            yield position.seq, hashlib.sha256(b"\0".join([message.subject.encode(), raw, message.data])).digest()
-            if position.seq == last_seq:
-                return
+            assert self._pull is not None
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    messages = await self._pull.next()
+            except (TimeoutError, PullLost):
+                silences += 1
+                if silences == SILENCES_MAX:
+                    return
+                former, self._pull = self._pull, None
+                await former.close()
+                continue
+            silences = 0
+            for message in messages:
+                seq = Position(message.reply).seq
+                if seq > self._last_seq:
+                    return
+                headers: object = message.headers
+                raw = headers.raw if isinstance(headers, RawHeaders) else b""
+                self._next_seq = seq + 1
+                yield seq, hashlib.sha256(b"\0".join([message.subject.encode(), raw, message.data])).digest()
+
+    async def _open(self) -> bool:
+        for _ in range(PLACING_TRIES_MAX):
+            pull, where = await self._bus.follow_copy(subjects.EVENTS, self._next_seq)
+            if self.node in ("", where):
+                self._pull = pull
+                return True
+            await pull.close()
+        return False
 
 
-async def _compare(
-    readers: dict[str, AsyncIterator[tuple[int, bytes]]], first_seq: int, last_seq: int, pruned_through: int
-) -> list[Fault]:
+async def _compare(copies: list[Copy], first_seq: int, last_seq: int, pruned_through: int) -> list[Fault]:
     faults: list[Fault] = []
-    heads: dict[str, tuple[int, bytes] | None] = {node: await anext(reader, None) for node, reader in readers.items()}
     for seq in range(first_seq, last_seq + 1):
         found: dict[str, bytes] = {}
-        for node, head in heads.items():
-            if head is not None and head[0] == seq:
-                found[node] = head[1]
-                heads[node] = await anext(readers[node], None)
+        for copy in copies:
+            if copy.head is not None and copy.head[0] == seq:
+                found[copy.node] = copy.head[1]
+                await copy.advance()
         if not found and seq <= pruned_through:
             continue  # it is in the archive, whose files have checksums of their own
         right = Counter(found.values()).most_common(1)[0][0] if found else b""
-        for node in readers:
-            if node not in found:
-                faults.append(Fault(node, seq, "lacks it"))
-            elif found[node] != right:
-                faults.append(Fault(node, seq, "has other bytes"))
+        for copy in copies:
+            if copy.is_away:
+                continue
+            if copy.node not in found:
+                faults.append(Fault(copy.node, seq, "lacks it"))
+            elif found[copy.node] != right:
+                faults.append(Fault(copy.node, seq, "has other bytes"))
         if len(faults) >= FAULTS_MAX:
             break
     return faults[:FAULTS_MAX]
