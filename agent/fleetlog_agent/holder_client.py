@@ -22,6 +22,8 @@ from fleetlog_agent import holder
 
 START_SECONDS_MAX = 10.0
 """Until a holder that was started must listen."""
+START_TRIES_MAX = 3
+"""One that is killed before it listens has started nothing: another one may be tried."""
 _POLL_SECONDS = 0.005
 News = dict[str, Any]
 
@@ -85,18 +87,23 @@ class HolderClient:
 
     async def _start(self) -> None:
         errors = self._folder / "holder.err"
-        with errors.open("wb") as stderr:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - once in an agent's life, and it returns at once
-                holder.command(str(self._folder)),
-                stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, close_fds=True,
-            )
         deadline = asyncio.get_running_loop().time() + START_SECONDS_MAX
-        while not await self._connect():
-            if asyncio.get_running_loop().time() > deadline or self._process.poll() not in (None, 0):
-                text = errors.read_text(errors="replace")[-500:]
-                raise HolderFailed(f"the holder, parent of all commands, does not start: {text or 'no answer'}")
-            await asyncio.sleep(_POLL_SECONDS)
-        self._log.info("holder started", pid=self.pid)
+        for _ in range(START_TRIES_MAX):
+            with errors.open("wb") as stderr:
+                self._process = subprocess.Popen(  # noqa: ASYNC220 - once in an agent's life, and it returns at once
+                    holder.command(str(self._folder)),
+                    stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, close_fds=True,
+                )
+            while (code := self._process.poll()) in (None, 0) and asyncio.get_running_loop().time() < deadline:
+                if await self._connect():
+                    self._log.info("holder started", pid=self.pid)
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+            if code is None or code >= 0:
+                break
+            self._log.warning("a holder was killed before it listened", signal=-code)
+        text = errors.read_text(errors="replace")[-500:]
+        raise HolderFailed(f"the holder, parent of all commands, does not start: {text or 'no answer'}")
 
     async def _connect(self) -> bool:
         try:
