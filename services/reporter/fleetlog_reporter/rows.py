@@ -75,7 +75,7 @@ class LateEnd(msgspec.Struct, frozen=True):
 
 def described(payload: Payload) -> tuple[str, str]:
     """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
-    return _described(_encode(payload))
+    return _described(_encode(payload))  # not every payload has a hash
 
 
 @lru_cache(maxsize=1024)
