@@ -65,6 +65,16 @@ def event(name: str, subject: str, written_by: str, *read_by: str, minreader: in
 # --- tasks -----------------------------------------------------------------------------------------------
 
 
+class PartOf(Data, frozen=True):
+    """The part of a workflow that a task belongs to."""
+
+    task_id: str
+    """The workflow."""
+    part: str
+    item: int = 0
+    """Which item of its list, from 0."""
+
+
 class Submission(Data, frozen=True):
     """One task as it was asked for. Who asked stands in the event's `authid`."""
 
@@ -74,10 +84,15 @@ class Submission(Data, frozen=True):
     """The schedule that asked for it."""
     nominal_ms: int = 0
     """The time for which the schedule asked."""
+    part_of: PartOf | None = None
+    """Of a task that the dispatcher submits for a workflow."""
+    submitted_by: str = ""
+    """Who asked for that workflow."""
 
 
 @event(
-    "fleetlog.task.submitted.v1", "evt.request evt.request", "gateway scheduler", "dispatcher", "reporter"
+    "fleetlog.task.submitted.v1", "evt.request evt.request evt.dispatch", "gateway scheduler dispatcher", "dispatcher",
+    "reporter",
 )
 class TasksSubmitted(Data, frozen=True):
     """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
@@ -95,6 +110,8 @@ class CancelRequested(Data, frozen=True):
     host_ids: tuple[str, ...] = ()
     """Empty: the whole task."""
     reason: str = ""
+    parts: tuple[str, ...] = ()
+    """Of a workflow: only these."""
 
 
 @event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
@@ -180,6 +197,7 @@ class Refusal(Data, frozen=True):
     code: str
     message: str
     pointer: str = ""
+    part_of: PartOf | None = None
 
 
 @event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")
@@ -235,6 +253,12 @@ class TaskEnd(Data, frozen=True):
     task_id: str
     outcome: Outcome
     counts: dict[Outcome, int]
+    """Of a workflow, how many parts."""
+    part_of: PartOf | None = None
+    value: str | None = None
+    """What a task of a part returned on its one host, as JSON, where another part takes it."""
+    by_host: str | None = None
+    """What it returned on each host: a JSON object of host names."""
 
 
 @event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")

@@ -94,6 +94,14 @@ PARAMETER_BYTES_MAX = 16 * 1024
 """Bytes of one parameter's value as text; Linux takes 128 KiB in one environment variable."""
 PARAMETERS_BYTES_MAX = 64 * 1024
 """Bytes of all values of one task: they are kept in the log with it."""
+WORKFLOW_PARTS_MAX = 100
+"""Parts of one workflow: a picture that people still read."""
+WORKFLOW_ITEMS_MAX = 1_000
+"""Items for each of which one part is run: each is a task of its own, on any number of hosts."""
+WORKFLOW_TASKS_MAX = 10_000
+"""Tasks of one workflow, all parts and items together: every reader keeps their ends until the workflow has ended."""
+WORKFLOW_VALUE_BYTES_MAX = 64 * 1024
+"""Bytes of what one part returned, all items and hosts together, as JSON: it is kept with the workflow."""
 REASON_BYTES_MAX = 1_000
 """Bytes of a reason that a person gives: it is kept in the log for ever."""
 TIMEOUT_MS_MAX = 30 * 24 * 3_600_000

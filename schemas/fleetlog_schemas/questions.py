@@ -102,6 +102,10 @@ class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     definition: str = ""
     """Name (as it was when the task was submitted) or id of its definition."""
     schedule: str = ""
+    part_of: str = ""
+    """The full id of a workflow: the tasks of its parts."""
+    parts: str = ""
+    """`hide`: without the tasks that are parts of workflows."""
     since_ms: int = 0
     until_ms: int = 0
     limit: int = 50
@@ -237,6 +241,9 @@ class TaskSummary(msgspec.Struct, frozen=True):
     """The schedule that it is a run of."""
     nominal_at: str | None = None
     """The time that the schedule's rule names, if it was fired for one."""
+    part_of: str | None = None
+    """The workflow that it belongs to."""
+    part: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -247,6 +254,7 @@ class Progress(msgspec.Struct, frozen=True):
     outcome: str | None
     hosts: int
     ended: int
+    """Commands, or parts of a workflow, that have ended."""
     counts: dict[str, int]
     percent: float
     eta_seconds: float | None

@@ -43,6 +43,12 @@ def deploy_script(folder: Path) -> None:
     )
 
 
+def check_script(folder: Path) -> None:
+    """Write the program of the page's part `check`, whose suite `slow` fails until there is a file `fixed`."""
+    fixed = shlex.quote(str(folder / "fixed"))
+    (folder / "check.sh").write_text(f"#!/bin/sh\nS=$FLEETLOG_PARAM_SUITE\n[ $S != slow -o -e {fixed} ] && echo $S is fine\n")
+
+
 PAGES = {
     "definitions": Page({f"web{number:02}": {"role": "web"} for number in range(1, 4)}),
     "rollouts": Page(
@@ -51,6 +57,7 @@ PAGES = {
         before={"fleetlog resume": lambda folder: (folder / "broken").unlink()},
     ),
     "schedules": Page({"web01": {}}),
+    "workflows": Page({"ci01": {}, "web01": {"role": "web"}, "web02": {"role": "web"}}, first=check_script),
 }
 
 

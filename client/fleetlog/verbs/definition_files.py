@@ -71,6 +71,15 @@ def _files(paths: list[str]) -> list[File]:
     return [found[name] for name in sorted(found)]
 
 
+def read_file(path: Path) -> Read:
+    """Return what a file defines, checked.
+
+    Raises:
+        CliError: it cannot be read, or is no definition.
+    """
+    return _file(path).read
+
+
 def _file(path: Path) -> File:
     try:
         text = _bounded(path, FILE_BYTES_MAX).decode()
@@ -81,7 +90,7 @@ def _file(path: Path) -> File:
     except TextError as error:
         raise CliError(Exit.TYPED_WRONG, f"{path}: {error}") from None
     except SpecError as error:
-        field = error.pointer.removeprefix("/spec").strip("/").replace("/", ".")
+        field = error.pointer.removeprefix("/spec").removeprefix("/payload").strip("/").replace("/", ".")
         raise CliError(Exit.TYPED_WRONG, f"{path}: {field + ': ' if field else ''}{error.message}") from None
     return File(path, text, made)
 

@@ -71,6 +71,11 @@ def go_on(console: Console, task_id: str, reference: str) -> int:
     return Exit.OK
 
 
+def hosts_of(plan: dict[str, Any]) -> int:
+    """Return on how many hosts a plan runs; of a workflow, those of all parts together."""
+    return len(plan["hosts"]) + sum(int(part["hosts"]) for part in plan.get("parts") or ())
+
+
 def plan_of(console: Console, path: str, body: Any) -> dict[str, Any]:
     """Return what submitting would do, as *path* says of *body*.
 
@@ -124,8 +129,8 @@ def rerun(console: Console) -> int:
     options = console.options
     if options.include_lost and not options.failed:
         raise CliError(Exit.TYPED_WRONG, "--include-lost goes with --failed")
-    if options.failed and options.outcomes:
-        raise CliError(Exit.TYPED_WRONG, "give either --failed or --outcome")
+    if bool(options.failed) + bool(options.outcomes) + bool(options.part) > 1:
+        raise CliError(Exit.TYPED_WRONG, "give one of --failed, --outcome and --part")
     outcomes = [outcome.value for outcome in specs.outcomes_of("--outcome", options.outcomes)]
     answer = console.gateway.get(f"/tasks/{segment(options.task)}/progress")["data"]
     task_id, counts = str(answer["task_id"]), answer["counts"]
@@ -133,12 +138,15 @@ def rerun(console: Console) -> int:
     if options.failed:
         outcomes = [outcome.value for outcome in RERUN_OUTCOMES] + (["lost"] if options.include_lost else [])
         body = {"failed": True, "include_lost": options.include_lost}
+    if options.part:
+        body = {"parts": options.part}
     if options.latest:
         body = {**(body or {}), "latest": True}
     console.confirm_hosts(sum(counts.get(name, 0) for name in outcomes) if outcomes else answer["hosts"])
     started = console.gateway.post(f"/tasks/{task_id}/rerun", body, Idempotency_Key=new_task_id())
     again = str(started["task_id"])
-    console.say(f"task {short(again)} runs {short(task_id)} again on {count_of(int(started['hosts']), 'host')}")
+    where = f": {', '.join(started['parts'])}" if started.get("parts") else f" on {count_of(int(started['hosts']), 'host')}"
+    console.say(f"task {short(again)} runs {short(task_id)} again{where}")
     if started.get("gone"):
         console.say(f"left out, for they are gone: {console.err_style.line(started['gone'])}")
     return go_on(console, again, "last")

@@ -20,7 +20,7 @@ class Keeper:
     subject = events.ARCHIVE
     fences: tuple[str, ...] = ()
     state_type = State
-    state_version = 1
+    state_version = 2
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""
 
     def __init__(self, settings: KeeperSettings) -> None:

@@ -45,6 +45,10 @@ class TasksQuery(Past, frozen=True, kw_only=True):
     tag: Text = ""
     definition: Text = ""
     schedule: Text = ""
+    part_of: Text = ""
+    """The full id of a workflow: the tasks of its parts."""
+    parts: Annotated[str, Meta(pattern="^(hide)?$")] = ""
+    """`hide`: without the tasks that are parts of workflows."""
     since_ms: Count = 0
     until_ms: Count = 0
     limit: Limit = 50
