@@ -86,7 +86,7 @@ class Runner:
         self._blobs = Blobs(host_id, folder / "blobs", bus)
         self._runs: dict[Key, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.holder = HolderClient(folder, self._heard, self._holder_broke)
+        self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
         self._log = structlog.get_logger("runner")
 
     def out_bytes(self) -> int:
