@@ -67,7 +67,7 @@ class Runner:
         self._preparation = Preparation(host_id, self._out, Blobs(host_id, folder / "blobs", bus))
         self._runs: dict[Key, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.holder = HolderClient(folder, self._heard, self._holder_broke)
+        self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
         self.pool = Pool(host_id, boot_id, folder, functions, self._heard, fail)
         self._log = structlog.get_logger("runner")
 
