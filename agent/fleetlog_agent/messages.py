@@ -71,6 +71,11 @@ class Exited(msgspec.Struct, frozen=True):
     """Why it could not be run after all; it is then an `error`, not a failure."""
     ended_ms: int | None = None
     """By the boot clock, when it is known better than now."""
+    return_value: str | None = None
+    """Of a function, as JSON."""
+    raised: str = ""
+    """What a function raised, in one line."""
+    traceback: str = ""
 
 
 class ProcessGone(msgspec.Struct, frozen=True):
