@@ -151,7 +151,8 @@ class Attempts:
             news.key, live,
             _Fate(
                 outcome, Ran.YES, exit_code=news.exit_code, signal=news.signal, started_ms=started_ms,
-                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error, tail=news.tail, output=news.output,
+                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.note, tail=news.tail, output=news.output,
+                return_value=news.return_value,
             ),
         )
 
@@ -169,7 +170,7 @@ class Attempts:
                     token_key_id=accepted.start.token_key_id, outcome=fate.outcome, ran=fate.ran,
                     exit_code=fate.exit_code, signal=fate.signal, started_ms=fate.started_ms, ended_ms=fate.ended_ms,
                     duration_ms=fate.duration_ms, error=bounded(fate.error, ERROR_TEXT_BYTES_MAX),
-                    tail=bounded(fate.tail, OUTPUT_TAIL_BYTES_MAX), output=fate.output,
+                    tail=bounded(fate.tail, OUTPUT_TAIL_BYTES_MAX), output=fate.output, return_value=fate.return_value,
                 )
             )
         )
@@ -279,6 +280,7 @@ class _Fate(msgspec.Struct, frozen=True):
     error: str = ""
     tail: str = ""
     output: OutputSummary | None = None
+    return_value: str | None = None
 
 
 def _was_stopped(news: m.Exited, live: Live) -> bool:

@@ -71,6 +71,10 @@ class Exited(msgspec.Struct, frozen=True):
     """Why it could not be run after all; it is then an `error`, not a failure."""
     ended_ms: int | None = None
     """By the boot clock, when it is known better than now."""
+    return_value: str | None = None
+    """JSON text."""
+    note: str = ""
+    """What is wrong with what it returned; how it ended is not touched by that."""
 
 
 class ProcessGone(msgspec.Struct, frozen=True):

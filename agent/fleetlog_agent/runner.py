@@ -15,14 +15,15 @@ import pwd
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from fleetlog_agent import messages as m
-from fleetlog_agent import process_tree
+from fleetlog_agent import process_tree, returned
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.holder_client import HolderClient, HolderFailed, News
 from fleetlog_agent.journal_records import Key
-from fleetlog_agent.launch import SCRIPT_FD
+from fleetlog_agent.launch import RETURN_FD, SCRIPT_FD
 from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
 from fleetlog_runtime.pure.bus import Bus
@@ -135,7 +136,7 @@ class Runner:
         if run is not None and run.following is not None:
             run.following.cancel()
         self.holder.release(str(key))
-        for suffix in ("stdout", "stderr", "frames", "stdin", "script"):
+        for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
 
@@ -189,6 +190,9 @@ class Runner:
             if other:
                 groups = os.getgrouplist(who.pw_name, who.pw_gid)
                 launch |= {"uid": who.pw_uid, "gid": who.pw_gid, "groups": groups, "script": script}
+                launch["returned"] = path = self._write(key, returned.SUFFIX, b"", 0o600)
+                os.chown(path, who.pw_uid, who.pw_gid)
+                env[returned.VARIABLE] = f"/dev/fd/{RETURN_FD}"
         return {
             "argv": argv, "env": env, "mark": process_tree.mark_of(self._host_id, str(key)), "stdin": stdin, "slot": run.slot, "launch": launch,
             "stdout": self._file(key, "stdout"), "stderr": self._file(key, "stderr"),
@@ -210,7 +214,7 @@ class Runner:
             "PATH": os.environ.get("PATH") or PATH_DEFAULT, "LANG": os.environ.get("LANG", "C.UTF-8"),
             "HOME": who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name, "SHELL": who.pw_shell or "/bin/sh",
             "FLEETLOG_HOST_ID": self._host_id, "FLEETLOG_TASK_ID": key.task_id,
-            "FLEETLOG_ATTEMPT": str(key.attempt),
+            "FLEETLOG_ATTEMPT": str(key.attempt), returned.VARIABLE: self._file(key, returned.SUFFIX),
         }
         given = await self._given_environment(run)
         name, _, value = process_tree.mark_of(self._host_id, str(key)).partition("=")
@@ -313,7 +317,7 @@ class Runner:
 
     def _is_silent(self, key: Key) -> bool:
         """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
-        for stream in ("stdout", "stderr"):
+        for stream in ("stdout", "stderr", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
                     return False
@@ -374,7 +378,9 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        self._tell(_exited(key, news, *await run.following))
+        exited = _exited(key, news, *await run.following)
+        value, wrong = returned.read(self._file(key, returned.SUFFIX), run.masker)
+        self._tell(msgspec.structs.replace(exited, return_value=value, note=wrong))
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -94,6 +94,8 @@ PARAMETER_BYTES_MAX = 16 * 1024
 """Bytes of one parameter's value as text; Linux takes 128 KiB in one environment variable."""
 PARAMETERS_BYTES_MAX = 64 * 1024
 """Bytes of all values of one task: they are kept in the log with it."""
+RETURN_VALUE_BYTES_MAX = 64 * 1024
+"""Bytes of what one command returned, as JSON: it is kept in the log with its end."""
 WORKFLOW_PARTS_MAX = 100
 """Parts of one workflow: a picture that people still read."""
 WORKFLOW_ITEMS_MAX = 1_000

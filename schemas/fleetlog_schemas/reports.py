@@ -107,6 +107,8 @@ class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", 
     error: str = ""
     tail: str = ""
     output: OutputSummary | None = None
+    return_value: str | None = None
+    """JSON text."""
 
 
 class ReportFacts(msgspec.Struct, frozen=True, tag="facts", tag_field="report"):

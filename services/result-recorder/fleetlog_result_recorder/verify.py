@@ -104,8 +104,13 @@ def _end(host_id: str, item: reports.ReportEnded) -> events.End:
         task_id=item.task_id, host_id=host_id, attempt=item.attempt, outcome=item.outcome, ran=item.ran,
         exit_code=item.exit_code, signal=item.signal, started_ms=item.started_ms, ended_ms=item.ended_ms,
         duration_ms=item.duration_ms, error=cut(item.error, limits.ERROR_TEXT_BYTES_MAX),
-        tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output,
+        tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output, return_value=_kept(item.return_value),
     )
+
+
+def _kept(value: str | None) -> str | None:
+    """Return what a command returned; more than is kept of one is no JSON any more, and is left out."""
+    return value if value is None or len(value.encode("utf-8", "replace")) <= limits.RETURN_VALUE_BYTES_MAX else None
 
 
 def cut(text: str, bytes_max: int) -> str:
