@@ -16,7 +16,7 @@ from fleetlog_agent import messages as m
 from fleetlog_agent.journal_records import Ended, Entry, JournalState, Key, Record, Started, Stopping
 from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas.events import OutputSummary
-from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, OUTPUT_TAIL_BYTES_MAX
+from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, OUTPUT_TAIL_BYTES_MAX, TRACEBACK_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.pushes import StartAttempt
 from fleetlog_schemas.reports import HeldState, ReportEnded, ReportStarted
@@ -151,8 +151,8 @@ class Attempts:
             news.key, live,
             _Fate(
                 outcome, Ran.YES, exit_code=news.exit_code, signal=news.signal, started_ms=started_ms,
-                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.note, tail=news.tail, output=news.output,
-                return_value=news.return_value,
+                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.raised or news.note, tail=news.tail, output=news.output,
+                return_value=news.return_value, traceback=news.traceback,
             ),
         )
 
@@ -170,7 +170,8 @@ class Attempts:
                     token_key_id=accepted.start.token_key_id, outcome=fate.outcome, ran=fate.ran,
                     exit_code=fate.exit_code, signal=fate.signal, started_ms=fate.started_ms, ended_ms=fate.ended_ms,
                     duration_ms=fate.duration_ms, error=bounded(fate.error, ERROR_TEXT_BYTES_MAX),
-                    tail=bounded(fate.tail, OUTPUT_TAIL_BYTES_MAX), output=fate.output, return_value=fate.return_value,
+                    tail=bounded(fate.tail, OUTPUT_TAIL_BYTES_MAX), output=fate.output,
+                    return_value=fate.return_value, traceback=bounded(fate.traceback, TRACEBACK_BYTES_MAX),
                 )
             )
         )
@@ -281,6 +282,7 @@ class _Fate(msgspec.Struct, frozen=True):
     tail: str = ""
     output: OutputSummary | None = None
     return_value: str | None = None
+    traceback: str = ""
 
 
 def _was_stopped(news: m.Exited, live: Live) -> bool:

@@ -109,6 +109,7 @@ class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", 
     output: OutputSummary | None = None
     return_value: str | None = None
     """JSON text."""
+    traceback: str = ""
 
 
 class ReportFacts(msgspec.Struct, frozen=True, tag="facts", tag_field="report"):

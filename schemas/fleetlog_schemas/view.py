@@ -49,6 +49,9 @@ class AttemptView(msgspec.Struct, frozen=True):
     decided: bool
     """The dispatcher decided this end; the host did not confirm it."""
     late: tuple[LateView, ...]
+    return_value: str | None = None
+    """What a function returned, as JSON text."""
+    traceback: str = ""
 
 
 class WaitView(msgspec.Struct, frozen=True):
@@ -318,6 +321,8 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
             LateView(outcome=late.outcome.value, exit_code=late.exit_code, ended_at=_time(late.ended_ms), seq=seq)
             for late, seq in zip(attempt.late, attempt.late_seq, strict=True)
         ),
+        return_value=end.return_value if end else None,
+        traceback=end.traceback if end else "",
     )
 
 

@@ -104,13 +104,20 @@ def _end(host_id: str, item: reports.ReportEnded) -> events.End:
         task_id=item.task_id, host_id=host_id, attempt=item.attempt, outcome=item.outcome, ran=item.ran,
         exit_code=item.exit_code, signal=item.signal, started_ms=item.started_ms, ended_ms=item.ended_ms,
         duration_ms=item.duration_ms, error=cut(item.error, limits.ERROR_TEXT_BYTES_MAX),
-        tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output, return_value=_kept(item.return_value),
+        tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output, traceback=cut(item.traceback, limits.TRACEBACK_BYTES_MAX),
+        return_value=_value(item.return_value),
     )
 
 
-def _kept(value: str | None) -> str | None:
-    """Return what a command returned; more than is kept of one is no JSON any more, and is left out."""
-    return value if value is None or len(value.encode("utf-8", "replace")) <= limits.RETURN_VALUE_BYTES_MAX else None
+def _value(text: str | None) -> str | None:
+    """Return a value that is JSON and within its limit; what a host says that is neither was never returned by a function."""
+    if text is None or len(text.encode("utf-8", "replace")) > limits.RETURN_VALUE_BYTES_MAX:
+        return None
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
+    return text
 
 
 def cut(text: str, bytes_max: int) -> str:
