@@ -143,7 +143,7 @@ class Attempts:
             outcome = Outcome.ERROR
         elif live.stop_reason and (_was_stopped(news, live) or news.signal is not None):
             outcome = Outcome.TIMEOUT if live.stop_reason == "timeout" else Outcome.CANCELLED
-        elif news.signal is None and news.exit_code in accepted.start.options.exit_codes:
+        elif news.return_value is not None or (news.signal is None and news.exit_code in accepted.start.options.exit_codes):
             outcome = Outcome.SUCCESS
         else:
             outcome = Outcome.FAILURE
