@@ -163,7 +163,7 @@ class Attempts:
             news.key, live,
             _Fate(
                 outcome, Ran.YES, exit_code=news.exit_code, signal=news.signal, started_ms=started_ms,
-                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.raised, tail=news.tail, output=news.output,
+                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.raised or news.note, tail=news.tail, output=news.output,
                 return_value=news.return_value, traceback=news.traceback,
             ),
         )

@@ -72,7 +72,9 @@ class Exited(msgspec.Struct, frozen=True):
     ended_ms: int | None = None
     """By the boot clock, when it is known better than now."""
     return_value: str | None = None
-    """Of a function, as JSON."""
+    """As JSON."""
+    note: str = ""
+    """What is wrong with what it returned; how it ended is not touched by that."""
     raised: str = ""
     """What a function raised, in one line."""
     traceback: str = ""

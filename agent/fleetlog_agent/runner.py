@@ -13,10 +13,11 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from fleetlog_agent import messages as m
-from fleetlog_agent import process_tree
+from fleetlog_agent import process_tree, returned
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.calls import decoded_parameters
 from fleetlog_agent.functions import Pool
@@ -126,7 +127,7 @@ class Runner:
             run.following.cancel()
         self.holder.release(str(key))
         self.pool.release(str(key))
-        for suffix in ("stdout", "stderr", "frames", "stdin", "script"):
+        for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._preparation.file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
 
@@ -240,7 +241,7 @@ class Runner:
 
     def _is_silent(self, key: Key) -> bool:
         """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
-        for stream in ("stdout", "stderr"):
+        for stream in ("stdout", "stderr", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._preparation.file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
                     return False
@@ -301,7 +302,11 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        self._tell(_exited(key, run, news, *await run.following))
+        exited = _exited(key, run, news, *await run.following)
+        if not isinstance(run.start.payload, Function):
+            value, note = returned.read(self._preparation.file(key, returned.SUFFIX), run.masker)
+            exited = msgspec.structs.replace(exited, return_value=value, note=note)
+        self._tell(exited)
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -105,7 +105,7 @@ WORKFLOW_VALUE_BYTES_MAX = 64 * 1024
 FUNCTION_ARGUMENTS_BYTES_MAX = 64 * 1024
 """Bytes of a function's arguments as JSON: they are kept in the log, and repeated in each push."""
 RETURN_VALUE_BYTES_MAX = 64 * 1024
-"""Bytes of what a function returns, as JSON: it is kept in the log; four of them fit into one event."""
+"""Bytes of what a command returns, as JSON: it is kept in the log; four of them fit into one event."""
 TRACEBACK_BYTES_MAX = 8 * 1024
 """Bytes of a traceback in the log: its end, where the error is."""
 PROGRESS_NOTE_BYTES_MAX = 200
