@@ -22,6 +22,8 @@ from fleetlog_agent import holder
 
 START_SECONDS_MAX = 10.0
 """Until a holder that was started must listen."""
+START_TRIES_MAX = 3
+"""One that is killed before it listens has started nothing: another one may be tried."""
 _POLL_SECONDS = 0.005
 News = dict[str, Any]
 
@@ -33,16 +35,21 @@ class HolderFailed(Exception):
 class HolderClient:
     """One agent's connection to its holder, if there is one."""
 
-    def __init__(self, folder: Path, on_news: Callable[[News], None], on_break: Callable[[], None]) -> None:
+    def __init__(
+        self, folder: Path, on_news: Callable[[News], None], on_break: Callable[[], None],
+        fail: Callable[[BaseException | None], None],
+    ) -> None:
         """Speak for the agent of *folder*.
 
         *on_news* hears of attempts. *on_break* hears that the connection broke and everything known must be looked
-        at again: the holder died, or (`connected` tells) it lives and we are connected anew.
+        at again: the holder died, or (`connected` tells) it lives and we are connected anew. *fail* hears what nobody
+        thought of: without an ear for its holder, an agent would wait for ever.
         """
         self._folder = folder
         self._folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._on_news = on_news
         self._on_break = on_break
+        self._fail = fail
         self._writer: asyncio.StreamWriter | None = None
         self._orders: list[bytes] = []
         """Given in this turn of the loop; they leave together."""
@@ -85,18 +92,23 @@ class HolderClient:
 
     async def _start(self) -> None:
         errors = self._folder / "holder.err"
-        with errors.open("wb") as stderr:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - once in an agent's life, and it returns at once
-                holder.command(str(self._folder)),
-                stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, close_fds=True,
-            )
         deadline = asyncio.get_running_loop().time() + START_SECONDS_MAX
-        while not await self._connect():
-            if asyncio.get_running_loop().time() > deadline or self._process.poll() not in (None, 0):
-                text = errors.read_text(errors="replace")[-500:]
-                raise HolderFailed(f"the holder, parent of all commands, does not start: {text or 'no answer'}")
-            await asyncio.sleep(_POLL_SECONDS)
-        self._log.info("holder started", pid=self.pid)
+        for _ in range(START_TRIES_MAX):
+            with errors.open("wb") as stderr:
+                self._process = subprocess.Popen(  # noqa: ASYNC220 - once in an agent's life, and it returns at once
+                    holder.command(str(self._folder)),
+                    stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, start_new_session=True, close_fds=True,
+                )
+            while (code := self._process.poll()) in (None, 0) and asyncio.get_running_loop().time() < deadline:
+                if await self._connect():
+                    self._log.info("holder started", pid=self.pid)
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+            if code is None or code >= 0:
+                break
+            self._log.warning("a holder was killed before it listened", signal=-code)
+        text = errors.read_text(errors="replace")[-500:]
+        raise HolderFailed(f"the holder, parent of all commands, does not start: {text or 'no answer'}")
 
     async def _connect(self) -> bool:
         try:
@@ -116,11 +128,17 @@ class HolderClient:
         self._held = set(held)
         self._writer = writer
         self._reading = asyncio.create_task(self._read(reader))
+        self._reading.add_done_callback(self._read_no_more)
         return True
+
+    def _read_no_more(self, reading: asyncio.Task[None]) -> None:
+        if not reading.cancelled() and reading.exception() is not None:
+            self._fail(reading.exception())
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):
-            while line := await reader.readline():
+            # Without a line break it is what a holder was saying when it was killed.
+            while (line := await reader.readline()).endswith(b"\n"):
                 news = json.loads(line)
                 self.known[news["key"]] = news
                 self._held.add(news["key"])

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Blob
+from fleetlog_schemas.spec import Blob, Part, Script, TaskSpec, Workflow
 
 FILE_SUFFIX = ".toml"
 FILE_BYTES_MAX = 32 * 1024 * 1024
@@ -60,14 +60,34 @@ class Read(msgspec.Struct, frozen=True):
 
 def write(definition: Definition, version: int, contents: Contents) -> str:
     """Return the canonical text of a definition; *version* 0 is left out."""
-    spec: dict[str, Any] = msgspec.to_builtins(definition.spec)
-    payload, options = spec.pop("payload"), spec.pop("options", {})
     top: dict[str, Any] = {"name": definition.name, "version": version, "description": definition.description}
-    top.update(payload)
-    if "content" in top:
-        top.update(_content("script", definition.spec.payload.content, contents))  # type: ignore[union-attr]  # it is a script
+    top.update(_task_table(definition.spec, contents), parameters=msgspec.to_builtins(definition.parameters))
+    if isinstance(definition.spec.payload, Workflow):
+        top["parts"] = {part.name: _part_table(part, contents) for part in definition.spec.payload.parts}
+    return "\n".join(_table(_renamed(top, _to_seconds), "")) + "\n"
+
+
+def _part_table(part: Part, contents: Contents) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(part)
+    for key in ("name", "task"):
+        found.pop(key, None)
+    if part.task is not None:
+        found = {**_task_table(part.task, contents), **found}
+        # What has its usual value says nothing: a part is read among many.
+        usual = {"max_retries": 0, "timeout_ms": TaskSpec(payload=part.task.payload).timeout_ms, "options": {}, "retry": {}}
+        found = {key: value for key, value in found.items() if key not in usual or value != usual[key]}
+    return found
+
+
+def _task_table(spec_of: TaskSpec, contents: Contents) -> dict[str, Any]:
+    """Return what a task is as a file has it: payload, surroundings and the rest beside each other."""
+    spec: dict[str, Any] = msgspec.to_builtins(spec_of)
+    payload, options = spec.pop("payload"), spec.pop("options", {})
+    top: dict[str, Any] = {key: value for key, value in payload.items() if key != "parts"}
+    if isinstance(spec_of.payload, Script):
+        top.update(_content("script", spec_of.payload.content, contents))
         del top["content"]
-    around = definition.spec.options
+    around = spec_of.options
     for part, blob in (("stdin", around.stdin), ("env", around.env)):
         if blob is not None:
             options.pop(part)
@@ -78,9 +98,9 @@ def write(definition: Definition, version: int, contents: Contents) -> str:
     retry = spec.get("retry", {})
     top["max_retries"] = retry.pop("attempts_max", 1) - 1
     spec.pop("timeout_ms", None)
-    top["timeout_ms"] = definition.spec.timeout_ms
-    top.update(spec, options=options, parameters=msgspec.to_builtins(definition.parameters))
-    return "\n".join(_table(_renamed(top, _to_seconds), "")) + "\n"
+    top["timeout_ms"] = spec_of.timeout_ms
+    top.update(spec, options=options)
+    return top
 
 
 def _content(part: str, blob: Blob, contents: Contents) -> dict[str, Any]:
@@ -136,7 +156,9 @@ def _renamed(table: dict[str, Any], rename: Callable[[str, Any], tuple[str, Any]
     found = {}
     for key, value in table.items():
         new_key, new = rename(key, value)
-        if isinstance(new, dict) and key not in ("parameters", "env"):
+        if key == "parts" and isinstance(new, dict):
+            new = {name: _renamed(part, rename) if isinstance(part, dict) else part for name, part in new.items()}
+        elif isinstance(new, dict) and key not in ("parameters", "env", "given"):
             new = _renamed(new, rename)
         found[new_key] = new
     return found
@@ -158,6 +180,17 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
         raise TextError("version: must be the number of a version")
     spec = {key: value for key, value in top.items() if key not in ("name", "description", "parameters")}
+    _take_task(spec, contents, beside)
+    made = {"name": top.get("name", ""), "spec": spec}
+    made.update({key: top[key] for key in ("description", "parameters") if key in top})
+    try:
+        return Read(msgspec.convert(made, Definition), version, contents)
+    except msgspec.ValidationError as error:
+        raise TextError(_plain(str(error), list(top.get("parts", ())))) from None
+
+
+def _take_task(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
+    """Turn what a file says of a task into its specification, in place."""
     _take_payload(spec, contents, beside)
     _take_surroundings(spec, contents, beside)
     retries = spec.pop("max_retries", 0)
@@ -167,17 +200,47 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     if not isinstance(retry, dict) or "attempts_max" in retry:
         raise TextError("retry: is a table; how often is said by max_retries")
     retry["attempts_max"] = retries + 1
-    made = {"name": top.get("name", ""), "spec": spec}
-    made.update({key: top[key] for key in ("description", "parameters") if key in top})
-    try:
-        return Read(msgspec.convert(made, Definition), version, contents)
-    except msgspec.ValidationError as error:
-        raise TextError(_plain(str(error))) from None
 
 
-def _plain(message: str) -> str:
+_OF_PARTS = frozenset(Part.__struct_fields__) - {"name", "task", "declared"}
+"""What a file says of a part beside its task."""
+
+
+def _take_parts(parts: Any, contents: Contents, beside: Callable[[str], bytes]) -> list[dict[str, Any]]:
+    """Return the parts of a workflow, which a file has as tables by name."""
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
+        raise TextError("parts: are tables, one for each part: [parts.build]")
+    found = []
+    for name, table in parts.items():
+        part = {key: value for key, value in table.items() if key in _OF_PARTS}
+        if "definition" not in part:
+            if "target" in part:
+                table["target"] = part.pop("target")
+            task = {key: value for key, value in table.items() if key not in part}
+            try:
+                _take_task(task, contents, beside)
+            except TextError as error:
+                raise TextError(f"parts.{name}: {error}") from None
+            part["task"] = task
+        elif others := sorted(table.keys() - part.keys()):
+            raise TextError(f"parts.{name}: runs a definition, and so has no {', '.join(others)} of its own")
+        found.append({"name": name, **part})
+    return found
+
+
+def _plain(message: str, parts: list[str]) -> str:
     """Return a message of the decoder with the field as the file has it."""
-    return re.sub(r"_ms(_max)?\b", r"_seconds\1", re.sub(r"\$\.(spec\.)?", "", message))
+    return re.sub(r"_ms(_max)?\b", r"_seconds\1", by_name(re.sub(r"\$\.(spec\.)?", "", message), parts))
+
+
+def by_name(place: str, parts: list[str]) -> str:
+    """Return a place in a specification as the file has it: a part by its name, its task's fields beside its own."""
+
+    def named(found: re.Match[str]) -> str:
+        index = int(found[1])
+        return f"parts.{parts[index] if index < len(parts) else index}"
+
+    return re.sub(r"(?:payload\.)?parts[.\[](\d+)\]?(?:\.task\b)?(?:\.payload\b)?", named, place)
 
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
@@ -187,6 +250,8 @@ def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[st
     payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args") if key in spec})
     if blob:
         payload["content"] = blob
+    if "parts" in spec:
+        payload = {"kind": "workflow", "parts": _take_parts(spec.pop("parts"), contents, beside)}
     spec["payload"] = payload
 
 
@@ -263,12 +328,16 @@ def with_version(text: str, version: int) -> str:
 
 def _table(table: dict[str, Any], path: str) -> list[str]:
     """Return the lines of a table: values first, then the tables in it."""
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict) and _says(key, value, path)]
+    inline = {key for key, value in table.items() if isinstance(value, dict) and (key == "for_each" or path.endswith(".given"))}
+    lines = [
+        f"{_key(key)} = {_value(value)}" for key, value in table.items()
+        if key in inline or (not isinstance(value, dict) and _says(key, value, path))
+    ]
     for key, value in table.items():
-        if isinstance(value, dict) and (value or path == "parameters"):
+        if isinstance(value, dict) and key not in inline and (value or path == "parameters"):
             inner = f"{path}.{_key(key)}" if path else _key(key)
             below = _table(value, inner)
-            if all(isinstance(one, dict) for one in value.values()) and value:
+            if all(isinstance(one, dict) for one in value.values()) and value and not inner.endswith(".given"):
                 lines += below  # nothing stands between: no header of its own
             else:
                 lines += ["", f"[{inner}]", *below]
@@ -291,6 +360,8 @@ def _value(value: Any) -> str:
         return _long(value) if "\n" in value else _basic(value)
     if isinstance(value, list | tuple):
         return f"[{', '.join(_value(one) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(key)} = {_value(one)}' for key, one in value.items())} }}"
     return repr(value)
 
 

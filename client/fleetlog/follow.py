@@ -24,11 +24,11 @@ decode_stored = msgspec.json.Decoder(StoredRaw).decode
 
 
 class Fold:
-    """The record of one task, event by event. Others' submissions are passed over, so memory stays one task's."""
+    """The record of one task, event by event. Others' submissions are passed over, but for those of its parts."""
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        self._tasks = records.Tasks()
+        self._tasks = records.Tasks(partial=True)
         self.last_seq = 0
         self.skipped: list[str] = []
         """What could not be read and was passed over, as every reader does; one line each."""
@@ -57,6 +57,7 @@ class Fold:
             self.skipped.append(f"event {stored.seq}: {error}")
             return []
         if isinstance(event.data, events.TasksSubmitted):
-            mine = tuple(one for one in event.data.tasks if one.task_id == self.task_id)
+            mine = tuple(one for one in event.data.tasks if self.task_id in (one.task_id, one.part_of and one.part_of.task_id))
             event = msgspec.structs.replace(event, data=events.TasksSubmitted(tasks=mine))
-        return lifecycle.apply(self._tasks, event)
+        changes = lifecycle.apply(self._tasks, event)
+        return [change for change in changes if change.task.task_id == self.task_id]

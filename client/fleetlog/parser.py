@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetlog.alert_options import alert_verbs, webhook_verbs
+from fleetlog.definition_options import definition_verbs, workflow_verbs
+from fleetlog.function_options import function_verbs
 from fleetlog.options import following, task_options
 from fleetlog.schedule_options import schedule_verbs
 from fleetlog.values import count, duration_ms, label, parameter, port, positive, separated, week_days
@@ -21,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values of the options that stand before or after the verb, when nobody gives them."""
 
-TELL_FROZEN = frozenset({"exec", "run", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor"})
+TELL_FROZEN = frozenset({"exec", "run", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor", "function run"})
 """Verbs that say on stderr when something is frozen."""
 
 EPILOG = (
@@ -66,7 +68,8 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+        _running, _definitions, _functions, _workflows, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers,
+        _archive, _backup, _system,
     ):
         section(add)
     return parser
@@ -121,6 +124,8 @@ def _running(add: _AddVerb) -> None:
     verb.add_argument("--include-lost", action="store_true", help="with --failed: also where it may have run")
     verb.add_argument("--outcome", dest="outcomes", type=separated, default=(), metavar="OUTCOME,...",
                       help="only hosts that ended exactly so, as unreached or lost")
+    verb.add_argument("--part", action="append", default=[], metavar="NAME",
+                      help="of a workflow: this part, and what comes after it (repeatable)")
     verb.add_argument("--latest", action="store_true",
                       help="with the present version of its definition (default: the version that it ran)")
     following(verb)
@@ -139,38 +144,16 @@ def _alerts(add: _AddVerb) -> None:
     webhook_verbs(_group(add, "webhook", "webhooks: who is told of ends and alerts, by HTTP"))
 
 
+def _functions(add: _AddVerb) -> None:
+    function_verbs(_group(add, "function", "functions: Python functions that hosts offer, run as tasks"))
+
+
+def _workflows(add: _AddVerb) -> None:
+    workflow_verbs(_group(add, "workflow", "workflows: tasks one after the other and beside each other, as parts of one task"))
+
+
 def _definitions(add: _AddVerb) -> None:
-    verbs = _group(add, "definition", "definitions: what can be run again, with parameters; kept as files if you like")
-    verb = verbs("ls", "definitions:ls", "list definitions")
-    for name, what in (("kind", "this kind"), ("name", "names that fit this glob"), ("tag", "this tag")):
-        verb.add_argument(f"--{name}", default="", help=f"only {what}")
-    for name, text in (
-        ("show", "show a definition, as its file would be"), ("schema", "print what its parameters may be, as JSON Schema"),
-    ):
-        verb = verbs(name, f"definitions:{name}", text)
-        verb.add_argument("name", metavar="NAME")
-        verb.add_argument("--version", dest="definition_version", type=positive, default=0, metavar="N",
-                          help="an earlier version (default: the present one)")
-    verb = verbs("history", "definitions:history", "list the versions of a definition, newest first")
-    verb.add_argument("name", metavar="NAME")
-    verb.add_argument("--limit", type=positive, default=20, help="how many (default 20)")
-    verb = verbs("rm", "definitions:rm", "remove a definition; its tasks keep their past")
-    verb.add_argument("name", metavar="NAME")
-    verb.add_argument("--version", dest="definition_version", type=positive, default=0, metavar="N", help="only if it still is this one")
-    verb.add_argument("--message", default="", help="why; kept in the log")
-    verb = verbs("push", "definition_files:push", "make and change definitions as files say")
-    verb.add_argument("paths", nargs="+", metavar="FILE|DIR", help="a file, or a folder with NAME.toml files")
-    verb.add_argument("--message", default="", help="what is new; kept in the log with each version")
-    verb.add_argument("--force", action="store_true", help="whatever version there is by now; the file is left as it is")
-    verb.add_argument("--prune", action="store_true", help="remove the definitions that the folders do not have, after asking")
-    verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="with --prune: do not ask")
-    verb = verbs("pull", "definition_files:pull", "write definitions to files")
-    verb.add_argument("names", nargs="*", metavar="NAME")
-    verb.add_argument("--all", dest="everything", action="store_true", help="every definition")
-    verb.add_argument("--to", default=".", metavar="DIR", help="into this folder (default: this one)")
-    verb = verbs("diff", "definition_files:diff", "compare versions of a definition, or files with what is there")
-    verb.add_argument("paths", nargs="+", metavar="NAME [V1 [V2]] | FILE|DIR ...",
-                      help="a definition: its last two versions, V1 and the present one, or V1 and V2; else files")
+    definition_verbs(_group(add, "definition", "definitions: what can be run again, with parameters; kept as files if you like"))
 
 
 def _steering(add: _AddVerb) -> None:
@@ -178,6 +161,7 @@ def _steering(add: _AddVerb) -> None:
     verb.add_argument("task", metavar="ID", nargs="?", default="", help="task id, its last characters, or `last`")
     verb.add_argument("--all", dest="everything", action="store_true", help="every task that is open now")
     verb.add_argument("--host", action="append", default=[], metavar="NAME", help="only on this host (repeatable)")
+    verb.add_argument("--part", action="append", default=[], metavar="NAME", help="only this part of a workflow (repeatable)")
     _reason(verb)
     verb.add_argument("--yes", action="store_true", default=_SUPPRESS, help="with --all: do not ask")
     verb.add_argument("--detach", action="store_true", help="do not wait until every host has confirmed")
@@ -258,6 +242,8 @@ def _looking(add: _AddVerb) -> None:
     verb.add_argument("--limit", type=positive, default=20, help="how many (default 20)")
     for name in ("state", "outcome", "kind", "host", "name", "tag", "definition", "schedule"):
         verb.add_argument(f"--{name}", default="", help=f"only tasks with this {name}")
+    verb.add_argument("--part-of", default="", metavar="ID", help="only the tasks of this workflow's parts")
+    verb.add_argument("--parts", action="store_true", help="also the tasks of workflows' parts")
     verb.add_argument("--by", dest="submitted_by", default="", metavar="WHO", help="only tasks that WHO asked for")
     _period(verb)
     _as_of(verb)

@@ -59,6 +59,23 @@ class Difference(msgspec.Struct, frozen=True):
     """Fields of the specification that differ: path (`retry.attempts_max`) to the earlier and the present value."""
 
 
+class PlannedPart(msgspec.Struct, frozen=True):
+    """A part of a workflow in a plan."""
+
+    name: str
+    rank: int
+    """From 1: those of one rank can run beside each other."""
+    after: list[str]
+    when: str
+    runs: str
+    target: str
+    hosts: int
+    """On how many hosts it would run now; 0 when that cannot be told, as `problem` says."""
+    for_each: str = ""
+    """The list for which it runs, in words."""
+    problem: str = ""
+
+
 class PlanAnswer(msgspec.Struct, frozen=True):
     """What submitting would do; `problem` when it would be refused."""
 
@@ -74,6 +91,8 @@ class PlanAnswer(msgspec.Struct, frozen=True):
     candidates: int = 0
     """Hosts that the target means; with `choose`, more than are planned."""
     failures_max: int | None = None
+    parts: list[PlannedPart] = []
+    """Of a workflow, in the order in which they can run; it has no hosts itself."""
     lock: str = ""
     """What a single run would meet: an earlier task with the same key, and what becomes of which."""
     difference: Difference | None = None
@@ -149,7 +168,7 @@ class WaitingGroup(msgspec.Struct, frozen=True):
     reason: str
     """A stable word. Of the host: host-offline, host-suspect, host-revoked, refused-host, maintenance, freeze, window,
     slot, load. Of the task: planning, paused, halted, wave, soak, approval, lock, parallel, backoff. Of what tasks share:
-    key, queue, system, priority. In flight: delivery, running, stopping. `dispatch`: it goes out now."""
+    key, queue, system, priority. Of a workflow's part: after. In flight: delivery, running, stopping. `dispatch`: it goes out now."""
     message: str
     hosts: str
     """Folded names."""
@@ -157,6 +176,8 @@ class WaitingGroup(msgspec.Struct, frozen=True):
     since: str | None
     typical: Typical | None = None
     """Of running commands: how long the same took before. Filled in by the gateway."""
+    part: str = ""
+    """Of a workflow: which part; it has no hosts itself."""
 
 
 def freeze_view(freeze: policies.Freeze, hosts: Directory) -> FreezeView:

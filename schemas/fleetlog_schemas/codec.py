@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import msgspec
 
-from fleetlog_schemas import alert_events, events, limits, schedule_events
+from fleetlog_schemas import alert_events, events, limits, schedule_events, workflow_events
+from fleetlog_schemas.spec import Function, TaskSpec, Workflow
 
 CONTENT_TYPE = "application/cloudevents+json"
 READER = 2
@@ -76,7 +77,7 @@ class Event(msgspec.Struct, frozen=True):
 _LAST_MS = 253_402_300_799_999
 """The end of the year 9999. A hostile host may report any number, and it must still be shown."""
 
-TYPES_ELSEWHERE = (schedule_events, alert_events)
+TYPES_ELSEWHERE = (schedule_events, workflow_events, alert_events)
 """Modules beside `events.py` that enter types into the registry."""
 
 _encode = msgspec.json.Encoder().encode
@@ -118,9 +119,16 @@ def minreader(data: events.Data) -> int:
 
     What an older one cannot read of a known type it would park, and decide as if it were not there.
     """
-    if isinstance(data, events.TasksSubmitted) and any(one.spec.definition is not None for one in data.tasks):
+    if isinstance(data, events.TasksSubmitted) and any(one.part_of or _is_new(one.spec) for one in data.tasks):
+        return 2
+    if isinstance(data, events.CancelRequested) and data.parts:
         return 2
     return events.REGISTRY[events.NAMES[type(data)]].minreader
+
+
+def _is_new(spec: TaskSpec) -> bool:
+    """Tell whether a task has what readers before 0.3.0 do not know."""
+    return spec.definition is not None or bool(spec.parameters) or isinstance(spec.payload, Function | Workflow)
 
 
 def encode(event: Event) -> bytes:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from fleetlog_schemas import limits, patterns
-from fleetlog_schemas.spec import Blob, Options, Origin, ParameterValue, SpecError, TaskSpec, check_spec
+from fleetlog_schemas.graph import GraphError, check_parts
+from fleetlog_schemas.parameters import Parameter as Parameter  # noqa: PLC0414  # taken from here by others
+from fleetlog_schemas.parameters import ParameterValue
+from fleetlog_schemas.spec import Blob, Options, Origin, SpecError, TaskSpec, Workflow, check_spec
 
 ENVIRONMENT_PREFIX = "FLEETLOG_PARAM_"
 """Before a parameter's name in upper case: the variable in which a process finds its value."""
@@ -25,26 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PARAMETER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _INTEGER = range(-(2**63), 2**63)
 
-ParameterType = Literal["string", "integer", "number", "boolean", "enum", "list", "secret"]
 _SIZED = ("string", "integer", "number", "list")
-
-
-class Parameter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a parameter may be."""
-
-    type: ParameterType = "string"
-    """A `list` has texts of one line each; a `secret` is a text that never enters the log."""
-    description: str = ""
-    required: bool = False
-    default: ParameterValue | None = None
-    """Taken where none is given; a parameter that has no default either is not there."""
-    min: int | float | None = None
-    """Of a number its least value, of a text its characters, of a list its items."""
-    max: int | float | None = None
-    pattern: str = ""
-    """A regular expression that the whole text matches, and each item of a list."""
-    values: tuple[str, ...] = ()
-    """Of an `enum`: what it may be."""
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -91,6 +75,11 @@ def variable(parameter: str) -> str:
     return ENVIRONMENT_PREFIX + parameter.upper()
 
 
+def parameter_of(variable_name: str) -> str:
+    """Return the parameter whose value an environment variable has; nothing when it has none."""
+    return variable_name.removeprefix(ENVIRONMENT_PREFIX).lower() if variable_name.startswith(ENVIRONMENT_PREFIX) else ""
+
+
 def variables(values: Mapping[str, ParameterValue]) -> dict[str, str]:
     """Return the environment variables in which a process finds values of parameters."""
     return {variable(name): as_text(value) for name, value in values.items()}
@@ -106,6 +95,7 @@ def check_definition(definition: Definition) -> None:
         raise SpecError("/name", f"a definition's name is {NAME_RULE}")
     _check_bytes("/description", definition.description, limits.DESCRIPTION_BYTES_MAX)
     _check_template(definition.spec)
+    check_known_parameters(definition.spec, definition.parameters, "/spec")
     if len(definition.parameters) > limits.PARAMETERS_MAX:
         raise SpecError("/parameters", f"a definition has at most {limits.PARAMETERS_MAX} parameters")
     for name, parameter in definition.parameters.items():
@@ -120,18 +110,43 @@ def check_definition(definition: Definition) -> None:
 
 
 def _check_template(spec: TaskSpec) -> None:
-    for field in ("name", "host_ids", "key", "rerun_of", "plan_hash", "definition"):
+    for field in ("name", "host_ids", "key", "rerun_of", "plan_hash", "definition", "parameters"):
         if getattr(spec, field):
             raise SpecError(f"/spec/{field}", "belongs to a task, not to a definition")
+    if isinstance(spec.payload, Workflow):
+        _check_template_parts(spec.payload)
     if spec.options.secret_names:
         raise SpecError("/spec/options/secret_names", "a secret is nothing static: declare a parameter of type secret")
     for index, name in enumerate(spec.options.env_names):
         if name.startswith(ENVIRONMENT_PREFIX):
             raise SpecError(f"/spec/options/env_names/{index}", f"{ENVIRONMENT_PREFIX} is for parameters")
+    target = spec.target if spec.target.strip() or isinstance(spec.payload, Workflow) else "all"
     try:
-        check_spec(msgspec.structs.replace(spec, target=spec.target if spec.target.strip() else "all", key="definition"))
+        check_spec(msgspec.structs.replace(spec, target=target, key="definition"))
     except SpecError as error:
         raise SpecError(f"/spec{error.pointer}", error.message) from None
+
+
+def _check_template_parts(workflow: Workflow) -> None:
+    """Refuse in a workflow's parts what only the gateway writes, when one is submitted."""
+    if workflow.taken:
+        raise SpecError("/spec/payload/taken", "belongs to a task, not to a definition")
+    for index, part in enumerate(workflow.parts):
+        pointer = f"/spec/payload/parts/{index}"
+        if part.declared or (part.task is not None and part.definition):
+            raise SpecError(f"{pointer}/task", f"give {part.name} either a task, or the name of a definition")
+        for field in ("rerun_of", "plan_hash", "definition"):
+            if part.task is not None and getattr(part.task, field):
+                raise SpecError(f"{pointer}/task/{field}", "belongs to a task, not to a definition")
+
+
+def check_known_parameters(spec: TaskSpec, parameters: Iterable[str], prefix: str = "") -> None:
+    """Check that what a workflow takes of its parameters is among *parameters*. Raises SpecError."""
+    if isinstance(spec.payload, Workflow):
+        try:
+            check_parts(spec.payload.parts, set(parameters))
+        except GraphError as error:
+            raise SpecError(f"{prefix}/payload/parts{error.pointer}", error.message) from None
 
 
 def _check_parameter(pointer: str, parameter: Parameter) -> None:
@@ -363,7 +378,7 @@ def task_of(
     """
     spec = definition.spec
     target = chosen.target.strip() or spec.target.strip()
-    if not target:
+    if not target and not isinstance(spec.payload, Workflow):
         raise SpecError("/target", "this definition has no target of its own: say on which hosts")
     if chosen.narrow.strip():
         target = f"({target}) and ({chosen.narrow.strip()})"

@@ -66,6 +66,16 @@ def event(name: str, subject: str, written_by: str, *read_by: str, minreader: in
 # --- tasks -----------------------------------------------------------------------------------------------
 
 
+class PartOf(Data, frozen=True):
+    """The part of a workflow that a task belongs to."""
+
+    task_id: str
+    """The workflow."""
+    part: str
+    item: int = 0
+    """Which item of its list, from 0."""
+
+
 class Submission(Data, frozen=True):
     """One task as it was asked for. Who asked stands in the event's `authid`."""
 
@@ -75,10 +85,15 @@ class Submission(Data, frozen=True):
     """The schedule that asked for it."""
     nominal_ms: int = 0
     """The time for which the schedule asked."""
+    part_of: PartOf | None = None
+    """Of a task that the dispatcher submits for a workflow."""
+    submitted_by: str = ""
+    """Who asked for that workflow."""
 
 
 @event(
-    "fleetlog.task.submitted.v1", "evt.request evt.request", "gateway scheduler", "dispatcher", "reporter"
+    "fleetlog.task.submitted.v1", "evt.request evt.request evt.dispatch", "gateway scheduler dispatcher", "dispatcher",
+    "reporter",
 )
 class TasksSubmitted(Data, frozen=True):
     """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
@@ -96,6 +111,8 @@ class CancelRequested(Data, frozen=True):
     host_ids: tuple[str, ...] = ()
     """Empty: the whole task."""
     reason: str = ""
+    parts: tuple[str, ...] = ()
+    """Of a workflow: only these."""
 
 
 @event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
@@ -181,6 +198,7 @@ class Refusal(Data, frozen=True):
     code: str
     message: str
     pointer: str = ""
+    part_of: PartOf | None = None
 
 
 @event("fleetlog.task.refused.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")
@@ -236,6 +254,12 @@ class TaskEnd(Data, frozen=True):
     task_id: str
     outcome: Outcome
     counts: dict[Outcome, int]
+    """Of a workflow, how many parts."""
+    part_of: PartOf | None = None
+    value: str | None = None
+    """What a task of a part returned on its one host, as JSON, where another part takes it."""
+    by_host: str | None = None
+    """What it returned on each host: a JSON object of host names."""
 
 
 @event("fleetlog.task.ended.v1", DISPATCH, "dispatcher", "dispatcher", "scheduler", "reporter")
@@ -296,14 +320,23 @@ class CommandsWaiting(Data, frozen=True):
     groups: tuple[WaitingFor, ...]
 
 
+class HowFar(Data, frozen=True):
+    """What a function said of its progress."""
+
+    done: float
+    total: float | None = None
+    note: str = ""
+
+
 class Start(AttemptKey, frozen=True):
-    """An attempt's process exists."""
+    """An attempt's process exists; and again, while it runs, how far it is."""
 
     started_ms: int
     slot: int = 0
     """Output slot: its frames are on `out.<host_id>.<slot>`."""
     output_first_seq: int = 0
     """A sequence of OUTPUT at or before the first frame; 0: not known, read the slot from its start."""
+    progress: HowFar | None = None
 
 
 @event("fleetlog.attempt.started.v1", RESULT, "result-recorder", "dispatcher", "reporter")

@@ -1,8 +1,9 @@
 """Identifiers: what they look like, what they carry, and how they are checked.
 
 Task and event ids are UUIDv7 (RFC 9562): 48 bits of Unix milliseconds, then random bits, so an id sorts by
-time and a reader can refuse one that is too old. The id of a scheduled run is a UUIDv8 of the tick's time and a hash of
-what it is a run of: whoever decides the same tick makes the same id. Nothing here reads a clock or a random source.
+time and a reader can refuse one that is too old. The id of a scheduled run, and of a task of a workflow's part, is a
+UUIDv8 of a time and a hash of what it is a run of: whoever decides the same makes the same id. Nothing here reads a
+clock or a random source.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ def new_id(now_ms: int, entropy: bytes) -> str:
     return _uuid(7, now_ms, entropy)
 
 
-def scheduled_id(tick_ms: int, *run_of: str | int) -> str:
-    """Return the UUIDv8 of a tick's time and of what tells this run from every other of the same time."""
+def made_id(at_ms: int, *run_of: str | int) -> str:
+    """Return the UUIDv8 of a time (a tick's, a workflow's) and of what tells this task from every other of that time."""
     # The time is hashed too: people tell ids apart by their last characters.
-    return _uuid(8, tick_ms, hashlib.sha256("\0".join(map(str, (tick_ms, *run_of))).encode()).digest())
+    return _uuid(8, at_ms, hashlib.sha256("\0".join(map(str, (at_ms, *run_of))).encode()).digest())
 
 
-def is_scheduled(identifier: str) -> bool:
-    """Tell whether an id is that of a scheduled run."""
+def is_made(identifier: str) -> bool:
+    """Tell whether an id was made of what its task is: of a scheduled run, or of a part of a workflow."""
     matched = _UUID.fullmatch(identifier)
     return matched is not None and matched[3] == "8"
 
@@ -50,7 +51,7 @@ def _uuid(version: int, at_ms: int, entropy: bytes) -> str:
 
 
 def id_ms(identifier: str) -> int:
-    """Return the Unix milliseconds that a UUIDv7, or the UUIDv8 of a scheduled run, carries.
+    """Return the Unix milliseconds that a UUIDv7, or the UUIDv8 that was made, carries.
 
     Raises:
         InvalidId: the text is neither in canonical form.

@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Iterable
 from itertools import islice
 
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import events, limits, parts
 from fleetlog_schemas.codec import Event
-from fleetlog_schemas.ids import InvalidId, id_ms, is_scheduled
+from fleetlog_schemas.ids import InvalidId, id_ms, is_made
 from fleetlog_schemas.outcomes import Outcome, worst
 from fleetlog_schemas.records import (
     Attempt,
@@ -34,6 +34,8 @@ from fleetlog_schemas.records import (
     Wave,
 )
 from fleetlog_schemas.rollout import failures, needs_approval
+from fleetlog_schemas.spec import Workflow
+from fleetlog_schemas.workflow_events import PartsDecided
 
 ATTEMPT_TRANSITIONS: dict[tuple[AttemptState | None, type[events.Data]], AttemptState] = {
     (None, events.AttemptsDispatched): AttemptState.DISPATCHED,
@@ -82,13 +84,16 @@ def same_end(one: events.End, other: events.End) -> bool:
     )
 
 
-def task_end(task: Task) -> events.TaskEnd:
-    """Return the end of a planned task whose commands have all ended."""
+def task_end(task: Task, workflow: Task | None = None) -> events.TaskEnd:
+    """Return the end of a planned task whose commands, or parts, have all ended; *workflow* is what it is a part of."""
+    if task.parts:
+        return parts.workflow_end(task)
     counts: dict[Outcome, int] = {}
     for command in task.commands.values():
         if command.outcome is not None:
             counts[command.outcome] = counts.get(command.outcome, 0) + 1
-    return events.TaskEnd(task_id=task.task_id, outcome=worst(counts), counts=counts)
+    value, by_host = parts.returned(workflow, task)
+    return events.TaskEnd(task.task_id, worst(counts), counts, task.part_of, value, by_host)
 
 
 def apply(tasks: Tasks, event: Event) -> list[Change]:
@@ -103,7 +108,7 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
         case events.TasksPlanned(plans=plans):
             return [c for plan in plans if (c := _planned(tasks, event, plan))]
         case events.TasksRefused(refusals=refusals):
-            return [c for refusal in refusals if (c := _refused(tasks, event, refusal))]
+            return _with_parts(tasks, event, refusals, [c for one in refusals if (c := _refused(tasks, event, one))])
         case events.AttemptsDispatched(attempts=dispatches):
             if 0 < event.data.decided_seq < tasks.narrowed_seq:
                 return []  # admission was narrowed between the decision and its place in the log
@@ -115,21 +120,21 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
         case events.CancelRequested():
             return _cancel_requested(tasks, event, event.data)
         case events.AllCancelRequested(reason=reason):
-            return [c for task in tasks.by_id.values() for c in _stop(task, event, "cancelled", reason)]
+            return [c for one in list(tasks.by_id) for c in _stop(tasks, one, event, "cancelled", reason)]
         case events.TasksTimedOut(task_ids=task_ids):
-            return [c for one in task_ids for c in _stop(tasks.by_id.get(one), event, "timeout", "the task's time is over")]
+            return [c for one in task_ids for c in _stop(tasks, one, event, "timeout", "the task's time is over")]
         case events.TasksReplaced(replacements=replacements):
             return [c for one in replacements for c in _replaced(tasks, event, one)]
         case events.AbortRequested(task_id=task_id, reason=reason):
-            return _stop(tasks.by_id.get(task_id), event, "aborted", reason)
+            return _stop(tasks, task_id, event, "aborted", reason)
         case events.SkipRequested():
             return _skip_requested(tasks, event, event.data)
         case events.PauseRequested(task_id=task_id, reason=reason):
-            return _held(tasks.by_id.get(task_id), Hold("paused", event.authid or "", reason, event.time_ms))
+            return _held(tasks, task_id, Hold("paused", event.authid or "", reason, event.time_ms))
         case events.TasksHalted(halts=halts):
             return [c for halt in halts for c in _halted(tasks, event, halt)]
         case events.ResumeRequested(task_id=task_id):
-            return _resumed(tasks.by_id.get(task_id))
+            return _resumed(tasks, tasks.by_id.get(task_id))
         case events.TaskApproved(task_id=task_id, wave=wave):
             return _approved(tasks.by_id.get(task_id), wave)
         case events.CommandsWaiting(groups=groups):
@@ -140,7 +145,9 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
             tasks.narrowed_seq = event.seq
             return []
         case events.TasksEnded(tasks=ends_of_tasks):
-            return [c for one in ends_of_tasks if (c := _task_ended(tasks, event, one))]
+            return _with_parts(tasks, event, ends_of_tasks, [c for one in ends_of_tasks if (c := _task_ended(tasks, event, one))])
+        case PartsDecided(parts=decisions):
+            return [c for one in decisions if (c := parts.decided(tasks, event.time_ms, one))]
         case events.ReportsRefused(attempts=keys):
             return [c for key in keys if (c := _report_refused(tasks, key))]
         case _:
@@ -161,32 +168,45 @@ def _submitted(tasks: Tasks, event: Event, one: events.Submission) -> Change | N
         age_ms = event.time_ms - id_ms(one.task_id)
     except InvalidId:
         return None
-    # A scheduled run's id carries its tick's time, which may be long over; the scheduler's fence keeps it unique.
-    in_window = age_ms >= -limits.TASK_ID_AHEAD_MS_MAX and (age_ms <= limits.TASK_ID_AGE_MS_MAX or is_scheduled(one.task_id))
+    # An id that was made carries the time of a tick or a workflow, which may be long over; a fence keeps it unique.
+    in_window = age_ms >= -limits.TASK_ID_AHEAD_MS_MAX and (age_ms <= limits.TASK_ID_AGE_MS_MAX or is_made(one.task_id))
     if not in_window or one.task_id in tasks.by_id or one.task_id in tasks.closed:
         return None
+    record = parts.open_for(tasks, one.part_of) if one.part_of else None
+    if one.part_of and (event.subject != events.DISPATCH or (record is None and not _is_unknown(tasks, one.part_of))):
+        return None
+    by = event.authid or one.submitted_by or (f"schedule {one.schedule}" if one.schedule else "")
     task = Task(
-        task_id=one.task_id, spec=one.spec, submitted_by=event.authid or (f"schedule {one.schedule}" if one.schedule else ""),
-        submitted_ms=event.time_ms, submitted_seq=event.seq, schedule=one.schedule, nominal_ms=one.nominal_ms,
+        task_id=one.task_id, spec=one.spec, submitted_by=by, submitted_ms=event.time_ms, submitted_seq=event.seq,
+        schedule=one.schedule, nominal_ms=one.nominal_ms, part_of=one.part_of,
     )
     tasks.by_id[one.task_id] = task
+    if record is not None:
+        parts.submitted(record, task)
     return Change("submitted", task)
+
+
+def _is_unknown(tasks: Tasks, of: events.PartOf) -> bool:
+    return tasks.partial and of.task_id not in tasks.by_id
 
 
 def _planned(tasks: Tasks, event: Event, plan: events.Plan) -> Change | None:
     task = tasks.by_id.get(plan.task_id)
-    if task is None or (task.state, events.TasksPlanned) not in TASK_TRANSITIONS or plan.part != task.parts:
+    if task is None or (task.state, events.TasksPlanned) not in TASK_TRANSITIONS or plan.part != task.plan_parts:
         return None
     if plan.part == 0:
         task.waves = [Wave(hosts=size, open=size) for size in plan.waves]
     for host in plan.hosts:
         task.commands[host.host_id] = Command(host_id=host.host_id, host_name=host.name)
-    task.parts += 1
-    if task.parts < plan.parts:
+    task.plan_parts += 1
+    if task.plan_parts < plan.parts:
         return None  # the rest of the plan follows in the same batch
     task.state = TaskState.PLANNED
     task.plan_hash = plan.plan_hash
     task.planned_ms = event.time_ms
+    if isinstance(task.spec.payload, Workflow):
+        parts.begin(task, event.time_ms)
+        return Change("planned", task)
     task.open = len(task.commands)
     task.counts = {CommandState.WAITING.value: task.open}
     if sum(wave.hosts for wave in task.waves) != task.open or any(wave.hosts < 1 for wave in task.waves):
@@ -246,7 +266,8 @@ def _started(tasks: Tasks, event: Event, start: events.Start) -> Change | None:
         return None
     task, command = found
     attempt = command.attempts[start.attempt - 1]
-    state = ATTEMPT_TRANSITIONS.get((attempt.state, events.AttemptsStarted))
+    again = attempt.state is AttemptState.RUNNING and start.progress is not None
+    state = attempt.state if again else ATTEMPT_TRANSITIONS.get((attempt.state, events.AttemptsStarted))
     if state is None:
         return None
     attempt.state = state
@@ -325,8 +346,12 @@ def _count_key(command: Command) -> str:
 
 def _cancel_requested(tasks: Tasks, event: Event, cancel: events.CancelRequested) -> list[Change]:
     task = tasks.by_id.get(cancel.task_id)
+    if cancel.parts and task is not None:
+        stopped = parts.cancel_parts(tasks, task, cancel.parts)
+        changes = [c for one in stopped for c in _stop(tasks, one.task_id, event, "cancelled", cancel.reason)]
+        return [Change("part", task), *changes]
     if not cancel.host_ids:
-        return _stop(task, event, "cancelled", cancel.reason)
+        return _stop(tasks, cancel.task_id, event, "cancelled", cancel.reason)
     if task is None or task.stop not in ("", "aborted"):
         return []
     if task.state is TaskState.SUBMITTED:
@@ -354,17 +379,19 @@ def _stop_some(task: Task, host_ids: Iterable[str], stop: str, now_ms: int) -> l
 
 
 def _replaced(tasks: Tasks, event: Event, one: events.Replacement) -> list[Change]:
-    return _stop(tasks.by_id.get(one.task_id), event, "replaced", f"a newer run took its place: {one.by_task_id}")
+    return _stop(tasks, one.task_id, event, "replaced", f"a newer run took its place: {one.by_task_id}")
 
 
-def _stop(task: Task | None, event: Event, stop: str, reason: str) -> list[Change]:
+def _stop(tasks: Tasks, task_id: str, event: Event, stop: str, reason: str) -> list[Change]:
     """Stop a whole task. What an abort let go on can still be stopped; otherwise the first stop stays."""
+    task = tasks.by_id.get(task_id)
     if task is None or task.state in _OVER or task.stop not in ("", "aborted") or task.stop == stop:
         return []
     task.stop, task.stop_by, task.stop_reason, task.stop_ms = stop, event.authid or "", reason, event.time_ms
     changes = [Change("stop", task)]
     open_commands = [one for one in task.commands.values() if one.state is not CommandState.ENDED]
-    return changes + [_stop_command(task, command, event.time_ms) for command in open_commands]
+    changes += [_stop_command(task, command, event.time_ms) for command in open_commands]
+    return changes + [c for one in parts.family(tasks, task) for c in _stop(tasks, one.task_id, event, stop, reason)]
 
 
 def _stop_command(task: Task, command: Command, now_ms: int) -> Change:
@@ -374,27 +401,30 @@ def _stop_command(task: Task, command: Command, now_ms: int) -> Change:
     return Change("stop", task, command, command.last)
 
 
-def _held(task: Task | None, hold: Hold) -> list[Change]:
+def _held(tasks: Tasks, task_id: str, hold: Hold) -> list[Change]:
+    task = tasks.by_id.get(task_id)
     if task is None or task.state in _OVER or task.stop or task.hold:
         return []
     task.hold = hold
-    return [Change("held", task)]
+    return [Change("held", task)] + [c for one in parts.family(tasks, task) for c in _held(tasks, one.task_id, hold)]
 
 
 def _halted(tasks: Tasks, event: Event, halt: events.Halt) -> list[Change]:
     task = tasks.by_id.get(halt.task_id)
     where = f", in wave {halt.wave} of {len(task.waves)}" if task is not None and len(task.waves) > 1 else ""
     failed = f"{halt.failures} host{'s' if halt.failures > 1 else ''} ended badly{where}"
-    return _held(task, Hold("halted", "", f"{failed}; at most {halt.failures_max} may", event.time_ms))
+    return _held(tasks, halt.task_id, Hold("halted", "", f"{failed}; at most {halt.failures_max} may", event.time_ms))
 
 
-def _resumed(task: Task | None) -> list[Change]:
+def _resumed(tasks: Tasks, task: Task | None) -> list[Change]:
     if task is None or task.state in _OVER or task.hold is None:
         return []
     if task.hold.kind == "halted":
         task.forgiven = failures(task)
+    # Of a workflow's tasks those go on that were held with it: not one that a person paused, or that halted by itself.
+    with_it = [one for one in parts.family(tasks, task) if one.hold == task.hold]
     task.hold = None
-    return [Change("resumed", task)]
+    return [Change("resumed", task)] + [c for one in with_it for c in _resumed(tasks, one)]
 
 
 def _approved(task: Task | None, wave: int) -> list[Change]:
@@ -429,6 +459,13 @@ def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | Non
     task.ended_ms, task.ended_seq = event.time_ms, event.seq
     task.hold = None
     return Change("task-ended", task)
+
+
+def _with_parts(
+    tasks: Tasks, event: Event, ends: Iterable[events.TaskEnd | events.Refusal], changes: list[Change]
+) -> list[Change]:
+    """Return *changes*, and what the same ends of tasks change in the workflows that they are parts of."""
+    return changes + [c for one in ends if one.part_of for c in parts.task_ended(tasks, one.task_id, one, event.time_ms)]
 
 
 def _report_refused(tasks: Tasks, key: events.AttemptKey) -> Change | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas.spec import Options, ParameterValue, Payload
+from fleetlog_schemas.spec import HostPayload, Options, ParameterValue
 
 
 class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +24,7 @@ class StartAttempt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     task_id: str
     attempt: int
-    payload: Payload
+    payload: HostPayload
     options: Options
     timeout_ms: int
     token: str

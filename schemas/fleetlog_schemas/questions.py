@@ -102,6 +102,10 @@ class TasksQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     definition: str = ""
     """Name (as it was when the task was submitted) or id of its definition."""
     schedule: str = ""
+    part_of: str = ""
+    """The full id of a workflow: the tasks of its parts."""
+    parts: str = ""
+    """`hide`: without the tasks that are parts of workflows."""
     since_ms: int = 0
     until_ms: int = 0
     limit: int = 50
@@ -159,6 +163,15 @@ class HostsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     presence: str = ""
     label: str = ""
     """`key` or `key=value`."""
+    limit: int = 100
+    cursor: str = ""
+
+
+class FunctionsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`functions`: the Python functions that hosts offer, by name. Answer: Page of FunctionView."""
+
+    name: str = ""
+    """May have wildcards."""
     limit: int = 100
     cursor: str = ""
 
@@ -237,6 +250,9 @@ class TaskSummary(msgspec.Struct, frozen=True):
     """The schedule that it is a run of."""
     nominal_at: str | None = None
     """The time that the schedule's rule names, if it was fired for one."""
+    part_of: str | None = None
+    """The workflow that it belongs to."""
+    part: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -247,6 +263,7 @@ class Progress(msgspec.Struct, frozen=True):
     outcome: str | None
     hosts: int
     ended: int
+    """Commands, or parts of a workflow, that have ended."""
     counts: dict[str, int]
     percent: float
     eta_seconds: float | None
@@ -313,6 +330,22 @@ class HostView(msgspec.Struct, frozen=True):
     refused_reason: str
     refused_code: str = ""
     """`ticket` or `counter` (a copy, or a machine set back), or `restored` (the log is older than the host)."""
+
+
+class FunctionView(msgspec.Struct, frozen=True):
+    """A Python function that some hosts offer."""
+
+    name: str
+    signature: str
+    """As one of them says it; empty: none does."""
+    summary: str
+    queues: list[str]
+    """That hosts which offer it serve."""
+    hosts: int
+    host_names: list[str]
+    """The first hundred of them."""
+    differs: bool
+    """Hosts say different signatures: not all have the same version of it."""
 
 
 class StatsRow(msgspec.Struct, frozen=True):

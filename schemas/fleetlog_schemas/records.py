@@ -133,6 +133,46 @@ class Command(msgspec.Struct):
         return Ran.YES if Ran.YES in ran else Ran.UNKNOWN if Ran.UNKNOWN in ran else Ran.NO
 
 
+class PartTask(msgspec.Struct):
+    """One task of a part: the only one, or the one for an item."""
+
+    task_id: str
+    outcome: Outcome | None = None
+    """None: it has not ended. A task that was refused is an error."""
+    ended_ms: int = 0
+    refusal: str = ""
+    value: str | None = None
+    """As in `events.TaskEnd`."""
+    by_host: str | None = None
+
+
+class PartRecord(msgspec.Struct):
+    """One part of a workflow, and everything that became of it."""
+
+    name: str
+    state: CommandState = CommandState.WAITING
+    """Waiting, running or ended."""
+    outcome: Outcome | None = None
+    items: int = 0
+    """Tasks that it has, once it has begun; those that are not in `tasks` are still to be submitted."""
+    tasks: dict[int, PartTask] = {}
+    """By item."""
+    begun_ms: int = 0
+    ended_ms: int = 0
+    stop: str = ""
+    """Why it alone is to end: empty or `cancelled`."""
+    reason: str = ""
+    """Why it ended without having run, or before all of it did."""
+    message: str = ""
+    taken_from: str = ""
+    """The earlier run from which it was taken over."""
+    value: str | None = None
+    by_host: str | None = None
+    """What it returned there."""
+    value_bytes: int = 0
+    """Bytes of what its tasks returned; beyond the limit it has no value."""
+
+
 class Task(msgspec.Struct):
     """One request to run something, and everything that became of it."""
 
@@ -148,7 +188,11 @@ class Task(msgspec.Struct):
     state: TaskState = TaskState.SUBMITTED
     commands: dict[str, Command] = {}
     """By host id, in the order of the plan."""
-    parts: int = 0
+    part_of: events.PartOf | None = None
+    """The part of a workflow that it belongs to."""
+    parts: dict[str, PartRecord] = {}
+    """Of a workflow: its parts by name, in the order given; `open` and `counts` are then of parts."""
+    plan_parts: int = 0
     """Parts of the plan that were folded; the plan is whole at the task's first transition to PLANNED."""
     plan_hash: str = ""
     planned_ms: int = 0
@@ -187,7 +231,7 @@ class Change(msgspec.Struct, frozen=True):
     """What one entry of an event did.
 
     `what` is `submitted`, `planned`, `refused`, `dispatched`, `started`, `ended`, `late`, `report-refused`, `stop`, `held`,
-    `resumed`, `approved` or `task-ended`.
+    `resumed`, `approved`, `part` (of a workflow, something about one) or `task-ended`.
     """
 
     what: str
@@ -202,6 +246,8 @@ class Tasks(msgspec.Struct):
     by_id: dict[str, Task] = {}
     closed: dict[str, int] = {}
     """Task ids that were used and left memory, with the time they carry; kept for as long as they could return."""
+    partial: bool = False
+    """Whoever folds only what names one task does not know the workflow that it is a part of: what the log says is taken."""
     narrowed_seq: int = 0
     """The last event that narrowed admission (a freeze, a window, a limit, maintenance): a dispatch that was decided
     before it is void."""

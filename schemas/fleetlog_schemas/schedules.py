@@ -28,6 +28,7 @@ from fleetlog_schemas.schedule_events import (
     TicksDecided,
 )
 from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec
+from fleetlog_schemas.workflows import resolved
 
 State = Literal["active", "inactive", "paused"]
 Change = (
@@ -141,6 +142,7 @@ def task_of(catalog: Catalog, rule: Rule) -> TaskSpec:
         arguments = definitions.check_arguments(declared, rule.parameters)
         env, chosen = known.definition.spec.options.env, definitions.Chosen(target=rule.target)
         spec = definitions.task_of(known.definition, known.definition_id, known.version, arguments, env, chosen)
+        spec = resolved(catalog, spec)
         check_spec(spec)
     except definitions.WrongParameters as error:
         raise Unfit("definition-unfit", error.faults[0].pointer, str(error)) from None

@@ -14,7 +14,7 @@ import msgspec
 
 from fleetlog_schemas.spec import Options, TaskSpec, kind
 
-KINDS_SINCE = {"shell": "0.1.0", "script": "0.1.0"}
+KINDS_SINCE = {"shell": "0.1.0", "script": "0.1.0", "function": "0.3.0", "workflow": "0.3.0"}
 """Kind of payload to the first version whose agent runs it."""
 OPTIONS_SINCE = {
     "env": "0.1.0", "env_names": "0.1.0", "secret_names": "0.1.0", "stdin": "0.1.0", "cwd": "0.1.0", "user": "0.1.0",
@@ -54,8 +54,9 @@ def unknown_to(agent_version: str, spec: TaskSpec) -> str:
     had, since = numbers(agent_version), KINDS_SINCE[kind(spec)]
     if had < numbers(since):
         return f"its agent {agent_version} does not know the kind {kind(spec)}: upgrade it to {since} or newer"
-    if spec.definition is not None and spec.definition.parameters and had < numbers(PARAMETERS_SINCE):
-        return f"its agent {agent_version} does not know parameters of definitions: upgrade it to {PARAMETERS_SINCE} or newer"
+    parameters = spec.definition.parameters if spec.definition is not None else spec.parameters
+    if parameters and had < numbers(PARAMETERS_SINCE):
+        return f"its agent {agent_version} does not know parameters: upgrade it to {PARAMETERS_SINCE} or newer"
     for name, since in OPTIONS_SINCE.items():
         if had < numbers(since) and getattr(spec.options, name) != _DEFAULTS[name]:
             return f"its agent {agent_version} does not know the option {name}: upgrade it to {since} or newer"

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fleetlog_schemas import events, hostset
+from fleetlog_schemas import events, hostset, parts
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Attempt, Command, CommandState, Hold, Task
 from fleetlog_schemas.rollout import failures_max
-from fleetlog_schemas.spec import TaskSpec, kind
+from fleetlog_schemas.spec import TaskSpec, kind, summary
 
 GROUPS_MAX = 20
 """Failure groups shown; the rest are counted in the last one."""
@@ -29,6 +29,14 @@ class LateView(msgspec.Struct, frozen=True):
     exit_code: int | None
     ended_at: str | None
     seq: int
+
+
+class HowFarView(msgspec.Struct, frozen=True):
+    """What a function that runs said of its progress last."""
+
+    done: float
+    total: float | None
+    note: str
 
 
 class AttemptView(msgspec.Struct, frozen=True):
@@ -49,6 +57,11 @@ class AttemptView(msgspec.Struct, frozen=True):
     decided: bool
     """The dispatcher decided this end; the host did not confirm it."""
     late: tuple[LateView, ...]
+    return_value: str | None = None
+    """What a function returned, as JSON text."""
+    traceback: str = ""
+    progress: HowFarView | None = None
+    """Of a function, while it runs."""
 
 
 class WaitView(msgspec.Struct, frozen=True):
@@ -109,6 +122,43 @@ class FailureGroup(msgspec.Struct, frozen=True):
     """The line as the first of these hosts wrote it."""
 
 
+class PartTaskView(msgspec.Struct, frozen=True):
+    """A task of a part."""
+
+    task_id: str
+    item: int
+    outcome: str | None
+    ended_at: str | None
+    refusal: str
+
+
+class PartView(msgspec.Struct, frozen=True):
+    """A part of a workflow."""
+
+    name: str
+    state: str
+    """`waiting`, `running` or `ended`."""
+    outcome: str | None
+    runs: str
+    """What it runs, in one line."""
+    after: tuple[str, ...]
+    when: str
+    items: int
+    """Tasks that it has, once it has begun."""
+    begun_at: str | None
+    ended_at: str | None
+    stop: str | None
+    reason: str | None
+    """Why it ended without having run, or before all of it did: a stable word."""
+    message: str
+    taken_from: str | None
+    """The earlier run from which it was taken over."""
+    value: str | None
+    """What it returned, as JSON, where another part takes it."""
+    by_host: str | None
+    tasks: tuple[PartTaskView, ...]
+
+
 class TaskView(msgspec.Struct, frozen=True):
     """Everything about one task."""
 
@@ -147,6 +197,10 @@ class TaskView(msgspec.Struct, frozen=True):
     hosts: int
     counts: dict[str, int]
     failures: tuple[FailureGroup, ...]
+    part_of: events.PartOf | None
+    """The part of a workflow that it belongs to."""
+    parts: tuple[PartView, ...]
+    """Of a workflow, in the order given; `counts` is then of parts."""
     spec: TaskSpec
     commands: tuple[CommandView, ...]
 
@@ -187,8 +241,34 @@ def task_view(task: Task) -> TaskView:
         hosts=len(task.commands),
         counts=dict(sorted(task.counts.items())),
         failures=failure_groups(commands),
+        part_of=task.part_of,
+        parts=part_views(task),
         spec=task.spec,
         commands=tuple(command_view(command) for command in commands),
+    )
+
+
+def part_views(task: Task) -> tuple[PartView, ...]:
+    """Return the parts of a workflow that was planned; of any other task, none."""
+    if not task.parts:
+        return ()
+    return tuple(
+        PartView(
+            name=part.name, state=record.state.value, outcome=record.outcome.value if record.outcome else None,
+            runs=summary(part.task.payload) if part.task else "", after=part.after, when=part.when, items=record.items,
+            begun_at=_time(record.begun_ms), ended_at=_time(record.ended_ms), stop=record.stop or None,
+            reason=record.reason or None, message=record.message, taken_from=record.taken_from or None,
+            value=parts.value_of(task, part.name, by_host=False), by_host=parts.value_of(task, part.name, by_host=True),
+            tasks=tuple(
+                PartTaskView(
+                    task_id=one.task_id, item=item, outcome=one.outcome.value if one.outcome else None,
+                    ended_at=_time(one.ended_ms), refusal=one.refusal,
+                )
+                for item, one in sorted(record.tasks.items())
+            ),
+        )
+        for part in parts.workflow_of(task).parts
+        for record in (task.parts[part.name],)
     )
 
 
@@ -251,6 +331,9 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
             LateView(outcome=late.outcome.value, exit_code=late.exit_code, ended_at=_time(late.ended_ms), seq=seq)
             for late, seq in zip(attempt.late, attempt.late_seq, strict=True)
         ),
+        return_value=end.return_value if end else None,
+        traceback=end.traceback if end else "",
+        progress=HowFarView(start.progress.done, start.progress.total, start.progress.note) if start and start.progress and not end else None,
     )
 
 

@@ -27,11 +27,17 @@ def tasks_text(items: Sequence[Json], style: Style) -> str:
             moment(item["submitted_at"]),
             seconds(item["duration_seconds"]),
             shorten(style.line(item["target"]), 24),
-            shorten(style.line(item["name"] or item["summary"]), 60) + _admission(item, style),
+            shorten(style.line(item["name"] or item["summary"]), 60) + _part_of(item, style) + _admission(item, style),
         )
         for item in items
     ]
     return table(("ID", "OUTCOME", "HOSTS", "SUBMITTED", "TOOK", "TARGET", "RUNS"), rows, style)
+
+
+def _part_of(item: Json, style: Style) -> str:
+    if not item.get("part_of"):
+        return ""
+    return style.paint(f"  part {style.line(str(item['part']))} of {str(item['part_of'])[-8:]}", "dim")
 
 
 def _standing(item: Json, style: Style) -> str:
@@ -169,11 +175,17 @@ def _brief(value: Any) -> str:
 def waiting_lines(groups: Sequence[Json], style: Style) -> list[str]:
     """Return why commands have not ended, one line for each reason: how many, the reason's word, where, and the text."""
     return [
-        f"  {style.glyph(group['state'])} {count_of(group['count'], 'host')}  {_reason(group)}"
-        f"  {style.paint(style.line(group['hosts']), 'bold')}  {style.line(group['message'])}"
+        f"  {style.glyph(group['state'])} {_whose(group, style)}  {style.line(group['message'])}"
         + (f" (since {moment(group['since'])})" if group["since"] else "") + _typical(group)
         for group in groups
     ]
+
+
+def _whose(group: Json, style: Style) -> str:
+    """Return which commands, or which part of a workflow, and the reason's word."""
+    if group.get("part"):
+        return f"{style.paint(style.line(group['part']), 'bold')}  {_reason(group)}"
+    return f"{count_of(group['count'], 'host')}  {_reason(group)}  {style.paint(style.line(group['hosts']), 'bold')}"
 
 
 def _reason(group: Json) -> str:

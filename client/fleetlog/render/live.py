@@ -12,6 +12,7 @@ from typing import TextIO
 from fleetlog.render.rollout import gate_lines, hold_lines, in_waves, progress_text, standing_text
 from fleetlog.render.task import counts_text
 from fleetlog.render.text import Style, count_of, shorten, whole_seconds, width
+from fleetlog.render.workflow import PartLines
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.rollout import wave_gate
@@ -28,6 +29,8 @@ def eta_seconds(task: Task, now_ms: int) -> float | None:
 
     Waves differ in size and take about as long: there the pace is waves, not hosts.
     """
+    if task.parts:
+        return None  # parts differ too much
     ended, left = len(task.commands) - task.open, task.open
     if in_waves(task):
         ended, left = task.wave, len(task.waves) - task.wave
@@ -75,6 +78,7 @@ class Progress:
         self._status = ""
         self._wave = 0
         """The last wave (from 1) whose beginning was shown."""
+        self._parts = PartLines(style)
         self._gate: list[str] = []
         """What the next wave waited for when it was last said."""
 
@@ -83,7 +87,10 @@ class Progress:
         self._away = False
         for change in changes:
             command = change.command
-            if change.what == "planned":
+            if change.task.parts:
+                for line in self._parts.of(change.task):
+                    self.note(line)
+            if change.what == "planned" and not change.task.parts:
                 if self._animated:
                     continue  # the status line says so
                 self.note(f"planned on {count_of(len(change.task.commands), 'host')}  task {change.task.task_id}")

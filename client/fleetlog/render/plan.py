@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleetlog.render.text import Style, count_of, moment, shorten
+from fleetlog.render.workflow import planned_parts
 from fleetlog_schemas import hostset
 
 Json = Mapping[str, Any]
@@ -17,6 +18,8 @@ REASONS_MAX = 20
 def plan_text(answer: Json, again: str, style: Style) -> str:
     """Return a plan for people; *again* is what to type to submit exactly this plan."""
     hosts = answer["hosts"]
+    if answer.get("parts"):
+        return _workflow_text(answer, again, style)
     waves = len(answer.get("waves") or ())
     in_waves = f" in {waves} waves" if waves > 1 else ""
     lines = [f"{count_of(len(hosts), 'host')}{in_waves}, {answer['offline']} offline; nothing was run"]
@@ -30,6 +33,15 @@ def plan_text(answer: Json, again: str, style: Style) -> str:
     lines += _waves(hosts, style) if waves > 1 else []
     lines += _would(hosts, style)
     lines += difference_lines(answer.get("difference"), "the last task that ran the same", style)
+    return "\n".join([*lines, f"plan {answer['plan_hash']}", f"run exactly this:  {style.line(again)}"])
+
+
+def _workflow_text(answer: Json, again: str, style: Style) -> str:
+    parts = answer["parts"]
+    steps = count_of(max(part["rank"] for part in parts), "step")
+    lines = [f"{count_of(len(parts), 'part')} in {steps}; nothing was run", *planned_parts(parts, style)]
+    if answer.get("lock"):
+        lines.append(f"  lock      {style.line(answer['lock'])}")
     return "\n".join([*lines, f"plan {answer['plan_hash']}", f"run exactly this:  {style.line(again)}"])
 
 

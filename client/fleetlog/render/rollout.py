@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleetlog.render.text import Style, count_of, shorten, whole_seconds
+from fleetlog.render.workflow import open_parts_text
 from fleetlog_schemas import hostset
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.records import CommandState, Task
@@ -16,8 +17,11 @@ def in_waves(task: Task) -> bool:
 
 def progress_text(task: Task) -> str:
     """Return how far a task is: `12/40 ended`, or `wave 2/4, 12 of 40 hosts`."""
-    total = len(task.commands)
+    total = len(task.parts) or len(task.commands)
     ended = total - task.open
+    if task.parts:
+        running = open_parts_text(task)
+        return f"{ended}/{total} parts ended" + (f", now {running}" if running else "")
     if not in_waves(task):
         return f"{ended}/{total} ended"
     return f"wave {min(task.wave + 1, len(task.waves))}/{len(task.waves)}, {ended} of {total} hosts"

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from fleetlog.render.text import Style, clean_json, count_of, moment, seconds, shorten, table
+from fleetlog.render.workflow import part_of_text, parts_table
 from fleetlog_schemas import hostset
 from fleetlog_schemas.definitions import as_text
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import QUEUE_DEFAULT, Origin, Script, Shell, TaskSpec
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Function, Origin, Script, Shell, TaskSpec, Workflow, summary
 from fleetlog_schemas.view import CommandView, FailureGroup, TaskView, WaveView
 
 ROWS_MAX = 50
@@ -30,8 +31,11 @@ def task_text(view: TaskView, style: Style) -> str:
     lines = [*_head(view, style), *group_lines(view.failures, style)]
     if view.waves:
         lines += ["", waves_table(view.waves, style)]
+    if view.parts:
+        lines += ["", parts_table(view.parts, style)]
     if view.commands:
         lines += ["", *_commands(view.commands, style)]
+        lines += _traceback(view.commands, style)
     return "\n".join(lines)
 
 
@@ -39,7 +43,7 @@ def _head(view: TaskView, style: Style) -> list[str]:
     fields = [
         ("runs", shorten(style.line(what_runs(view.spec)), 160)),
         ("name", style.line(view.name)),
-        ("target", style.line(view.target) or (count_of(len(view.spec.host_ids), "chosen host"))),
+        ("target", style.line(view.target) or ("" if view.kind == "workflow" else count_of(len(view.spec.host_ids), "chosen host"))),
         ("asked", f"{moment(view.submitted_at)} by {style.line(view.submitted_by) or 'unknown'}"),
         ("schedule", _schedule(view, style)),
         ("of", _origin(view.spec.definition, style)),
@@ -51,7 +55,9 @@ def _head(view: TaskView, style: Style) -> list[str]:
         ("halts", "" if view.failures_max is None else f"when more than {count_of(view.failures_max, 'host')} fail"),
         ("stopped", _stopped(view, style)),
         ("refused", style.line(view.refusal or "")),
+        ("part of", part_of_text(*msgspec.structs.astuple(view.part_of)) if view.part_of else ""),
         ("hosts", f"{view.hosts}: {counts_text(view.counts, style)}" if view.hosts else ""),
+        ("parts", f"{len(view.parts)}: {counts_text(view.counts, style)}" if view.parts else ""),
     ]
     state = view.outcome or view.state
     lines = [f"task {view.task_id}  {view.kind}  {style.state(state)}"]
@@ -108,6 +114,8 @@ def _stopped(view: TaskView, style: Style) -> str:
 def what_runs(spec: TaskSpec) -> str:
     """Return what a task runs, in one line, as a person would type it."""
     payload = spec.payload
+    if isinstance(payload, Workflow | Function):
+        return summary(payload)
     if isinstance(payload, Shell):
         return " ".join(_quoted(part) for part in payload.argv)
     assert isinstance(payload, Script)
@@ -161,6 +169,15 @@ def _commands(commands: Sequence[CommandView], style: Style) -> list[str]:
     return lines
 
 
+def _traceback(commands: Sequence[CommandView], style: Style) -> list[str]:
+    """Return the traceback of the first function that raised."""
+    for command in commands:
+        last = command.attempts[-1] if command.attempts else None
+        if last is not None and last.traceback:
+            return ["", f"{style.line(command.host)}:", *(f"  {style.line(line)}" for line in last.traceback.splitlines())]
+    return []
+
+
 def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
     last = command.attempts[-1] if command.attempts else None
     notes = []
@@ -168,7 +185,10 @@ def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
         notes.append("not confirmed by the host")
     if any(attempt.late for attempt in command.attempts):
         notes.append("a later end was reported")
-    line = "" if last is None else style.line((last.error or last.tail).strip().rpartition("\n")[2])
+    value = f"returned {last.return_value}" if last and last.return_value is not None else ""
+    if last and last.progress:
+        value = f"{last.progress.done:g}" + ("" if last.progress.total is None else f" of {last.progress.total:g}") + f" {last.progress.note}"
+    line = "" if last is None else style.line((last.error or value or last.tail).strip().rpartition("\n")[2])
     return (
         style.line(command.host),
         style.state(command.outcome or command.state),

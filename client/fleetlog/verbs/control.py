@@ -76,15 +76,19 @@ def cancel(console: Console) -> int:
     """Stop a task, its commands on some hosts, or everything; and wait until every host has confirmed."""
     options = console.options
     if options.everything:
-        if options.task or options.host:
+        if options.task or options.host or options.part:
             raise CliError(Exit.TYPED_WRONG, "--all is every open task: not with an ID or --host")
         return _cancel_everything(console)
     if not options.task:
         raise CliError(Exit.TYPED_WRONG, "which task?", "fleetlog cancel ID, or fleetlog cancel --all")
     task_id = console.client.resolve(options.task)
     names = _expanded(options.host)
-    answer = console.gateway.post(f"/tasks/{task_id}/cancel", {"hosts": names, "reason": options.reason})
-    if options.detach:
+    answer = console.gateway.post(
+        f"/tasks/{task_id}/cancel", {"hosts": names, "parts": options.part, "reason": options.reason}
+    )
+    if options.part and not console.json:
+        console.say(f"told to end: {', '.join(options.part)}; the rest goes on   follow: fleetlog watch {task_id[-8:]}")
+    if options.detach or options.part:
         if console.json:
             console.put_json(answer)
         return Exit.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from fleetlog.exits import Exit
 from fleetlog.http import Gateway, segment
 from fleetlog.render.definitions import definitions_text, head_text, history_text
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Script
+from fleetlog_schemas.spec import Blob, Script, TaskSpec, Workflow
 
 Json = dict[str, Any]
 PAGE_MAX = 500
@@ -35,14 +36,22 @@ def fetched(gateway: Gateway, name: str, version: int = 0) -> tuple[Json, Defini
     """Return a version of a definition with everything that it refers to."""
     told: Json = gateway.get(f"/definitions/{segment(name)}", version=version)["data"]
     definition = msgspec.convert(told["definition"], Definition)
-    payload, around = definition.spec.payload, definition.spec.options
-    contents = Contents()
+    contents, path = Contents(), f"/definitions/{segment(name)}/content"
+    for part, blob in _references(definition.spec, ""):
+        contents.add(gateway.get_bytes(path, part=part, version=told["version"]), blob.name)
+    return told, definition, contents
+
+
+def _references(spec: TaskSpec, prefix: str) -> Iterator[tuple[str, Blob]]:
+    """Yield what a specification refers to, by the names of the API."""
+    payload, around = spec.payload, spec.options
     script = payload.content if isinstance(payload, Script) else None
     for part, blob in (("script", script), ("stdin", around.stdin), ("env", around.env)):
         if blob is not None:
-            path = f"/definitions/{segment(name)}/content"
-            contents.add(gateway.get_bytes(path, part=part, version=told["version"]), blob.name)
-    return told, definition, contents
+            yield f"{prefix}{part}", blob
+    for one in payload.parts if isinstance(payload, Workflow) else ():
+        if one.task is not None:
+            yield from _references(one.task, f"{one.name}/")
 
 
 def ls(console: Console) -> int:

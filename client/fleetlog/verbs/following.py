@@ -17,12 +17,14 @@ from fleetlog.render.output import GROUPS_MAX, group_text, groups_of
 from fleetlog.render.policies import freeze_text
 from fleetlog.render.task import counts_text, end_lines, task_json
 from fleetlog.render.text import count_of, seconds
+from fleetlog.render.workflow import parts_table
 from fleetlog.sse import Feed, Trouble
 from fleetlog.verbs.output import print_whole
 from fleetlog_schemas import events
 from fleetlog_schemas.ids import short
+from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Task, TaskState
-from fleetlog_schemas.view import task_view
+from fleetlog_schemas.view import part_views, task_view
 
 TICK_S = 0.25
 """How often the status line moves while nothing comes: four times a second is calm and still alive."""
@@ -139,6 +141,8 @@ def finish(console: Console, task: Task, reference: str) -> int:
         raise _refused(task)
     if console.json:
         console.put(task_json(task_view(task)))
+    elif task.parts:
+        console.put(parts_table(part_views(task), console.out_style))
     elif len(task.commands) == 1:
         print_whole(console, task)
     else:
@@ -146,11 +150,15 @@ def finish(console: Console, task: Task, reference: str) -> int:
     style = console.err_style
     assert task.outcome is not None
     took = seconds((task.ended_ms - task.submitted_ms) / 1000)
-    hosts = count_of(len(task.commands), "host")
+    hosts = count_of(len(task.parts), "part") if task.parts else count_of(len(task.commands), "host")
     console.say(
         f"{style.state(task.outcome.value)} in {took}  {hosts}: {counts_text(task.counts, style)}"
         f"  task {short(task.task_id)}"
     )
+    if task.parts:
+        if task.outcome is not Outcome.SUCCESS:
+            console.say(f"go on from there: fleetlog rerun {reference} --failed   output: fleetlog output {reference} --failed")
+        return of_counts({task.outcome.value: 1})
     for line in end_lines(hosts_by_outcome(task), reference):
         console.say(style.clean(line))
     return of_counts(task.counts)

@@ -141,6 +141,8 @@ def output(console: Console) -> int:
     if options.follow and (options.group or console.json):
         raise CliError(Exit.TYPED_WRONG, "-f prints lines as they come: not with --group or -o json")
     task = console.gateway.get(f"/tasks/{segment(options.task)}")["data"]
+    if task["parts"]:
+        return _of_parts(console, task)
     hosts = _chosen(options.host, task["commands"], failed=options.failed)
     if console.json:
         console.put_json([_collected(console, task["task_id"], host_id) for host_id, _ in hosts])
@@ -153,6 +155,26 @@ def output(console: Console) -> int:
             sys.stdout.write(text)
     else:
         _print(console, task["task_id"], hosts)
+    return Exit.OK
+
+
+def _of_parts(console: Console, workflow: Json) -> int:
+    """Print what the tasks of a workflow's parts wrote, in the order of the parts, each line with its part's name."""
+    options = console.options
+    if options.follow or options.group or console.json:
+        raise CliError(Exit.TYPED_WRONG, "-f, --group and -o json are for one task", f"fleetlog ls --part-of {options.task}")
+    for part in workflow["parts"]:
+        for one in part["tasks"]:
+            task = console.gateway.get(f"/tasks/{one['task_id']}")["data"]
+            for host_id, name in _chosen(options.host if task["commands"] else [], task["commands"], failed=options.failed):
+                item = f" {one['item'] + 1}" if part["items"] > 1 else ""
+                prefix = console.out_style.paint(f"{part['name']}{item} {console.out_style.line(name)}: ", "dim")
+                lines = Lines(console.out_style)
+                for page in pages(console, one["task_id"], host_id):
+                    for chunk in page["chunks"]:
+                        _prefixed(lines.feed(chunk), prefix)
+                    _notes(console, page)
+                _prefixed(lines.rest(), prefix)
     return Exit.OK
 
 

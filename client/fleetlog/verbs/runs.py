@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fleetlog.client import new_task_id
@@ -11,7 +12,7 @@ from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, flag_of, segment
 from fleetlog.verbs.about import verbs_of
 from fleetlog.verbs.spec import secret_of
-from fleetlog.verbs.submit import go_on, plan_of, print_plan, run_file
+from fleetlog.verbs.submit import go_on, hosts_of, plan_of, print_plan, run_file
 from fleetlog_schemas.definitions import Parameter, WrongParameters, check_arguments, from_texts, is_name
 
 _TAKEN = frozenset({
@@ -39,7 +40,7 @@ def run_definition(console: Console) -> int:
         plan = plan_of(console, f"/definitions/{segment(options.file)}/plan", body)
         if options.plan:
             return print_plan(console, plan)
-        if console.confirm_hosts(len(plan["hosts"])):
+        if console.confirm_hosts(hosts_of(plan)):
             body["plan_hash"] = plan["plan_hash"]  # what was confirmed is what runs
     task_id = new_task_id()
     try:
@@ -77,8 +78,27 @@ def given_parameters(console: Console, definition: str, version: int = 0) -> dic
     """
     options = console.options
     declared = _declared(console, definition, version)
+    given = typed_values(declared, options.parameter)
+    for name, path in getattr(options, "secret", ()):
+        if name not in declared or declared[name].type != "secret":
+            raise CliError(Exit.TYPED_WRONG, f"--secret {name}: this definition has no secret of that name")
+        given[name] = secret_of(name, path)
+    try:
+        check_arguments(declared, given)
+    except WrongParameters as wrong:
+        told = [f"{flag_of(fault.pointer)}: {fault.message}" for fault in wrong.faults]
+        raise CliError(Exit.TYPED_WRONG, "\n  ".join(told), f"fleetlog definition schema {definition}") from None
+    return given
+
+
+def typed_values(declared: Mapping[str, Parameter], typed: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values that were typed as NAME=VALUE; whether they fit is checked by others.
+
+    Raises:
+        CliError: one is a secret, or is given more than once and is no list.
+    """
     texts: dict[str, list[str]] = {}
-    for name, text in options.parameter:
+    for name, text in typed:
         if name in declared and declared[name].type == "secret":
             raise CliError(
                 Exit.TYPED_WRONG, f"-p {name}: a secret's value does not belong on the command line, where every user sees it",
@@ -91,15 +111,6 @@ def given_parameters(console: Console, definition: str, version: int = 0) -> dic
             given[name] = from_texts(declared.get(name, Parameter("list")), found)
         except ValueError as error:
             raise CliError(Exit.TYPED_WRONG, f"-p {name}: {error}") from None
-    for name, path in getattr(options, "secret", ()):
-        if name not in declared or declared[name].type != "secret":
-            raise CliError(Exit.TYPED_WRONG, f"--secret {name}: this definition has no secret of that name")
-        given[name] = secret_of(name, path)
-    try:
-        check_arguments(declared, given)
-    except WrongParameters as wrong:
-        told = [f"{flag_of(fault.pointer)}: {fault.message}" for fault in wrong.faults]
-        raise CliError(Exit.TYPED_WRONG, "\n  ".join(told), f"fleetlog definition schema {definition}") from None
     return given
 
 

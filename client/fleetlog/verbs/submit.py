@@ -28,7 +28,7 @@ PLAN_PAUSE_S = 0.3
 
 def exec_argv(console: Console) -> int:
     """Run a program on hosts."""
-    return _submit(console, *specs.of_argv(console.options))
+    return submit(console, *specs.of_argv(console.options))
 
 
 def run_file(console: Console) -> int:
@@ -38,10 +38,11 @@ def run_file(console: Console) -> int:
         raise CliError(Exit.TYPED_WRONG, "-t TARGET is needed: on which hosts?")
     if options.parameter or options.narrow or options.definition_version:
         raise CliError(Exit.TYPED_WRONG, f"-p, --narrow and --version go with a definition, and {options.file} is a file")
-    return _submit(console, *specs.of_file(console.options))
+    return submit(console, *specs.of_file(console.options))
 
 
-def _submit(console: Console, spec: TaskSpec, content: Content) -> int:
+def submit(console: Console, spec: TaskSpec, content: Content) -> int:
+    """Plan a task or submit it, and follow it as the options say. Raises CliError."""
     spec = content.upload(console.client, spec)
     options = console.options
     if options.plan or not (options.yes or spec.plan_hash):
@@ -69,6 +70,11 @@ def go_on(console: Console, task_id: str, reference: str) -> int:
     else:
         console.put(task_id)
     return Exit.OK
+
+
+def hosts_of(plan: dict[str, Any]) -> int:
+    """Return on how many hosts a plan runs; of a workflow, those of all parts together."""
+    return len(plan["hosts"]) + sum(int(part["hosts"]) for part in plan.get("parts") or ())
 
 
 def plan_of(console: Console, path: str, body: Any) -> dict[str, Any]:
@@ -124,8 +130,8 @@ def rerun(console: Console) -> int:
     options = console.options
     if options.include_lost and not options.failed:
         raise CliError(Exit.TYPED_WRONG, "--include-lost goes with --failed")
-    if options.failed and options.outcomes:
-        raise CliError(Exit.TYPED_WRONG, "give either --failed or --outcome")
+    if bool(options.failed) + bool(options.outcomes) + bool(options.part) > 1:
+        raise CliError(Exit.TYPED_WRONG, "give one of --failed, --outcome and --part")
     outcomes = [outcome.value for outcome in specs.outcomes_of("--outcome", options.outcomes)]
     answer = console.gateway.get(f"/tasks/{segment(options.task)}/progress")["data"]
     task_id, counts = str(answer["task_id"]), answer["counts"]
@@ -133,12 +139,15 @@ def rerun(console: Console) -> int:
     if options.failed:
         outcomes = [outcome.value for outcome in RERUN_OUTCOMES] + (["lost"] if options.include_lost else [])
         body = {"failed": True, "include_lost": options.include_lost}
+    if options.part:
+        body = {"parts": options.part}
     if options.latest:
         body = {**(body or {}), "latest": True}
     console.confirm_hosts(sum(counts.get(name, 0) for name in outcomes) if outcomes else answer["hosts"])
     started = console.gateway.post(f"/tasks/{task_id}/rerun", body, Idempotency_Key=new_task_id())
     again = str(started["task_id"])
-    console.say(f"task {short(again)} runs {short(task_id)} again on {count_of(int(started['hosts']), 'host')}")
+    where = f": {', '.join(started['parts'])}" if started.get("parts") else f" on {count_of(int(started['hosts']), 'host')}"
+    console.say(f"task {short(again)} runs {short(task_id)} again{where}")
     if started.get("gone"):
         console.say(f"left out, for they are gone: {console.err_style.line(started['gone'])}")
     return go_on(console, again, "last")

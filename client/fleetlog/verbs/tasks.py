@@ -21,6 +21,10 @@ def ls(console: Console) -> int:
         name: getattr(options, name)
         for name in ("state", "outcome", "kind", "host", "name", "tag", "definition", "schedule", "submitted_by", "as_of")
     }
+    if options.part_of:
+        query["part_of"] = console.client.resolve(options.part_of)
+    elif not options.parts:
+        query["parts"] = "hide"
     items: list[dict[str, Any]] = []
     cursor = None
     while len(items) < options.limit:

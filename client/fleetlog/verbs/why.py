@@ -55,7 +55,8 @@ def _of_task(console: Console, task: dict[str, Any], failures: list[Any], waitin
     took = f"  {seconds(task['duration_seconds'])}" if task["duration_seconds"] is not None else ""
     state = style.state(task["outcome"] or task["state"])
     short = str(task["task_id"])[-8:]
-    lines = [f"task {short}  {count_of(task['hosts'], 'host')}  {state}  {counts_text(task['counts'], style)}{took}"]
+    of = count_of(len(task["parts"]), "part") if task.get("parts") else count_of(task["hosts"], "host")
+    lines = [f"task {short}  {of}  {state}  {counts_text(task['counts'], style)}{took}"]
     if task["refusal"]:
         lines.append(f"  refused: {style.line(task['refusal'])}")
     hold = task.get("hold")
@@ -63,10 +64,22 @@ def _of_task(console: Console, task: dict[str, Any], failures: list[Any], waitin
         by = f" by {style.line(hold['by'])}" if hold["by"] else ""
         lines.append(f"  {style.paint(hold['kind'], 'yellow')}{by}: {style.line(hold['reason']) or 'no reason given'}")
     lines += [group_line(group, style) for group in failures]
+    bad_parts = [
+        f"  {style.glyph(part['outcome'])} {style.paint(style.line(part['name']), 'bold')}  {part['outcome']}"
+        f"  {style.line(part['message'] or _bad_tasks(part))}"
+        for part in task.get("parts") or () if part["outcome"] not in (None, "success")
+    ]
+    lines += bad_parts
     lines += waiting_lines(waiting, style)
-    if not (failures or waiting or task["refusal"] or hold):
+    if not (failures or waiting or bad_parts or task["refusal"] or hold):
         lines.append("  nothing went wrong" if task["state"] == "ended" else "  nothing is in the way")
     return lines
+
+
+def _bad_tasks(part: dict[str, Any]) -> str:
+    """Return what to ask about the tasks of a part that went wrong."""
+    found = [one for one in part["tasks"] if one["outcome"] not in (None, "success", "skipped")]
+    return "; ".join(one["refusal"] or f"fleetlog why {str(one['task_id'])[-8:]}" for one in found[:3])
 
 
 def _waiting_steps(waiting: list[Any], short: str) -> list[str]:

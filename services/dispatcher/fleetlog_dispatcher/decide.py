@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from fleetlog_dispatcher import plan, sessions
+from fleetlog_dispatcher import plan, sessions, workflow
 from fleetlog_dispatcher.admit import Planned, Round
 from fleetlog_dispatcher.answers import answer
 from fleetlog_dispatcher.delivery import FORGETTING_PER_ROUND_MAX, sends
@@ -29,6 +29,7 @@ from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.pushes import ForgetPush
 from fleetlog_schemas.records import CommandState, Task, TaskState
 from fleetlog_schemas.rollout import failures, failures_max, over_budget, soaks_until_ms
+from fleetlog_schemas.workflow_events import PartsDecided
 
 PLANS_PER_ROUND_MAX = 500
 """Tasks planned in one round: keeps a round short, and its batch within the bus's limit."""
@@ -40,6 +41,7 @@ def decide(
     """Return what is due now."""
     planned, refused = _plans(settings, state, live, now_ms)
     halts = list(_halts(live))
+    of_workflows = workflow.due(state, live, now_ms)
     data = [
         *_session_events(keys, state, live),
         *_presence_events(settings, state, live, now_ms),
@@ -50,7 +52,9 @@ def decide(
         *_end_events(settings, state, live, now_ms),
         *_dispatch_events(settings, state, live, planned, {halt.task_id for halt in halts}, now_ms),
         *split(lambda entries: events.CommandsWaiting(groups=entries), notes(settings, state, live, now_ms)),
-        *_task_ends(live),
+        *split(lambda entries: PartsDecided(parts=entries), of_workflows.decisions),
+        *split(lambda entries: events.TasksSubmitted(tasks=entries), of_workflows.submissions),
+        *_task_ends(state, live),
     ]
     effects: list[Effect] = []
     if data:
@@ -193,7 +197,7 @@ def _plans(
             plan.refuse_second_run(task.spec, next(iter(live.keys.get(key, {}).values()), runs.get(key)))
             layout = plan.lay_out(settings, state, live, task.spec, task.task_id, now_ms)
         except plan.Refused as error:
-            refused.append(msgspec.structs.replace(error.refusal, task_id=task.task_id))
+            refused.append(msgspec.structs.replace(error.refusal, task_id=task.task_id, part_of=task.part_of))
         else:
             planned.append(Planned(task, layout))
             if key:
@@ -249,9 +253,9 @@ def _end_events(settings: DispatcherSettings, state: State, live: Live, now_ms: 
     yield from split(lambda entries: events.AttemptsEnded(attempts=entries), ends)
 
 
-def _task_ends(live: Live) -> Iterator[Data]:
+def _task_ends(state: State, live: Live) -> Iterator[Data]:
     ends = [
-        lifecycle.task_end(task)
+        lifecycle.task_end(task, state.tasks.by_id.get(task.part_of.task_id) if task.part_of else None)
         for task in live.to_end.values()
         if task.state is TaskState.PLANNED and not task.open
     ]

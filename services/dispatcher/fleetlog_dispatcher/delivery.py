@@ -21,7 +21,7 @@ from fleetlog_runtime.pure.effects import Send
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import limits, pushes, tokens
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.spec import Blob, Script, TaskSpec
+from fleetlog_schemas.spec import Blob, Script, TaskSpec, Workflow
 
 ATTEMPTS_PER_PUSH_MAX = 200
 """Attempts in one push: one signature for many, and small enough to be encoded and checked in a few milliseconds."""
@@ -101,12 +101,13 @@ def _named(keys: Keys, host_id: str, key: Key, flight: Flight | None) -> pushes.
 def _start(keys: Keys, flight: Flight) -> pushes.StartAttempt:
     task, host_id, number = flight.task, flight.command.host_id, flight.attempt.number
     spec = task.spec
+    assert not isinstance(spec.payload, Workflow), "it has no commands"
     return pushes.StartAttempt(
         task_id=task.task_id, attempt=number, payload=spec.payload, options=spec.options, timeout_ms=spec.timeout_ms,
         token=tokens.attempt_token(keys.token, task.task_id, host_id, number), token_key_id=keys.token_key_id,
         submitted_by=task.submitted_by, task_name=spec.name,
         blob_tokens={blob.sha256: tokens.blob_token(keys.blob, host_id, blob.sha256) for blob in _blobs(spec)},
-        parameters=spec.definition.parameters if spec.definition else {},
+        parameters=spec.definition.parameters if spec.definition else spec.parameters,
     )
 
 

@@ -103,7 +103,13 @@ class Live(msgspec.Struct):
     keys: dict[str, dict[str, Task]] = {}
     """By key: planned tasks that have not ended."""
     open: dict[str, Task] = {}
-    """Planned tasks that have not ended."""
+    """Planned tasks with commands that have not ended."""
+    workflows: dict[str, Task] = {}
+    """Planned workflows that have not ended."""
+    workflows_due: dict[str, None] = {}
+    """Those that something happened to since the last look: a part ended, a person let it go on."""
+    workflows_next: dict[str, None] = {}
+    """The same, since this look began."""
     fresh: dict[str, dict[Key, Flight]] = {}
     """Flights to be pushed now."""
     cancels: dict[str, dict[Key, Flight | None]] = {}
@@ -152,7 +158,11 @@ def awaken(settings: DispatcherSettings, state: State, now_ms: int) -> Live:
 
 def take_up(settings: DispatcherSettings, live: Live, task: Task, now_ms: int) -> None:
     """Enter a planned task into the work lists."""
-    live.open[task.task_id] = task
+    if task.parts:
+        live.workflows[task.task_id] = task
+        live.workflows_next[task.task_id] = None
+    else:
+        live.open[task.task_id] = task
     if task.spec.rollout or task.spec.failures_max:
         live.budgeted[task.task_id] = task
     if task.spec.key:
@@ -183,11 +193,12 @@ def wait(settings: DispatcherSettings, live: Live, task: Task, command: Command,
 
 def put_away(live: Live, task: Task) -> None:
     """Take a task that has ended out of the work lists."""
-    for work in (live.to_plan, live.to_end, live.stopped, live.timed, live.open, live.budgeted):
+    for work in (live.to_plan, live.to_end, live.stopped, live.timed, live.open, live.budgeted, live.workflows):
         work.pop(task.task_id, None)
     of_key = live.keys.get(task.spec.key)
     if of_key is not None:
         of_key.pop(task.task_id, None)
+        live.workflows_next.update(dict.fromkeys(of_key.keys() & live.workflows.keys()))
         if not of_key:
             del live.keys[task.spec.key]
 

@@ -92,6 +92,7 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}
+    live.workflows_due, live.workflows_next = live.workflows_next, {}
     live.steered = (
         live.sweep or live.steered_next or any(host_id in live.queues.by_host for host_id in live.touched)
         or any(0 < soaks_until_ms(task) <= now_ms for task in live.budgeted.values())
@@ -99,13 +100,15 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
     live.steered_next = False
 
 
-_NO_STEERING = frozenset({"submitted", "held", "dispatched", "started", "late", "report-refused"})
+_NO_STEERING = frozenset({"submitted", "part", "held", "dispatched", "started", "late", "report-refused"})
 """Changes of a task that let nothing go that was kept back."""
 
 
 def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_ms: int) -> None:
     task, command, attempt = change.task, change.command, change.attempt
     live.steered_next |= change.what not in _NO_STEERING
+    if task.parts or task.part_of:
+        live.workflows_next[task.part_of.task_id if task.part_of else task.task_id] = None
     match change.what:
         case "submitted":
             live.to_plan[task.task_id] = task
@@ -129,6 +132,9 @@ def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_
                 _confirm(confirmed, now_ms)
         case "ended" | "late" | "report-refused" if command and attempt:
             _attempt_settled(settings, live, change, now_ms)
+        case "part":
+            if not task.open and task.state is TaskState.PLANNED:
+                live.to_end[task.task_id] = task
         case "stop":
             _stopped(settings, live, task, command)
         case _:

@@ -13,13 +13,16 @@ from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, limits
-from fleetlog_schemas.admission import PlanAnswer, PlannedView
+from fleetlog_schemas.admission import PlanAnswer, PlannedPart, PlannedView
+from fleetlog_schemas.definitions import check_known_parameters
+from fleetlog_schemas.functions import offers, serves, why_nowhere
+from fleetlog_schemas.graph import ranks
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.questions import Problem
 from fleetlog_schemas.records import Task
 from fleetlog_schemas.rollout import failures_max, wave_sizes
-from fleetlog_schemas.spec import SpecError, TaskSpec, check_spec, summary
+from fleetlog_schemas.spec import Function, Part, SpecError, TaskSpec, Workflow, check_spec, summary
 from fleetlog_schemas.targets import Directory, TargetError
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -63,6 +66,8 @@ def lay_out(
     """
     hosts = live.directory
     assert hosts is not None, "it is made before every decision"
+    if isinstance(spec.payload, Workflow):
+        return _lay_out_workflow(spec, spec.payload)
     try:
         check_spec(spec)
         meant = _exact(spec, hosts) if spec.host_ids else hosts.resolve(spec.target)
@@ -70,6 +75,8 @@ def lay_out(
         raise Refused("spec", error.message, error.pointer) from None
     except TargetError as error:
         raise Refused(error.code, str(error), "/target") from None
+    if isinstance(spec.payload, Function):
+        meant = _offering(state, spec, spec.payload.name, meant)
     chosen = choose(settings, state, live, spec.choose, meant, seed, now_ms) if spec.choose else meant
     if not chosen:
         raise Refused("target-empty", f"no host of the target has the label {spec.choose and spec.choose.label}", "/choose")
@@ -81,6 +88,39 @@ def lay_out(
     if spec.plan_hash and spec.plan_hash != found:
         raise Refused("plan-changed", "the plan is not the one that was shown: look at it again", "/plan_hash")
     return Layout(ordered, waves, len(meant), found)
+
+
+def _offering(state: State, spec: TaskSpec, name: str, meant: list[Host]) -> list[Host]:
+    """Return the hosts among which a function is run: all of the target, or, where some are chosen, those that offer it.
+
+    Raises:
+        Refused: none of them offers it.
+    """
+    hosts = [state.hosts.by_id[host.host_id] for host in meant]  # a directory may be older than what its hosts say of themselves
+    if spec.choose is not None:
+        if why := why_nowhere(hosts, name, spec.queue):
+            raise Refused("function-unknown", why, "/payload/name")
+        return [host for host in hosts if offers(host, name) and serves(host, spec.queue)]
+    if not any(offers(host, name) for host in hosts):
+        raise Refused("function-unknown", why_nowhere(hosts, name, spec.queue), "/payload/name")
+    return meant
+
+
+def _lay_out_workflow(spec: TaskSpec, workflow: Workflow) -> Layout:
+    """Return where a workflow runs itself: nowhere. Its parts are laid out when they are submitted."""
+    try:
+        check_spec(spec)
+        if spec.definition is None:
+            check_known_parameters(spec, spec.parameters)
+    except SpecError as error:
+        raise Refused("spec", error.message, error.pointer) from None
+    for index, part in enumerate(workflow.parts):
+        if part.task is None:
+            raise Refused("spec", f"nobody has put the definition {part.definition} here", f"/payload/parts/{index}/task")
+    found = plan_hash(spec, [], ())
+    if spec.plan_hash and spec.plan_hash != found:
+        raise Refused("plan-changed", "the plan is not the one that was shown: look at it again", "/plan_hash")
+    return Layout([], (), 0, found)
 
 
 def _in_waves(spec: TaskSpec, hosts: Directory, chosen: list[Host]) -> tuple[list[Host], tuple[int, ...]]:
@@ -143,6 +183,12 @@ def plan_answer(settings: DispatcherSettings, state: State, live: Live, spec: Ta
         refusal = error.refusal
         problem = Problem(status=422, code=refusal.code, message=refusal.message, pointer=refusal.pointer)
         return PlanAnswer(plan_hash="", hosts=[], offline=0, problem=problem)
+    if isinstance(spec.payload, Workflow):
+        of_parts = _planned_parts(settings, state, live, spec.payload, now_ms)
+        return PlanAnswer(
+            plan_hash=layout.plan_hash, hosts=[], offline=0, runs=summary(spec.payload), parts=of_parts,
+            lock=_lock_text(spec, earlier),
+        )
     numbers = [number for number, size in enumerate(layout.waves or (len(layout.hosts),), 1) for _ in range(size)]
     views = [_planned_view(live, host, spec, wave) for host, wave in zip(layout.hosts, numbers, strict=True)]
     return PlanAnswer(
@@ -150,6 +196,37 @@ def plan_answer(settings: DispatcherSettings, state: State, live: Live, spec: Ta
         runs=summary(spec.payload), waves=list(layout.waves), candidates=layout.candidates,
         failures_max=failures_max(spec, len(layout.hosts)), lock=_lock_text(spec, earlier),
     )
+
+
+def _planned_parts(
+    settings: DispatcherSettings, state: State, live: Live, workflow: Workflow, now_ms: int
+) -> list[PlannedPart]:
+    by_name = {part.name: part for part in workflow.parts}
+    found = []
+    for rank, names in enumerate(ranks(workflow.parts), 1):
+        for part in map(by_name.__getitem__, names):
+            assert part.task is not None, "it was looked at"
+            hosts, problem = 0, ""
+            try:
+                hosts = len(lay_out(settings, state, live, part.task, part.name, now_ms).hosts)
+            except Refused as error:
+                problem = error.refusal.message
+            found.append(
+                PlannedPart(
+                    name=part.name, rank=rank, after=list(part.after), when=part.when, runs=summary(part.task.payload),
+                    target=part.task.target, hosts=hosts, for_each=_list_text(part), problem=problem,
+                )
+            )
+    return found
+
+
+def _list_text(part: Part) -> str:
+    if part.for_each is None:
+        return ""
+    if isinstance(part.for_each, tuple):
+        return f"each of {len(part.for_each)} items"
+    source = part.for_each
+    return f"each item of the parameter {source.parameter}" if source.parameter else f"each item that {source.part} returns"
 
 
 def _lock_text(spec: TaskSpec, earlier: Task | None) -> str:

@@ -22,7 +22,7 @@ class Dispatcher:
     subject = events.DISPATCH
     fences: tuple[str, ...] = ()
     state_type = State
-    state_version = 3
+    state_version = 4
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""
 
     def __init__(self, settings: DispatcherSettings, keys: Keys) -> None:

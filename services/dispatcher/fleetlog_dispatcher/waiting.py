@@ -21,6 +21,7 @@ from fleetlog_dispatcher.gates import (
 )
 from fleetlog_dispatcher.live import SWEEP_MS, Live
 from fleetlog_dispatcher.state import State
+from fleetlog_dispatcher.workflow import waiting_parts
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, hostset
 from fleetlog_schemas.admission import WaitingGroup
@@ -74,6 +75,8 @@ def waiting_groups(
     if task.state is TaskState.SUBMITTED:
         text = "the task waits to be planned"
         return [WaitingGroup(state="submitted", reason="planning", message=text, hosts="", count=0, since=None)]
+    if task.parts:
+        return waiting_parts(live, task, now_ms)
     found: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
     for command in task.commands.values():
         if command.state is not CommandState.ENDED:

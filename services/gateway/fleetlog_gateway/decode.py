@@ -130,8 +130,8 @@ def idempotency_key(request: web_request.BaseRequest) -> str | None:
         ids.id_ms(text)
     except ids.InvalidId as error:
         raise HttpProblem("idempotency-key", f"the Idempotency-Key must be a UUIDv7: {error}") from None
-    if ids.is_scheduled(text):
-        raise HttpProblem("idempotency-key", "the Idempotency-Key must be a UUIDv7: ids of version 8 belong to scheduled runs")
+    if ids.is_made(text):
+        raise HttpProblem("idempotency-key", "the Idempotency-Key must be a UUIDv7: ids of version 8 are made by fleetlog itself")
     return text
 
 

@@ -26,7 +26,8 @@ from fleetlog_schemas.definitions import (
     variable,
 )
 from fleetlog_schemas.limits import BLOB_BYTES_MAX
-from fleetlog_schemas.spec import Blob, SpecError, TaskSpec
+from fleetlog_schemas.spec import Blob, SpecError, TaskSpec, Workflow
+from fleetlog_schemas.workflows import resolved
 
 
 async def version_of(gateway: Gateway, known: Known, version: int) -> Known:
@@ -74,6 +75,7 @@ async def make_task(gateway: Gateway, known: Known, given: Mapping[str, Any], ch
         env = Blob(hashlib.sha256(content).hexdigest(), len(content), "env")
     try:
         spec = task_of(known.definition, known.definition_id, known.version, arguments, env, chosen)
+        spec = resolved(gateway.access.definitions, spec)
     except SpecError as error:
         raise invalid(error.pointer, error.message) from None
     return Made(spec=spec, environment=content)
@@ -143,6 +145,7 @@ async def latest(gateway: Gateway, old: TaskSpec) -> Made:
     if secrets and old.options.env is not None:
         environment = await read_environment(gateway, old.options.env)
         given.update({name: environment[variable(name)] for name in secrets if variable(name) in environment})
-    return await make_task(gateway, known, given, Chosen(target=old.target or "all"))
+    everywhere = "" if isinstance(old.payload, Workflow) else "all"
+    return await make_task(gateway, known, given, Chosen(target=old.target or everywhere))
 
 

@@ -43,6 +43,7 @@ class Asked(msgspec.Struct, frozen=True):
     stop: str | None = None
     hold: view.HoldView | None = None
     waves: tuple[view.WaveView, ...] = ()
+    parts: tuple[view.PartView, ...] = ()
     spec: TaskSpec | None = None
     checked: bool = True
     """False: the reporter did not answer, so not all of this is known."""

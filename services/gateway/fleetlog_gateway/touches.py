@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fleetlog_schemas import events
 from fleetlog_schemas.schedule_events import TicksDecided
+from fleetlog_schemas.workflow_events import PartsDecided
 
 
 def task_ids(data: events.Data) -> frozenset[str]:
     """Return the ids of the tasks that *data* names; empty for events about hosts and access."""
     match data:
         case events.TasksSubmitted(tasks=tasks) | events.TasksEnded(tasks=tasks):
-            return frozenset(task.task_id for task in tasks)
+            return frozenset(one for task in tasks for one in (task.task_id, task.part_of and task.part_of.task_id) if one)
         case (
             events.CancelRequested(task_id=task_id) | events.PauseRequested(task_id=task_id)
             | events.ResumeRequested(task_id=task_id) | events.TaskApproved(task_id=task_id)
@@ -20,7 +21,9 @@ def task_ids(data: events.Data) -> frozenset[str]:
         case events.TasksPlanned(plans=plans):
             return frozenset(plan.task_id for plan in plans)
         case events.TasksRefused(refusals=refusals):
-            return frozenset(refusal.task_id for refusal in refusals)
+            return frozenset(one for task in refusals for one in (task.task_id, task.part_of and task.part_of.task_id) if one)
+        case PartsDecided(parts=parts):
+            return frozenset(part.task_id for part in parts)
         case events.TasksTimedOut(task_ids=ids):
             return frozenset(ids)
         case events.TasksHalted(halts=halts):

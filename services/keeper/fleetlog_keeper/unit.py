@@ -20,7 +20,7 @@ class Keeper:
     subject = events.ARCHIVE
     fences: tuple[str, ...] = (events.ALERT,)
     state_type = State
-    state_version = 2
+    state_version = 3
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""
 
     def __init__(self, settings: KeeperSettings) -> None:

@@ -35,7 +35,8 @@ def fold(watch: Watch, event: Event, changes: list[Change]) -> tuple[str, ...]:
     """Fold one event and what it changed of tasks; return the names of the schedules that it touched."""
     troubles.fold_hosts(watch.troubles, event)
     for change in changes:
-        if change.what in ("refused", "task-ended"):
+        # What becomes of a part is told by its workflow.
+        if change.what in ("refused", "task-ended") and change.task.part_of is None:
             _task_over(watch, event, change.task)
     touched = schedules.apply(watch.schedules, event)
     match event.data:

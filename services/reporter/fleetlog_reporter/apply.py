@@ -16,6 +16,7 @@ from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import codec, events, hosts, lifecycle, policies, records
 from fleetlog_schemas.records import CommandState, Task
+from fleetlog_schemas.workflow_events import PartsDecided
 
 PARKED_BYTES_MAX = 64 * 1024
 """Bytes kept of a message that is not an event: enough to see what it is; the log has all of it."""
@@ -144,7 +145,8 @@ class Projector:
                     self._file_late(event, [change for change in changes if change.what == "late"])
             case events.TasksEnded() | events.TasksRefused():
                 for change in changes:
-                    self._close(change.task, fresh=fresh)
+                    if change.what != "part":
+                        self._close(change.task, fresh=fresh)
             case events.AttemptsDispatched() | events.AttemptsStarted():
                 return  # they have the most entries, and stop nothing
             case _:
@@ -213,13 +215,15 @@ def touches(data: events.Data) -> str:
     """Return the keys of every task and host that an event names, each once, joined."""
     match data:
         case events.TasksSubmitted(tasks=entries) | events.TasksEnded(tasks=entries):
-            named = {entry.task_id for entry in entries}
+            named = {entry.task_id for entry in entries} | {entry.part_of.task_id for entry in entries if entry.part_of}
         case events.TasksPlanned(plans=plans):
             named = {plan.task_id for plan in plans}
             for plan in plans:
                 named.update(host.host_id for host in plan.hosts)
         case events.TasksRefused(refusals=refusals):
-            named = {refusal.task_id for refusal in refusals}
+            named = {refusal.task_id for refusal in refusals} | {one.part_of.task_id for one in refusals if one.part_of}
+        case PartsDecided(parts=decisions):
+            named = {one.task_id for one in decisions}
         case events.TasksTimedOut(task_ids=task_ids):
             named = set(task_ids)
         case events.CancelRequested() | events.SkipRequested():

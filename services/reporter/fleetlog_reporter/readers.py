@@ -77,6 +77,8 @@ def queue_rows(projector: Projector) -> list[Row]:
     limits = projector.policies.queues
     found = {queue: [0, 0] for queue in limits}
     for task in projector.tasks.by_id.values():
+        if task.parts:
+            continue  # its parts wait, in queues of their own
         counted = found.setdefault(task.spec.queue, [0, 0])
         counted[0] += sum(task.counts.get(state.value, 0) for state in (CommandState.DISPATCHED, CommandState.RUNNING))
         counted[1] += task.counts.get(CommandState.WAITING.value, 0)

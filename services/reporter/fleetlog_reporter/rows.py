@@ -19,15 +19,27 @@ from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.lifecycle import same_end
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.policies import Freeze, NamedWindow
-from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState, Wait, Wave
+from fleetlog_schemas.records import (
+    Attempt,
+    AttemptState,
+    Command,
+    CommandState,
+    PartRecord,
+    Task,
+    TaskState,
+    Wait,
+    Wave,
+)
 from fleetlog_schemas.spec import Payload, TaskSpec, kind, summary
 
 Row = tuple[Any, ...]
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Payload).decode
 _decode_spec = msgspec.json.Decoder(TaskSpec).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 _decode_end = msgspec.json.Decoder(events.End).decode
+_decode_parts = msgspec.json.Decoder(dict[str, PartRecord]).decode
 _decode_waves = msgspec.json.Decoder(list[Wave]).decode
 
 
@@ -61,9 +73,14 @@ class LateEnd(msgspec.Struct, frozen=True):
     """The lifecycle compared it with what it knows of the attempt; otherwise that is still to be done."""
 
 
-@lru_cache(maxsize=1024)
 def described(payload: Payload) -> tuple[str, str]:
     """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
+    return _described(_encode(payload))  # not every payload has a hash
+
+
+@lru_cache(maxsize=1024)
+def _described(encoded: bytes) -> tuple[str, str]:
+    payload = _decode(encoded)
     return summary(payload), payload_key(payload)
 
 
@@ -87,6 +104,8 @@ def task_row(task: Task) -> Row:
         _encode(task.waves).decode() if spec.rollout else None,
         *((origin.definition_id, origin.name, origin.version) if origin else (None, None, None)),
         task.schedule or None, task.nominal_ms or None,
+        *((task.part_of.task_id, task.part_of.part, task.part_of.item) if task.part_of else (None, None, None)),
+        _encode(task.parts).decode() if task.parts else None,
     )
 
 
@@ -191,7 +210,7 @@ def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: 
     (
         task_id, _, _, _, state, outcome, _, submitted_by, submitted_ms, submitted_seq, planned_ms, ended_ms,
         ended_seq, plan_hash, _, _, stop, stop_by, stop_reason, stop_ms, code, message, pointer, _, counts, _, spec,
-        _, _, _, waves, _, _, _, schedule, nominal_ms,
+        _, _, _, waves, _, _, _, schedule, nominal_ms, workflow_id, part, item, parts,
     ) = row  # fmt: skip
     refusal = None
     if code is not None:
@@ -202,7 +221,8 @@ def task_from_rows(row: Sequence[Any], attempts: Iterable[Sequence[Any]], late: 
         plan_hash=plan_hash, planned_ms=planned_ms, counts=_decode_counts(counts),
         waves=_decode_waves(waves) if waves else [], stop=stop, stop_by=stop_by,
         stop_reason=stop_reason, stop_ms=stop_ms, refusal=refusal, outcome=Outcome(outcome) if outcome else None,
-        ended_ms=ended_ms, ended_seq=ended_seq,
+        ended_ms=ended_ms, ended_seq=ended_seq, part_of=events.PartOf(workflow_id, part, item) if workflow_id else None,
+        parts=_decode_parts(parts) if parts else {},
     )
 
 

@@ -22,7 +22,7 @@ from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_schemas import events, ids, limits
 
-VERSION = 4
+VERSION = 5
 """Of the tables. A change of `tables.sql`, or of what the columns mean, raises it; older files are built anew."""
 
 

@@ -22,6 +22,7 @@ CREATE TABLE parked (seq BIGINT, subject VARCHAR, time_ms BIGINT, error VARCHAR,
 
 -- `waves` (JSON) is null unless the task had a rollout: any other has one, which says nothing. What says of which version
 -- of which definition it was a run is null when it was of none; the definition's name is the one of then. `schedule` is null when no schedule asked for it, `nominal_ms` when no tick did.
+-- Of a task that is part of a workflow, `workflow_id`, `part` and `item` say of which; of a workflow, `parts` (JSON) is what became of each.
 CREATE TABLE ended_tasks (
     task_id VARCHAR, kind VARCHAR, name VARCHAR, summary VARCHAR, state VARCHAR, outcome VARCHAR,
     target VARCHAR, submitted_by VARCHAR, submitted_ms BIGINT, submitted_seq BIGINT, planned_ms BIGINT,
@@ -31,7 +32,7 @@ CREATE TABLE ended_tasks (
     hosts BIGINT, counts VARCHAR, payload_key VARCHAR, spec VARCHAR,
     priority BIGINT, queue VARCHAR, key VARCHAR, waves VARCHAR,
     definition_id VARCHAR, definition_name VARCHAR, definition_version BIGINT,
-    schedule VARCHAR, nominal_ms BIGINT
+    schedule VARCHAR, nominal_ms BIGINT, workflow_id VARCHAR, part VARCHAR, item BIGINT, parts VARCHAR
 );
 
 -- One row for each attempt. The row of a command's last attempt also describes the command (`command_state`

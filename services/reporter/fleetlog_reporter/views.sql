@@ -32,7 +32,7 @@ CREATE TEMP VIEW tasks AS
         epoch_ms(nullif(ended_ms, 0)) AS ended_at, (nullif(ended_ms, 0) - submitted_ms) / 1000.0 AS duration_seconds,
         hosts, counts::JSON AS counts, priority, queue, key, definition_name AS definition,
         definition_version AS version, definition_id, spec -> '$.definition.parameters' AS parameters,
-        schedule, epoch_ms(nominal_ms) AS nominal_at, hold, nullif(hold_reason, '') AS hold_reason,
+        schedule, epoch_ms(nominal_ms) AS nominal_at, workflow_id, part, item, hold, nullif(hold_reason, '') AS hold_reason,
         from_json(tags, '["VARCHAR"]') AS tags, nullif(stop, '') AS stop, nullif(stop_by, '') AS stop_by,
         nullif(stop_reason, '') AS stop_reason, rerun_of, refusal_code, refusal, spec::JSON AS spec,
         submitted_seq, nullif(ended_seq, 0) AS ended_seq

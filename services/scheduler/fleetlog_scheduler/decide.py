@@ -99,7 +99,7 @@ def _fired(state: State, schedule: Schedule, due: Due) -> tuple[TickDecision, Su
         spec = task_of(state.catalog, schedule.rule)
     except Unfit as error:
         return msgspec.structs.replace(decision, outcome="skipped", reason=error.code, message=str(error)), None
-    task_id = ids.scheduled_id(due.nominal_ms, name, schedule.registered_seq, due.backfill_seq)
+    task_id = ids.made_id(due.nominal_ms, name, schedule.registered_seq, due.backfill_seq)
     submission = Submission(task_id=task_id, spec=spec, schedule=name, nominal_ms=due.nominal_ms)
     version = spec.definition.version if spec.definition else 0
     return msgspec.structs.replace(decision, task_id=task_id, version=version), submission

@@ -61,6 +61,10 @@ class OpenTask:
     stopped: bool = False
     stopped_hosts: set[str] = field(default_factory=set)
     hold: str = ""
+    held_with: str = ""
+    """The workflow with which it was held."""
+    tasks: dict[str, str] = field(default_factory=dict)
+    """Of a workflow: its tasks, and the part of each."""
     approved: int = 0
     begun: set[int] = field(default_factory=set)
     turn_ms: dict[int, int] = field(default_factory=dict)
@@ -132,6 +136,9 @@ class InFlight:
             if one["task_id"] not in self.specs:
                 self.specs[one["task_id"]] = one["spec"]
                 self._tasks[one["task_id"]] = OpenTask(one["spec"])
+                of = one.get("part_of")
+                if of and of["task_id"] in self._tasks:
+                    self._tasks[of["task_id"]].tasks[one["task_id"]] = of["part"]
 
     def _planned(self, line: Line) -> None:
         for plan in line.data["plans"]:
@@ -223,6 +230,8 @@ class InFlight:
         if task is not None:
             task.stopped = True
             self._no_more(task, list(task.wave_of), line)
+            for one in task.tasks:
+                self._stop(line, one)
 
     def _stop_hosts(self, line: Line, *, waiting_only: bool) -> None:
         task = self._tasks.get(line.data["task_id"])
@@ -239,7 +248,12 @@ class InFlight:
                 self._done(task, host_id, line)
 
     def _cancelled(self, line: Line) -> None:
-        if line.data.get("host_ids"):
+        if line.data.get("parts"):
+            workflow = self._tasks.get(line.data["task_id"])
+            for task_id, part in workflow.tasks.items() if workflow else ():
+                if part in line.data["parts"]:
+                    self._stop(line, task_id)
+        elif line.data.get("host_ids"):
             self._stop_hosts(line, waiting_only=False)
         else:
             self._stop(line, line.data["task_id"])
@@ -264,10 +278,13 @@ class InFlight:
 
     # --- what people and failures hold ---
 
-    def _hold(self, task_id: str, hold: str) -> None:
+    def _hold(self, task_id: str, hold: str, held_with: str = "") -> None:
         task = self._tasks.get(task_id)
-        if task is not None and not task.stopped:
-            task.hold = task.hold or hold
+        if task is None or task.stopped or task.hold:
+            return
+        task.hold, task.held_with = hold, held_with
+        for one in task.tasks:
+            self._hold(one, hold, task_id)
 
     def _paused(self, line: Line) -> None:
         self._hold(line.data["task_id"], "paused")
@@ -277,9 +294,14 @@ class InFlight:
             self._hold(one["task_id"], "halted")
 
     def _resumed(self, line: Line) -> None:
-        task = self._tasks.get(line.data["task_id"])
-        if task is not None:
-            task.hold = ""
+        task_id = line.data["task_id"]
+        task = self._tasks.get(task_id)
+        if task is None or not task.hold:
+            return
+        task.hold = task.held_with = ""
+        for one in (self._tasks[one] for one in task.tasks if one in self._tasks):
+            if one.held_with == task_id:
+                one.hold = one.held_with = ""
 
     def _approved(self, line: Line) -> None:
         task = self._tasks.get(line.data["task_id"])

@@ -11,6 +11,7 @@ from typing import Any
 from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_schemas import events
 from fleetlog_simulation.fleet import Fleet
+from fleetlog_simulation.flows import Flows
 from fleetlog_simulation.invariants import Invariant
 from fleetlog_simulation.invariants.archived import Archived
 from fleetlog_simulation.invariants.choices import Choices
@@ -18,6 +19,7 @@ from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
 from fleetlog_simulation.invariants.holds import Holds
 from fleetlog_simulation.invariants.honest_hosts import HonestHosts
 from fleetlog_simulation.invariants.limits import Limits
+from fleetlog_simulation.invariants.parts import Parts
 from fleetlog_simulation.invariants.patience import Patience
 from fleetlog_simulation.invariants.projection_agrees import ProjectionAgrees
 from fleetlog_simulation.invariants.readers_agree import ReadersAgree
@@ -74,6 +76,7 @@ class Scenario(Fleet):
         self._looks_until_ms = START_MS + BAD_TIME_MS + QUIET_MS_MAX // 2
         self.people = People(self)
         self.timetable = Timetable(self)
+        self.flows = Flows(self)
         self.tasks_end = TasksEnd(self.books, self.acknowledged)
         self.invariants = self._promises()
         self.world.checks = [invariant.check for invariant in self.invariants]
@@ -86,7 +89,7 @@ class Scenario(Fleet):
             Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
             CopiesRunNothing(world, self.machines), HonestHosts(books, self.machines), ProjectionAgrees(world, self.reporter),
-            Archived(world, books), Ticks(world, books),
+            Archived(world, books), Ticks(world, books), Parts(books),
         ]
 
     @property
@@ -125,6 +128,8 @@ class Scenario(Fleet):
             keeper.start()
         if chance.random() < SCHEDULED:
             self.timetable.begin(BAD_TIME_MS)
+        if self.flows.in_play:
+            self.flows.begin(BAD_TIME_MS)
         for _ in range(chance.randint(3, TASKS_MAX)):
             world.after(chance.randint(0, BAD_TIME_MS), self.people.submit)
         # A few kinds of trouble, each often, find more than all kinds, each rarely (swarm testing, Groce et al. 2012).

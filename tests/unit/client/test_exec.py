@@ -241,7 +241,7 @@ def test_every_option_reaches_the_specification(cli, recorded):
         (["run", "/no/such/file", "-t", "web*"], "cannot read /no/such/file"),
         (["nonsense"], "invalid choice"),
         (["rerun", "last", "--include-lost"], "goes with --failed"),
-        (["rerun", "last", "--failed", "--outcome", "lost"], "either --failed or --outcome"),
+        (["rerun", "last", "--failed", "--outcome", "lost"], "one of --failed, --outcome"),
         (["rerun", "last", "--outcome", "unlucky"], "--outcome: 'unlucky' is not an outcome"),
     ],
 )

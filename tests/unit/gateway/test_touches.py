@@ -10,6 +10,7 @@ from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
+from fleetlog_schemas.workflow_events import PartDecision, PartsDecided
 
 SPEC = TaskSpec(payload=Shell(argv=("true",)), target="all")
 WINDOW = events.Window("blackout", "all", (0,), "02:00", 60)
@@ -17,8 +18,9 @@ END = events.End("a", "h1", 1, outcome=Outcome.SUCCESS, ran=Ran.YES)
 
 SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     events.TasksSubmitted: (
-        events.TasksSubmitted(tasks=(events.Submission("a", SPEC), events.Submission("b", SPEC))), {"a", "b"},
+        events.TasksSubmitted(tasks=(events.Submission("a", SPEC), events.Submission("b", SPEC, part_of=events.PartOf("c", "x")))), {"a", "b", "c"},
     ),
+    PartsDecided: (PartsDecided(parts=(PartDecision("a", "x", "begun"), PartDecision("b", "x", "ended"))), {"a", "b"}),
     events.CancelRequested: (events.CancelRequested("a"), {"a"}),
     events.TasksPlanned: (
         events.TasksPlanned(plans=(events.Plan("a", (), "h"), events.Plan("b", (), "h"))), {"a", "b"},

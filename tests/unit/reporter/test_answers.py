@@ -48,7 +48,7 @@ def test_tasks_are_listed_newest_first_open_ones_among_the_ended(tmp_path: Path)
             "task_id": second, "kind": "shell", "name": "two", "summary": "echo 'a b'", "state": "planned", "outcome": None,
             "target": "web*", "submitted_by": "ada", "submitted_at": "2026-09-21T14:13:21.000Z", "ended_at": None,
             "duration_seconds": None, "hosts": 1, "counts": {"waiting": 1}, "tags": [], "hold": None, "definition": None,
-            "version": None, "schedule": None, "nominal_at": None,
+            "version": None, "schedule": None, "nominal_at": None, "part_of": None, "part": None,
         }
         assert page["items"][2]["counts"] == {"success": 2}
         assert page["items"][2]["duration_seconds"] == 1.0

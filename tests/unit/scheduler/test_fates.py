@@ -37,7 +37,7 @@ def test_a_tick_fires_a_task_of_the_definitions_newest_version(world: Scheduling
     assert (task.schedule, task.nominal_ms, task.task_id) == ("s", tick.nominal_ms, tick.task_id)
     assert task.spec.definition is not None
     assert (task.spec.definition.name, task.spec.definition.version, task.spec.target) == ("cleanup", 2, "all")
-    assert ids.is_scheduled(task.task_id)
+    assert ids.is_made(task.task_id)
     assert ids.id_ms(task.task_id) == tick.nominal_ms
 
 

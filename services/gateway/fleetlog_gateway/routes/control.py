@@ -20,7 +20,7 @@ from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Call, Nothing, Paged, reply, route
 from fleetlog_schemas import events, questions
-from fleetlog_schemas.limits import EVENT_COMMANDS_MAX, HOSTS_PER_TASK_MAX, WAVES_MAX
+from fleetlog_schemas.limits import EVENT_COMMANDS_MAX, HOSTS_PER_TASK_MAX, WAVES_MAX, WORKFLOW_PARTS_MAX
 from fleetlog_schemas.spec import Rollout
 
 HostNames = Annotated[tuple[str, ...], Meta(max_length=HOSTS_PER_TASK_MAX)]
@@ -64,6 +64,8 @@ class Cancel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host_ids: HostNames = ()
     hosts: HostNames = ()
     """Names, ids or folded names (`web[01-40]`)."""
+    parts: Annotated[tuple[Annotated[str, Meta(max_length=63)], ...], Meta(max_length=WORKFLOW_PARTS_MAX)] = ()
+    """Of a workflow: only these parts."""
     reason: Reason = ""
 
 
@@ -99,13 +101,30 @@ async def cancel(call: Call[Cancel, Nothing]) -> web.Response:
     knows them: they are stopped as soon as they are planned.
     """
     body, reason = call.body, decode.check_reason(call.body.reason)
-    task = await find_asked(call.gateway, call.path["id"], whole=False)
+    task = await find_asked(call.gateway, call.path["id"], whole=bool(body.parts))
     task.must_be_open(unstopped=False)
+    if body.parts:
+        _check_parts(task, body)
+        return await _stored(call, task, events.CancelRequested(task.task_id, reason=reason, parts=body.parts))
     host_ids: tuple[str, ...] = ()
     if body.hosts or body.host_ids:
         host_ids = await hosts_asked(call.gateway, task, body.host_ids, body.hosts)
     parts = [events.CancelRequested(task.task_id, part, reason) for part in _thousands(host_ids)]
     return await _stored(call, task, *parts)
+
+
+def _check_parts(task: Asked, body: Cancel) -> None:
+    """Refuse parts that a workflow does not have, or that have ended. Raises HttpProblem."""
+    if body.hosts or body.host_ids:
+        raise invalid("/parts", "give either hosts or parts")
+    if not task.checked:
+        return
+    ended = {part.name: part.outcome for part in task.parts}
+    for index, name in enumerate(body.parts):
+        if name not in ended:
+            raise invalid(f"/parts/{index}", f"this task has no part {name!r}; it has: {', '.join(ended) or 'none'}")
+    if all(ended[name] for name in body.parts):
+        raise HttpProblem("task-ended", "these parts have already ended")
 
 
 @route("POST", "/api/v1/tasks/cancel-all", auth=Permission.RUN, body=Because, body_optional=True,

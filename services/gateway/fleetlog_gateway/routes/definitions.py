@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from aiohttp import web, web_request
@@ -27,7 +27,7 @@ from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
 from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX, DEFINITIONS_MAX
-from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, kind
+from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, Workflow, kind
 from fleetlog_schemas.targets import TargetError, resolve
 
 VERSIONS_PAGE_MAX = 50
@@ -88,9 +88,9 @@ class VersionsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ContentQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which content of a version; version 0 is the present one."""
+    """Which content of a version, of a workflow's part as `build/script`; version 0 is the present one."""
 
-    part: Annotated[str, Meta(pattern="^(script|stdin|env)$")] = "script"
+    part: Annotated[str, Meta(pattern="^([a-z0-9][a-z0-9_-]{0,62}/)?(script|stdin|env)$")] = "script"
     version: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
@@ -259,9 +259,10 @@ async def definition_content(call: Call[Nothing, ContentQuery]) -> web.Response:
     """
     gateway = call.gateway
     known = await version_of(gateway, _named(gateway, call.path["name"]), call.query.version)
-    blob = _contents(known.definition.spec).get(call.query.part)
-    if blob is None:
+    found = _contents(known.definition.spec).get(call.query.part)
+    if found is None:
         raise HttpProblem("not-found", f"this definition has no {call.query.part}")
+    blob = found.blob
     try:
         content = await gateway.bus.get_blob(blob.sha256)
     except NotFound:
@@ -324,13 +325,26 @@ def _check_match(request: web_request.BaseRequest, known: Known | None) -> None:
         )
 
 
-def _contents(spec: TaskSpec) -> dict[str, Blob]:
+class _Content(NamedTuple):
+    pointer: str
+    blob: Blob
+
+
+def _contents(spec: TaskSpec) -> dict[str, _Content]:
+    """Return what a specification refers to: `script`, `stdin`, `env`; of a workflow's parts, as `build/script`."""
     script = spec.payload.content if isinstance(spec.payload, Script) else None
-    found = {"script": script, "stdin": spec.options.stdin, "env": spec.options.env}
-    return {part: blob for part, blob in found.items() if blob is not None}
-
-
-_POINTERS = {"script": "/payload/content", "stdin": "/options/stdin", "env": "/options/env"}
+    given = (
+        ("script", "/payload/content", script), ("stdin", "/options/stdin", spec.options.stdin),
+        ("env", "/options/env", spec.options.env),
+    )
+    found = {name: _Content(pointer, blob) for name, pointer, blob in given if blob is not None}
+    for index, part in enumerate(spec.payload.parts if isinstance(spec.payload, Workflow) else ()):
+        of_part = _contents(part.task) if part.task is not None else {}
+        found |= {
+            f"{part.name}/{name}": _Content(f"/payload/parts/{index}/task{one.pointer}", one.blob)
+            for name, one in of_part.items()
+        }
+    return found
 
 
 async def _check(gateway: Gateway, definition: Definition) -> None:
@@ -346,10 +360,10 @@ async def _check(gateway: Gateway, definition: Definition) -> None:
             resolve(definition.spec.target, (), lenient=True)
         except TargetError as error:
             raise invalid("/definition/spec/target", str(error)) from None
-    for part, blob in _contents(definition.spec).items():
+    for pointer, blob in _contents(definition.spec).values():
         try:
             await gateway.bus.get_blob(blob.sha256)
         except NotFound:
             raise invalid(
-                f"/definition/spec{_POINTERS[part]}", f"there is no content {blob.sha256[:12]}: store it first by POST /blobs"
+                f"/definition/spec{pointer}", f"there is no content {blob.sha256[:12]}: store it first by POST /blobs"
             ) from None

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated
+
 import msgspec
 from aiohttp import web
+from msgspec import Meta
 
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.definitions import Made, keep, latest
-from fleetlog_gateway.finding import CommandHead, commands_of, find_task
+from fleetlog_gateway.finding import OVER, CommandHead, commands_of, find_task
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Call, Nothing, reply, route
-from fleetlog_schemas import events, hostset, questions
+from fleetlog_schemas import events, hostset, questions, view
+from fleetlog_schemas.graph import descendants
+from fleetlog_schemas.limits import WORKFLOW_PARTS_MAX
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import Rollout, TaskSpec
+from fleetlog_schemas.parts import STOPPED
+from fleetlog_schemas.spec import Rollout, Taken, TaskSpec, Workflow
 
 
 class AcceptedRerun(msgspec.Struct, frozen=True):
@@ -26,6 +33,8 @@ class AcceptedRerun(msgspec.Struct, frozen=True):
     hosts: int
     gone: str = ""
     """Folded names of hosts that were left out: they were revoked, or are no longer enrolled."""
+    parts: tuple[str, ...] = ()
+    """Of a workflow: the parts that run again; the others are taken over."""
 
 
 class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +46,8 @@ class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """With `failed`: also those that may have run and cannot be confirmed."""
     outcomes: tuple[Outcome, ...] = ()
     """Exactly those that ended so."""
+    parts: Annotated[tuple[Annotated[str, Meta(max_length=63)], ...], Meta(max_length=WORKFLOW_PARTS_MAX)] = ()
+    """Of a workflow: these, and what comes after them."""
     latest: bool = False
     """With the present version of its definition, and the same parameters; otherwise with the same version."""
 
@@ -50,9 +61,12 @@ async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
 
     The new task has the old one's specification with exact hosts instead of a target, and names the old one. Hosts that
     are gone are left out and named in `gone`. Waves stay, a canary does not. A task of a definition runs the version that
-    it ran, also after that was changed or removed; with `latest` the present one.
+    it ran, also after that was changed or removed; with `latest` the present one. Of a workflow parts stand for hosts:
+    those that are meant run again, with all that comes after them; the others are taken over with what they returned.
     """
     gateway, body = call.gateway, call.body
+    if body.parts and (body.failed or body.outcomes):
+        raise invalid("/parts", "give either parts, or how they ended")
     if body.include_lost and not body.failed:
         raise invalid("/include_lost", "goes with `failed`; or name `lost` among the outcomes")
     if body.failed and body.outcomes:
@@ -62,12 +76,13 @@ async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
     async def append() -> AcceptedRerun:
         decode.check_task_id_time(new_id, gateway.now_ms(), "")
         spec, gone, environment = await _rerun_spec(gateway, call.path["id"], body)
+        again = tuple(one.name for one in workflow.parts if one.name not in workflow.taken) if (workflow := _workflow_of(spec)) else ()
         decode.check_task(spec, "")
         if environment is not None:
             await keep(gateway, environment)
         submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=new_id, spec=spec),))
         seq = await gateway.store([submitted], call.principal, new_id, new_tasks=True)
-        return AcceptedRerun(task_id=new_id, seq=seq, hosts=len(spec.host_ids), gone=hostset.fold(gone))
+        return AcceptedRerun(task_id=new_id, seq=seq, hosts=len(spec.host_ids), gone=hostset.fold(gone), parts=again)
 
     asked = fingerprint(b"rerun", call.path["id"].encode("utf-8", "replace"), msgspec.json.encode(body))
     accepted = await gateway.recent.once(new_id, asked, append)
@@ -77,6 +92,8 @@ async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
 class _Rerunnable(msgspec.Struct, frozen=True):
     task_id: str
     spec: TaskSpec
+    state: str = ""
+    parts: tuple[view.PartView, ...] = ()
 
 
 async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSpec, list[str], bytes | None]:
@@ -84,6 +101,10 @@ async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSp
     found = await find_task(gateway, given)
     answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": found.task_id})
     old = decode.json_answer(answer.data, _Rerunnable, "reporter")
+    if isinstance(old.spec.payload, Workflow):
+        return await _rerun_workflow(gateway, old, body)
+    if body.parts:
+        raise invalid("/parts", "this task is no workflow: it has no parts")
     chosen = await _chosen(gateway, old.task_id, body)
     gone = [command.host for command in chosen if _is_gone(gateway, command.host_id)]
     host_ids = tuple(command.host_id for command in chosen if not _is_gone(gateway, command.host_id))
@@ -97,6 +118,53 @@ async def _rerun_spec(gateway: Gateway, given: str, body: Rerun) -> tuple[TaskSp
         rollout=_without_canary(made.spec.rollout),
     )
     return spec, gone, made.environment
+
+
+def _workflow_of(spec: TaskSpec) -> Workflow | None:
+    return spec.payload if isinstance(spec.payload, Workflow) else None
+
+
+async def _rerun_workflow(gateway: Gateway, old: _Rerunnable, body: Rerun) -> tuple[TaskSpec, list[str], bytes | None]:
+    """Return a workflow that runs some parts of an earlier one again and takes the others over. Raises HttpProblem."""
+    if old.state not in OVER:
+        raise HttpProblem("nothing-to-rerun", "the workflow has not ended yet: cancel it first, or wait for its end")
+    made = await latest(gateway, old.spec) if body.latest else Made(old.spec, None)
+    workflow = _workflow_of(made.spec)
+    if workflow is None:
+        raise invalid("/latest", "its definition is no workflow any more")
+    ended = {one.name: one for one in old.parts}
+    again = _parts_again(workflow, ended, body)
+    taken = {
+        name: Taken(one.taken_from or old.task_id, Outcome(one.outcome), one.value, one.by_host)
+        for name, one in ended.items()
+        if name not in again and one.outcome is not None and any(part.name == name for part in workflow.parts)
+    }
+    spec = msgspec.structs.replace(
+        made.spec, payload=msgspec.structs.replace(workflow, taken=taken), rerun_of=old.task_id, plan_hash="",
+    )
+    return spec, [], made.environment
+
+
+def _parts_again(workflow: Workflow, ended: Mapping[str, view.PartView], body: Rerun) -> set[str]:
+    """Return the names of the parts that run again: those that are meant, and what comes after them. Raises HttpProblem."""
+    names = {part.name for part in workflow.parts}
+    if unknown := set(body.parts) - names:
+        raise invalid("/parts", f"the workflow has no part {min(unknown)[:100]!r}; it has: {', '.join(sorted(names))}")
+    if not (body.parts or body.failed or body.outcomes):
+        return names
+    meant = set(body.parts) | {name for name in names if name not in ended}
+    for name, one in ended.items():
+        if body.failed and one.outcome == Outcome.LOST and not body.include_lost:
+            raise HttpProblem("nothing-to-rerun", f"the part {name} is lost and may have run: look at it, then use include_lost")
+        wanted = one.outcome not in (None, Outcome.SUCCESS, Outcome.SKIPPED) if body.failed else one.outcome in body.outcomes
+        if wanted and name in names:
+            meant.add(name)
+    if body.failed and not meant:
+        # Nothing went wrong, and a stop kept parts from running: those go on.
+        meant = {name for name, one in ended.items() if one.reason == STOPPED and name in names}
+    if not meant:
+        raise HttpProblem("nothing-to-rerun", "no part of this workflow ended that way")
+    return descendants(workflow.parts, meant)
 
 
 async def _chosen(gateway: Gateway, task_id: str, body: Rerun) -> list[CommandHead]:

@@ -20,13 +20,15 @@ from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Raw, reply, route
 from fleetlog_schemas import admission, events, ids, questions
+from fleetlog_schemas.definitions import check_known_parameters
 from fleetlog_schemas.limits import (
     BLOB_BYTES_MAX,
     EVENT_BYTES_MAX,
     EVENT_COMMANDS_MAX,
     TASKS_PER_SUBMIT_MAX,
 )
-from fleetlog_schemas.spec import TaskSpec
+from fleetlog_schemas.spec import SpecError, TaskSpec, Workflow
+from fleetlog_schemas.workflows import resolved
 
 ENVELOPE_BYTES = 4_096
 """Room for what stands around the data of an event."""
@@ -87,13 +89,12 @@ async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
     the request may be repeated: one task comes of it. Whether its target means any host is decided later: see the
     task's events.
     """
-    decode.check_task(call.body, "")
-    _check_origin(call.body, "")
+    spec = _submitted(call.gateway, call.body, "")
     gateway, task_id = call.gateway, decode.idempotency_key(call.request) or call.gateway.make_id()
 
     async def append() -> Accepted:
         decode.check_task_id_time(task_id, gateway.now_ms(), "")
-        submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=call.body),))
+        submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),))
         return Accepted(task_id=task_id, seq=await gateway.store([submitted], call.principal, task_id, new_tasks=True))
 
     asked = fingerprint(b"submit", msgspec.json.encode(call.body))
@@ -115,17 +116,18 @@ async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
         if index % limits.BATCH_CHECKED_AT_ONCE == 0:
             await asyncio.sleep(0)
         at = f"/tasks/{index}"
-        decode.check_task(item.spec, f"{at}/spec")
-        _check_origin(item.spec, f"{at}/spec")
+        spec = _submitted(gateway, item.spec, f"{at}/spec")
         task_id = item.task_id or gateway.make_id()
         try:
             decode.check_task_id_time(task_id, gateway.now_ms(), f"{at}/task_id")
         except ids.InvalidId as error:
             raise invalid(f"{at}/task_id", str(error)) from None
+        if ids.is_made(task_id):
+            raise invalid(f"{at}/task_id", "must be a UUIDv7: ids of version 8 are made by fleetlog itself")
         if task_id in seen:
             raise invalid(f"{at}/task_id", "this id is already used by an earlier task of the batch")
         seen.add(task_id)
-        submissions.append(events.Submission(task_id=task_id, spec=item.spec))
+        submissions.append(events.Submission(task_id=task_id, spec=spec))
     data: list[events.Data] = [events.TasksSubmitted(tasks=part) for part in _parts(submissions)]
     seq = await gateway.store(data, call.principal, submissions[0].task_id, new_tasks=True)
     return reply(AcceptedBatch(task_ids=tuple(one.task_id for one in submissions), seq=seq), status=202)
@@ -138,8 +140,7 @@ async def plan(call: Call[TaskSpec, Nothing]) -> web.Response:
 
     `difference` compares it with the last task that ran the same; null when there is none, or the reporter does not tell.
     """
-    decode.check_task(call.body, "")
-    return await answer_plan(call.gateway, call.body)
+    return await answer_plan(call.gateway, _submitted(call.gateway, call.body, ""))
 
 
 async def answer_plan(gateway: Gateway, spec: TaskSpec) -> web.Response:
@@ -148,10 +149,29 @@ async def answer_plan(gateway: Gateway, spec: TaskSpec) -> web.Response:
     return handed_on(await _with_difference(gateway, spec, answer))
 
 
+def _submitted(gateway: Gateway, spec: TaskSpec, prefix: str) -> TaskSpec:
+    """Return what is asked for as it is stored: checked, and with the definitions that a workflow names. Raises HttpProblem."""
+    _check_origin(spec, prefix)
+    try:
+        found = resolved(gateway.access.definitions, spec)
+        check_known_parameters(found, found.parameters)
+    except SpecError as error:
+        raise invalid(f"{prefix}{error.pointer}", error.message) from None
+    decode.check_task(found, prefix)
+    return found
+
+
 def _check_origin(spec: TaskSpec, prefix: str) -> None:
     """Refuse a task that says itself where it comes from: only the gateway knows which version that was. Raises HttpProblem."""
     if spec.definition is not None:
         raise invalid(f"{prefix}/definition", "run a definition by POST /api/v1/definitions/{name}/tasks")
+    if not isinstance(spec.payload, Workflow):
+        return
+    if spec.payload.taken:
+        raise invalid(f"{prefix}/payload/taken", "run a workflow again by POST /api/v1/tasks/{id}/rerun")
+    for index, part in enumerate(spec.payload.parts):
+        if part.declared or (part.task is not None and part.task.definition is not None):
+            raise invalid(f"{prefix}/payload/parts/{index}", "name the definition of a part: the gateway looks it up")
 
 
 class _Planned(msgspec.Struct, frozen=True):

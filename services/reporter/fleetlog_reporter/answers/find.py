@@ -76,7 +76,7 @@ async def _full_id(desk: Desk, text: str, seq: int) -> str:
 
 async def _last(desk: Desk, seq: int) -> str:
     # Looked up before memory is: a task that ends in between is then in one of the two.
-    newest = [(task.submitted_seq, task.task_id) for task in desk.in_memory() if task.submitted_seq <= seq]
+    newest = [(task.submitted_seq, task.task_id) for task in desk.in_memory() if task.submitted_seq <= seq and not task.part_of]
     found = await desk.run(lambda db: db.execute(question_sql("task_id_last.sql"), [seq]).fetchone())
     if found:
         newest.append((int(found[0]), str(found[1])))

@@ -42,6 +42,7 @@ def fold_open(db: duckdb.DuckDBPyConnection, seq: int, first: int, *, hosts_too:
 def fold_task(db: duckdb.DuckDBPyConnection, task_id: str, seq: int) -> records.Task | None:
     """Return one task as it was at *seq*, or None when it did not exist."""
     projector = Projector(written_through=seq)
+    projector.tasks.partial = True
     # A submission that far before the time its id carries is refused by the fold, so nothing of it is older.
     since_ms = ids.id_ms(task_id) - limits.TASK_ID_AHEAD_MS_MAX
     _fold(db, question_sql("past_task_events.sql"), [seq, since_ms, touch_key(task_id), task_id], projector)

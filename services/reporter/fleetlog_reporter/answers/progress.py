@@ -32,7 +32,7 @@ async def progress(desk: Desk, question: questions.TaskQuestion) -> tuple[int, q
     task = None if at.is_past else desk.projector.find(at.task_id)
     if task is None:
         return await find.with_task(desk, at, lambda found: progress_of(found, None))
-    if task.state is not TaskState.PLANNED:
+    if task.state is not TaskState.PLANNED or task.parts:
         return desk.projector.position, progress_of(task, None)
     median = median_seconds(task)
     if median is None:
@@ -45,11 +45,12 @@ def progress_of(task: Task, eta: float | None) -> questions.Progress:
     """Return the progress of a task."""
     over = task.state in (TaskState.ENDED, TaskState.REFUSED)
     hosts = len(task.commands)
+    of = len(task.parts) or hosts
     ended = sum(count for name, count in task.counts.items() if name not in _OPEN)
     return questions.Progress(
         task_id=task.task_id, state=task.state.value, outcome=task.outcome.value if task.outcome else None, hosts=hosts,
         ended=ended, counts=dict(sorted(task.counts.items())),
-        percent=100.0 if over else round(100 * ended / hosts, 1) if hosts else 0.0, eta_seconds=0.0 if over else eta,
+        percent=100.0 if over else round(100 * ended / of, 1) if of else 0.0, eta_seconds=0.0 if over else eta,
     )
 
 

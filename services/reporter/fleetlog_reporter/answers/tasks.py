@@ -27,7 +27,7 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Command, CommandState, Task, TaskState
 
 TASK_STATES = ("open", *(state.value for state in TaskState))
-_TASK_FILTERS = ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition", "schedule")
+_TASK_FILTERS = ("kind", "state", "outcome", "host", "submitted_by", "name", "tag", "definition", "schedule", "part_of", "parts")
 COMMAND_STATES = tuple(state.value for state in CommandState)
 NEWEST_EVENTS = 50_000
 WIDER = 4
@@ -71,7 +71,7 @@ def _newest(db: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any
 def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:
     (
         task_id, kind, name, summary, state, outcome, target, by, submitted_ms, ended_ms, hosts, counts, tags, hold,
-        definition, version, schedule, nominal_ms, _,
+        definition, version, schedule, nominal_ms, workflow_id, part, _,
     ) = row  # fmt: skip
     return questions.TaskSummary(
         task_id=task_id, kind=kind, name=name, summary=summary, state=state, outcome=outcome, target=target,
@@ -79,7 +79,7 @@ def _summary(row: tuple[Any, ...]) -> questions.TaskSummary:
         duration_seconds=(ended_ms - submitted_ms) / 1000 if ended_ms else None, hosts=hosts,
         counts=dict(sorted(msgspec.json.decode(counts, type=dict[str, int]).items())), tags=msgspec.json.decode(tags, type=tuple[str, ...]),
         hold=hold, definition=definition, version=version, schedule=schedule,
-        nominal_at=rfc3339(nominal_ms) if nominal_ms else None,
+        nominal_at=rfc3339(nominal_ms) if nominal_ms else None, part_of=workflow_id, part=part,
     )
 
 

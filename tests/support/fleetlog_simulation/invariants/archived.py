@@ -60,7 +60,8 @@ class Archived:
         for line in self._books.since(0):
             if line.kind == _BEGINS:
                 for one in line.data["tasks"]:
-                    began.setdefault(one["task_id"], line.seq)
+                    if "part_of" not in one:  # a workflow is open for as long as its parts, and began before them
+                        began.setdefault(one["task_id"], line.seq)
             elif line.kind in _ENDS:
                 ended |= {one["task_id"] for one in line.data[_ENDS[line.kind]]}
         return {task_id: seq for task_id, seq in began.items() if task_id not in ended}

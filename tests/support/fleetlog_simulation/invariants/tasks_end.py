@@ -22,7 +22,10 @@ class TasksEnd:
         ended: set[str] = set()
         for line in self._books.since(0):
             if line.kind == "fleetlog.task.submitted.v1":
-                submitted |= {one["task_id"] for one in line.data["tasks"]}
+                submitted |= {one["task_id"] for one in line.data["tasks"] if "part_of" not in one}
+            elif line.kind == "fleetlog.task.planned.v1":
+                # A task of a part may be submitted too late, and then never is one: `Parts` judges that.
+                submitted |= {one["task_id"] for one in line.data["plans"]}
             elif line.kind == "fleetlog.task.ended.v1":
                 ended |= {one["task_id"] for one in line.data["tasks"]}
             elif line.kind == "fleetlog.task.refused.v1":
