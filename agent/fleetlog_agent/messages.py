@@ -11,7 +11,7 @@ import msgspec
 from fleetlog_agent.journal_records import Commit, Key
 from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.reports import Heartbeat, Load, OpenSession, Report
+from fleetlog_schemas.reports import FarReported, Heartbeat, Load, OpenSession, Report
 
 # --- observations --------------------------------------------------------------------------------------
 
@@ -80,6 +80,13 @@ class Exited(msgspec.Struct, frozen=True):
     traceback: str = ""
 
 
+class Progressed(msgspec.Struct, frozen=True):
+    """A function said how far it is."""
+
+    key: Key
+    progress: FarReported
+
+
 class ProcessGone(msgspec.Struct, frozen=True):
     """The process of an attempt ended, and its output is still being read: `Exited` follows. No signal helps now."""
 
@@ -128,7 +135,7 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 Observation = (
-    Push | SessionAnswered | Spawned | SpawnFailed | NeverSpawned | LostProcess | Exited | ProcessGone | OutputPlaced
+    Push | SessionAnswered | Spawned | SpawnFailed | NeverSpawned | LostProcess | Exited | Progressed | ProcessGone | OutputPlaced
     | ReportStored | Connected | LoadMeasured | FactsMeasured | SpoolFull | Stop
 )
 

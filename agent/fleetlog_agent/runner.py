@@ -31,9 +31,9 @@ from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas.definitions import parameter_of, variable
 from fleetlog_schemas.events import OutputSummary
-from fleetlog_schemas.reports import Frame
+from fleetlog_schemas.reports import FarReported, Frame
 from fleetlog_schemas.spec import Function
-from fleetlog_schemas.workers import Call
+from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
 """Between looks at a process whose holder is gone."""
@@ -70,6 +70,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
         self.pool = Pool(host_id, boot_id, folder, functions, self._heard, fail)
+        self.pool.on_progress = self._progressed
         self._log = structlog.get_logger("runner")
 
     def out_bytes(self) -> int:
@@ -185,9 +186,11 @@ class Runner:
 
     # --- what became of it -----------------------------------------------------------------------------------
 
+    def _progressed(self, news: Progressed) -> None:
+        self._tell(m.Progressed(_key_of(news.key), FarReported(news.done, news.total, news.note)))
+
     def _heard(self, news: News) -> None:
-        task_id, _, attempt = news["key"].rpartition(".")
-        key = Key(task_id, int(attempt))
+        key = _key_of(news["key"])
         run = self._runs.get(key)
         if run is not None and run.asked:
             self._settle(key, run)
@@ -314,6 +317,11 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
+
+
+def _key_of(text: str) -> Key:
+    task_id, _, attempt = text.rpartition(".")
+    return Key(task_id, int(attempt))
 
 
 def _exited(key: Key, run: Run, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:

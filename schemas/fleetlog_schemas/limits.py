@@ -108,6 +108,10 @@ RETURN_VALUE_BYTES_MAX = 64 * 1024
 """Bytes of what a command returns, as JSON: it is kept in the log; four of them fit into one event."""
 TRACEBACK_BYTES_MAX = 8 * 1024
 """Bytes of a traceback in the log: its end, where the error is."""
+PROGRESS_NOTE_BYTES_MAX = 200
+"""Bytes of what a function says beside how far it is: one line."""
+PROGRESS_MS_MIN = 1_000
+"""Between two reports of how far one attempt is: each is an event."""
 FUNCTIONS_PER_HOST_MAX = 500
 """Functions of one host: their names are among its facts (FACTS_BYTES_MAX)."""
 REASON_BYTES_MAX = 1_000

@@ -186,6 +186,8 @@ def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
     if any(attempt.late for attempt in command.attempts):
         notes.append("a later end was reported")
     value = f"returned {last.return_value}" if last and last.return_value is not None else ""
+    if last and last.progress:
+        value = f"{last.progress.done:g}" + ("" if last.progress.total is None else f" of {last.progress.total:g}") + f" {last.progress.note}"
     line = "" if last is None else style.line((last.error or value or last.tail).strip().rpartition("\n")[2])
     return (
         style.line(command.host),
