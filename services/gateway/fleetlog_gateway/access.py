@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import catalog, events, hosts, policies, schedules
+from fleetlog_schemas import catalog, events, files, hosts, policies, schedules
 from fleetlog_schemas.codec import Event
 
 SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG, events.SCHEDULE)
@@ -38,6 +38,8 @@ class Access(msgspec.Struct):
     """Freezes, windows and limits of queues that are in force."""
     definitions: catalog.Catalog = msgspec.field(default_factory=catalog.Catalog)
     """What can be run again."""
+    files: files.Files = msgspec.field(default_factory=files.Files)
+    """Scripts that are kept here."""
     schedules: schedules.Schedules = msgspec.field(default_factory=schedules.Schedules)
     """When what is run; of ticks only the scheduler and the reporter know."""
     last_seq: dict[str, int] = {}
@@ -50,6 +52,7 @@ def fold(access: Access, event: Event) -> None:
     if event.subject == events.CATALOG:
         policies.apply(access.policies, event)
         catalog.apply(access.definitions, event)
+        files.apply(access.files, event)
         return
     if event.subject == events.SCHEDULE:
         schedules.apply(access.schedules, event)

@@ -6,6 +6,7 @@ from fleetlog_gateway.routes import (
     archive,
     control,
     definitions,
+    files,
     hosts,
     live,
     policies,
@@ -18,4 +19,4 @@ from fleetlog_gateway.routes import (
     ticks,
 )
 
-__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
+__all__ = ["archive", "control", "definitions", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
