@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from fleetlog.alert_options import alert_verbs, webhook_verbs
 from fleetlog.definition_options import definition_verbs, workflow_verbs
 from fleetlog.file_options import file_verbs
 from fleetlog.function_options import function_verbs
@@ -68,7 +69,8 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _files, _functions, _workflows, _schedules, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+        _running, _definitions, _files, _functions, _workflows, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers,
+        _archive, _backup, _system,
     ):
         section(add)
     return parser
@@ -140,6 +142,11 @@ def _schedules(add: _AddVerb) -> None:
 
 def _files(add: _AddVerb) -> None:
     file_verbs(_group(add, "file", "task files: scripts that the server keeps, with every version"))
+
+
+def _alerts(add: _AddVerb) -> None:
+    alert_verbs(_group(add, "alert", "alerts: what a person should look at"))
+    webhook_verbs(_group(add, "webhook", "webhooks: who is told of ends and alerts, by HTTP"))
 
 
 def _functions(add: _AddVerb) -> None:
