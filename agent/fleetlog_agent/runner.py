@@ -13,10 +13,11 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from fleetlog_agent import messages as m
-from fleetlog_agent import process_tree
+from fleetlog_agent import process_tree, returned
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.calls import decoded_parameters
 from fleetlog_agent.functions import Pool
@@ -30,9 +31,9 @@ from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas.definitions import parameter_of, variable
 from fleetlog_schemas.events import OutputSummary
-from fleetlog_schemas.reports import Frame
+from fleetlog_schemas.reports import FarReported, Frame
 from fleetlog_schemas.spec import Function
-from fleetlog_schemas.workers import Call
+from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
 """Between looks at a process whose holder is gone."""
@@ -69,6 +70,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
         self.pool = Pool(host_id, boot_id, folder, functions, self._heard, fail)
+        self.pool.on_progress = self._progressed
         self._log = structlog.get_logger("runner")
 
     def out_bytes(self) -> int:
@@ -125,7 +127,7 @@ class Runner:
             run.following.cancel()
         self.holder.release(str(key))
         self.pool.release(str(key))
-        for suffix in ("stdout", "stderr", "frames", "stdin", "script"):
+        for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._preparation.file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
 
@@ -184,9 +186,11 @@ class Runner:
 
     # --- what became of it -----------------------------------------------------------------------------------
 
+    def _progressed(self, news: Progressed) -> None:
+        self._tell(m.Progressed(_key_of(news.key), FarReported(news.done, news.total, news.note)))
+
     def _heard(self, news: News) -> None:
-        task_id, _, attempt = news["key"].rpartition(".")
-        key = Key(task_id, int(attempt))
+        key = _key_of(news["key"])
         run = self._runs.get(key)
         if run is not None and run.asked:
             self._settle(key, run)
@@ -237,7 +241,7 @@ class Runner:
 
     def _is_silent(self, key: Key) -> bool:
         """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
-        for stream in ("stdout", "stderr"):
+        for stream in ("stdout", "stderr", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._preparation.file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
                     return False
@@ -298,7 +302,11 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        self._tell(_exited(key, run, news, *await run.following))
+        exited = _exited(key, run, news, *await run.following)
+        if not isinstance(run.start.payload, Function):
+            value, note = returned.read(self._preparation.file(key, returned.SUFFIX), run.masker)
+            exited = msgspec.structs.replace(exited, return_value=value, note=note)
+        self._tell(exited)
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -309,6 +317,11 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
+
+
+def _key_of(text: str) -> Key:
+    task_id, _, attempt = text.rpartition(".")
+    return Key(task_id, int(attempt))
 
 
 def _exited(key: Key, run: Run, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:

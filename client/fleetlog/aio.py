@@ -17,8 +17,7 @@ from fleetlog.functions import Handle, Options
 from fleetlog.http import Gateway
 from fleetlog.place import Place
 from fleetlog.tasks import Task
-from fleetlog_schemas.questions import Progress
-from fleetlog_schemas.view import TaskView
+from fleetlog_schemas.view import HowFarView, TaskView
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,9 +110,9 @@ class AsyncHandle(Generic[R]):
         view: TaskView = await self._ask(lambda handle: handle.wait(timeout_s))
         return view
 
-    async def progress(self) -> Progress:
-        """Return how far the task is."""
-        found: Progress = await self._ask(lambda handle: handle.progress())
+    async def progress(self) -> HowFarView | None:
+        """Return what `Handle.progress` returns."""
+        found: HowFarView | None = await self._ask(lambda handle: handle.progress())
         return found
 
     async def cancel(self, reason: str = "") -> bool:

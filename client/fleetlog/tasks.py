@@ -32,6 +32,8 @@ R = TypeVar("R")
 
 IN_WORKER = "FLEETLOG_IN_WORKER"
 """Set in worker processes: there, calling a decorated function runs it."""
+_RUNS_COROUTINES = re.compile(r"(fleetlog/tasks|asyncio/(runners|base_events))\.py$")
+"""Files whose frames stand above those of an async function."""
 _SUMMARY_CHARACTERS_MAX = 200
 _SIGNATURE_CHARACTERS_MAX = 400
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -319,8 +321,10 @@ def encoded(value: Any) -> str:
 def failure(error: BaseException, key: str, began_ms: int, ended_ms: int) -> Finished:
     """Return what is kept of an exception: its message, and the end of its traceback without the worker's own frames."""
     frames = error.__traceback__
-    here = re.compile(r"(fleetlog/(tasks|worker)|asyncio/(runners|base_events))\.py$")
-    while frames is not None and here.search(frames.tb_frame.f_code.co_filename):
+    while frames is not None and frames.tb_frame.f_code is not call.__code__:
+        frames = frames.tb_next
+    frames = error.__traceback__ if frames is None else frames.tb_next
+    while frames is not None and frames.tb_next is not None and _RUNS_COROUTINES.search(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     said = "".join(traceback.format_exception_only(type(error), error)).strip()

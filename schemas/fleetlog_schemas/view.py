@@ -31,6 +31,14 @@ class LateView(msgspec.Struct, frozen=True):
     seq: int
 
 
+class HowFarView(msgspec.Struct, frozen=True):
+    """What a function that runs said of its progress last."""
+
+    done: float
+    total: float | None
+    note: str
+
+
 class AttemptView(msgspec.Struct, frozen=True):
     """One try."""
 
@@ -52,6 +60,8 @@ class AttemptView(msgspec.Struct, frozen=True):
     return_value: str | None = None
     """What a function returned, as JSON text."""
     traceback: str = ""
+    progress: HowFarView | None = None
+    """Of a function, while it runs."""
 
 
 class WaitView(msgspec.Struct, frozen=True):
@@ -323,6 +333,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         ),
         return_value=end.return_value if end else None,
         traceback=end.traceback if end else "",
+        progress=HowFarView(start.progress.done, start.progress.total, start.progress.note) if start and start.progress and not end else None,
     )
 
 

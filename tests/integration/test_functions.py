@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetlog.aio import AsyncClient
 from fleetlog.functions import Handle, TaskFailed
 from fleetlog.tasks import task as declared
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
@@ -99,6 +100,24 @@ def test_a_function_past_its_timeout_is_ended_and_another_worker_takes_the_next(
     assert fleet.client.submit("add", 1).value(END_S_MAX) == 2
 
 
+def test_a_function_says_how_far_it_is_while_it_runs(fleet: Fleet, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = AsyncClient(fleet.home.gateway_url(), fleet.home.gateway_token(), str(fleet.home.tls_ca() or "") or None)
+        handle = await client.submit("writes", str(tmp_path / "lines"), 600.0)
+
+        async def said() -> bool:
+            far = await handle.progress()
+            return far is not None and (far.total, far.note) == (12_000, "waiting") and far.done > 0
+
+        await until(said, END_S_MAX, "its progress is shown", LOOK_S)
+        assert "of 12000 waiting" in fleet.run("show", handle.task_id).stdout
+        assert await handle.cancel()
+        assert (await handle.wait(END_S_MAX)).outcome == "cancelled"
+        assert not await handle.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_a_function_that_is_cancelled_ends(fleet: Fleet, tmp_path: Path) -> None:
     handle = fleet.client.submit("writes", str(tmp_path / "lines"), 600.0)
     asyncio.run(until((tmp_path / "lines").exists, END_S_MAX, "it began", LOOK_S))
@@ -143,7 +162,7 @@ def test_a_decorated_function_is_checked_where_it_is_called(fleet: Fleet, monkey
     def add(a: int, b: int = 1) -> int:
         return a + b
 
-    monkeypatch.setattr("fleetlog.functions._here", fleet.client)
+    monkeypatch.setattr("fleetlog.functions.client_here", lambda: fleet.client)
     handle: Handle[int] = add(20, b=1)
     assert handle.value(END_S_MAX) == 21
     assert add.local(1, 1) == 2
