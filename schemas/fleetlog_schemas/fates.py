@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from fleetlog_schemas import policies
+from fleetlog_schemas import limits, policies
 from fleetlog_schemas.occurrences import LATEST_MS, last_tick, next_tick, ticks
 from fleetlog_schemas.schedule_events import Rule, TickDecision
 from fleetlog_schemas.schedules import Period, Schedule, Schedules, Track
@@ -61,6 +61,8 @@ def look_ms(schedules: Schedules, name: str) -> int:
         return NEVER_MS
     schedule = schedules.by_name.get(name)
     if (track.queued_ms or track.backfills) and (schedule is None or not schedule.active):
+        return 0
+    if sum(len(one.ticks) for one in track.backfills) > limits.BACKFILL_WAITING_MAX:
         return 0
     look = NEVER_MS
     if schedule is not None and (track.queued_ms or track.backfills):
@@ -134,12 +136,22 @@ def fates(name: str, schedule: Schedule | None, track: Track, grace_ms: int, now
 
 def _backfilled(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:
     ended = "unregistered" if schedule is None else "" if schedule.active else "stopped"
+    room = limits.BACKFILL_WAITING_MAX
+    for backfill in () if ended else track.backfills:
+        for at_ms in backfill.ticks[max(0, room) :]:
+            yield TickDecision(
+                name=name, outcome="skipped", nominal_ms=at_ms, reason="backfills-waiting", backfill_seq=backfill.requested_seq,
+                message=f"{limits.BACKFILL_WAITING_MAX} ticks of earlier backfills still waited: ask again when they have run",
+            )
+        room -= len(backfill.ticks)
+    room = limits.BACKFILL_WAITING_MAX
     for backfill in track.backfills:
-        for at_ms in backfill.ticks:
+        for at_ms in backfill.ticks if ended else backfill.ticks[: max(0, room)]:
             if ended:
                 yield TickDecision(name=name, outcome="skipped", nominal_ms=at_ms, reason=ended, backfill_seq=backfill.requested_seq)
             elif schedule is not None and schedule.state(now_ms) == "active":
                 yield Due(at_ms, "backfill", backfill.requested_seq)
+        room -= len(backfill.ticks)
 
 
 def _queued(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:

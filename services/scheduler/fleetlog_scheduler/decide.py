@@ -6,6 +6,8 @@ scheduler nor a change by a person came before it. Deciding twice on the same st
 
 from __future__ import annotations
 
+import bisect
+
 import msgspec
 
 from fleetlog_runtime.pure.effects import Append, Effect, WakeAt
@@ -48,9 +50,12 @@ def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -
         *collected.cancels,
     ]
     effects: list[Effect] = [Append(tuple(data))] if data else []
-    if live.due:
+    following = bisect.bisect_left(live.due, (now_ms + 1, ""))
+    if following < len(live.due):
+        effects.append(WakeAt(live.due[following][0]))
+    if following:
         # What is due and was left alone waits for something else than time: it is looked at again, but not at once.
-        effects.append(WakeAt(max(live.due[0][0], now_ms if data else now_ms + settings.late_ms)))
+        effects.append(WakeAt(now_ms if data else now_ms + settings.late_ms))
     return effects
 
 
