@@ -51,6 +51,8 @@ MEASURE_SECONDS = 10.0
 ROOM_SECONDS = 2.0
 """Between looks at the disk space that is left."""
 FACTS_SECONDS = 600.0
+OFFERED_SECONDS_MAX = 15.0
+"""How long the first facts wait for what the host's workers offer."""
 JOURNAL_RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
 
@@ -79,16 +81,18 @@ class Agent:
         self._disk = ThreadPoolExecutor(1, "journal")
         self._boot = collectors.boot_id()
         self._spool_bytes_max = settings.spool_bytes_max
+        policy = read_policy(folder / "policy.toml")
         self.core = Core(
             identity.host_id, self._boot, VERSION, secrets.token_bytes, identity.signing_keys, settings,
-            refuses=read_policy(folder / "policy.toml").refuses, state=self._journal.state,
+            refuses=policy.refuses, state=self._journal.state,
         )
         self._bus: NatsBus | None = None
         self._listening = False
         self._runner = Runner(
             identity.host_id, folder, self.tell, self._bus_if_up, self._store_frame,
-            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, fail=self.fail,
+            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, fail=self.fail, functions=policy.functions, boot_id=self._boot,
         )
+        self._runner.pool.on_offered = self._measure_facts
         self._wake: asyncio.TimerHandle | None = None
         self._stepping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,6 +113,7 @@ class Agent:
         if self._journal.torn_bytes:
             self._log.warning("removed an interrupted write at the journal's end", bytes=self._journal.torn_bytes)
         await self._runner.holder.find()
+        await self._runner.pool.find({str(key) for key in self.core.state.entries})
         for work in (self._connect_for_ever(), self._measure_for_ever(), self._watch_room_for_ever(), self._stop_when(stop)):
             self._go(work)
         self._kick()
@@ -326,13 +331,17 @@ class Agent:
         self.tell(m.Push(body))
 
     async def _measure_for_ever(self) -> None:
-        facts_due = 0.0
+        # Facts are said once in an hour at most: what the host offers should be among the first.
+        facts_due = 0.0 if self._runner.pool.ready.is_set() else time.monotonic() + OFFERED_SECONDS_MAX
         while True:
             self.tell(m.LoadMeasured(collectors.load(self.folder)))
             if time.monotonic() >= facts_due:
                 facts_due = time.monotonic() + FACTS_SECONDS
-                self.tell(m.FactsMeasured(collectors.facts(self.folder)))
+                self._measure_facts()
             await asyncio.sleep(MEASURE_SECONDS)
+
+    def _measure_facts(self) -> None:
+        self.tell(m.FactsMeasured({**collectors.facts(self.folder), **self._runner.pool.facts()}))
 
     async def _watch_room_for_ever(self) -> None:
         loop = asyncio.get_running_loop()

@@ -35,16 +35,21 @@ class HolderFailed(Exception):
 class HolderClient:
     """One agent's connection to its holder, if there is one."""
 
-    def __init__(self, folder: Path, on_news: Callable[[News], None], on_break: Callable[[], None]) -> None:
+    def __init__(
+        self, folder: Path, on_news: Callable[[News], None], on_break: Callable[[], None],
+        fail: Callable[[BaseException | None], None],
+    ) -> None:
         """Speak for the agent of *folder*.
 
         *on_news* hears of attempts. *on_break* hears that the connection broke and everything known must be looked
-        at again: the holder died, or (`connected` tells) it lives and we are connected anew.
+        at again: the holder died, or (`connected` tells) it lives and we are connected anew. *fail* hears what nobody
+        thought of: without an ear for its holder, an agent would wait for ever.
         """
         self._folder = folder
         self._folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._on_news = on_news
         self._on_break = on_break
+        self._fail = fail
         self._writer: asyncio.StreamWriter | None = None
         self._orders: list[bytes] = []
         """Given in this turn of the loop; they leave together."""
@@ -123,11 +128,17 @@ class HolderClient:
         self._held = set(held)
         self._writer = writer
         self._reading = asyncio.create_task(self._read(reader))
+        self._reading.add_done_callback(self._read_no_more)
         return True
+
+    def _read_no_more(self, reading: asyncio.Task[None]) -> None:
+        if not reading.cancelled() and reading.exception() is not None:
+            self._fail(reading.exception())
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):
-            while line := await reader.readline():
+            # Without a line break it is what a holder was saying when it was killed.
+            while (line := await reader.readline()).endswith(b"\n"):
                 news = json.loads(line)
                 self.known[news["key"]] = news
                 self._held.add(news["key"])

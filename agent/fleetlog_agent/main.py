@@ -175,7 +175,7 @@ def _ps(folder: Path, options: argparse.Namespace) -> int:
 
 def _row(key: Key, entry: Entry) -> dict[str, Any]:
     from fleetlog_agent.process_tree import boot_ms, process_stat
-    from fleetlog_schemas.spec import Shell
+    from fleetlog_schemas.spec import summary
 
     row: dict[str, Any] = {
         "task": key.task_id, "attempt": key.attempt, "state": str(entry.state), "pid": "", "seconds": "",
@@ -183,11 +183,8 @@ def _row(key: Key, entry: Entry) -> dict[str, Any]:
     }
     if entry.accepted is not None:
         start = entry.accepted.start
-        argv = start.payload.argv if isinstance(start.payload, Shell) else (
-            *start.payload.interpreter, start.payload.content.name or "SCRIPT", *start.payload.args
-        )
         # Control characters in an argument must not reach a terminal.
-        what = " ".join(argv).encode("unicode_escape").decode("ascii")
+        what = summary(start.payload).encode("unicode_escape").decode("ascii")
         row |= {"asked_by": start.submitted_by, "name": start.task_name, "what": what[:200]}
     if entry.started is not None and entry.end is None:
         stat = process_stat(entry.started.pid)

@@ -1,6 +1,6 @@
 """The host's own policy: what its administrator lets nobody run here, whoever asks. Pure but for reading the file.
 
-A file `policy.toml` in the agent's folder, all parts optional:
+A file `policy.toml` in the agent's folder, all parts optional. It also says which Python functions the host offers:
 
     [allow]                     # when a list is there, only what it names may run
     kinds = ["shell", "script"]
@@ -8,6 +8,11 @@ A file `policy.toml` in the agent's folder, all parts optional:
     programs = ["/usr/bin/*", "uptime"]
     [forbid]                    # what it names may not run, allowed or not
     programs = ["reboot", "shutdown"]
+    [functions]                 # without it, no function runs here
+    modules = ["ops.tasks"]     # imported by worker processes, which run as the agent's user
+    path = ["/opt/ops"]         # where they are, beside what the agent's Python has
+    queues = ["default"]
+    workers = 2
 
 Names are globs. A program is compared as it was typed, as the path it resolves to, and by its last part. A program
 that runs others (a shell, an interpreter) can run anything: allow it only if that is meant.
@@ -21,11 +26,12 @@ import pwd
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import Shell
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Function, Script, Shell, kind_of
 
 POLICY_BYTES_MAX = 64 * 1024
 
@@ -50,23 +56,42 @@ class Forbid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     programs: tuple[str, ...] = ()
 
 
+class Functions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which functions the host offers, and how they are run."""
+
+    modules: tuple[str, ...] = ()
+    """Modules whose `@task` functions run here; none: no function does."""
+    path: tuple[str, ...] = ()
+    """Folders that are searched for them first."""
+    queues: tuple[str, ...] = (QUEUE_DEFAULT,)
+    """Tasks of these queues come here when they say no host; a glob is allowed."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    """Worker processes: as many functions run at once."""
+    calls_max: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Calls after which a worker is replaced: what a library leaks stays bounded."""
+    memory_bytes_max: Annotated[int, msgspec.Meta(ge=32 * 1024**2)] = 512 * 1024**2
+    """A worker that has more resident memory than this after a call is replaced."""
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One host's policy."""
 
     allow: Allow = Allow()
     forbid: Forbid = Forbid()
+    functions: Functions = Functions()
 
     def refuses(self, start: StartAttempt) -> str:
         """Return why this must not run here, or nothing."""
+        payload = start.payload
+        if isinstance(payload, Function) and not self.functions.modules:
+            return "this host offers no functions: name their modules under [functions] in its policy.toml"
         if self is OPEN:
             return ""
-        program = start.payload.argv[0] if isinstance(start.payload, Shell) else start.payload.interpreter[0]
-        resolved = shutil.which(program) or program
-        asked = {
-            "kinds": ("shell" if isinstance(start.payload, Shell) else "script",),
-            "users": (start.options.user or pwd.getpwuid(os.getuid()).pw_name,),
-            "programs": (program, resolved, str(Path(resolved).resolve()), Path(program).name),
-        }
+        asked: dict[str, tuple[str, ...]] = {"kinds": (kind_of(payload),), "users": (start.options.user or pwd.getpwuid(os.getuid()).pw_name,)}
+        if isinstance(payload, Shell | Script):
+            program = payload.argv[0] if isinstance(payload, Shell) else payload.interpreter[0]
+            resolved = shutil.which(program) or program
+            asked["programs"] = (program, resolved, str(Path(resolved).resolve()), Path(program).name)
         for what, names in asked.items():
             pattern = _match(getattr(self.forbid, what), names)
             if pattern is not None:
@@ -77,6 +102,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ""
 
 
+NO_FUNCTIONS = Functions()
 OPEN = Policy()
 """The policy of a host without a policy file."""
 

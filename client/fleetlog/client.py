@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
 from fleetlog.exits import CliError, Exit
 from fleetlog.follow import Fold, StoredRaw, decode_stored
+from fleetlog.functions import Handle, function_spec, in_batches
 from fleetlog.http import Gateway, GatewayError, segment
+from fleetlog.place import Place
 from fleetlog.sse import Feed, Item
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.spec import Blob, TaskSpec
@@ -72,13 +74,50 @@ class Client:
         answer = self.gateway.post("/blobs", content)
         return Blob(sha256=answer["sha256"], size=answer["size"], name=name)
 
-    def submit(self, spec: TaskSpec, task_id: str = "") -> str:
-        """Submit a task and return its id.
+    @classmethod
+    def here(cls) -> Client:
+        """Return a client of the gateway that FLEETLOG_URL and FLEETLOG_TOKEN name, or else the data folder.
+
+        Raises:
+            CliError: nothing says where it is.
+        """
+        place = Place(None, None)
+        return cls(place.url, place.token, str(place.ca) if place.ca else None)
+
+    @overload
+    def submit(self, what: TaskSpec, task_id: str = "") -> str: ...
+    @overload
+    def submit(self, what: str, *args: Any, **kwargs: Any) -> Handle[Any]: ...
+    def submit(self, what: TaskSpec | str, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task and return its id; or, with the name of a function and its arguments, its handle.
+
+        Such a task goes to any host that offers the function; `submit_many` and `fleetlog.functions.function_spec` take options.
 
         Raises:
             CliError: the gateway refused it, or could not be reached.
         """
-        return self._submit("/tasks", msgspec.to_builtins(spec), task_id or new_task_id())
+        if isinstance(what, str):
+            return Handle(self, self.submit(function_spec(what, args, kwargs, {})))
+        (task_id,) = args or (kwargs.get("task_id", ""),)
+        return self._submit("/tasks", msgspec.to_builtins(what), task_id or new_task_id())
+
+    def submit_many(self, name: str, calls: Iterable[Sequence[Any]], **options: Any) -> list[Handle[Any]]:
+        """Submit one task of a function for each tuple of arguments; *options* as in `Task.options`.
+
+        Raises:
+            CliError: the gateway refused them, or could not be reached. Of each 10,000 all were taken or none.
+        """
+        return self.submit_specs([function_spec(name, tuple(args), {}, options) for args in calls])
+
+    def submit_specs(self, specs: Sequence[TaskSpec]) -> list[Handle[Any]]:
+        """Submit many tasks, each 10,000 of them in one request. Raises what `submit_many` raises."""
+        handles: list[Handle[Any]] = []
+        for part in in_batches(specs):
+            ids = [new_task_id() for _ in part]
+            body = {"tasks": [{"spec": msgspec.to_builtins(spec), "task_id": one} for spec, one in zip(part, ids, strict=True)]}
+            self._repeat(lambda body=body: self.gateway.post("/tasks/batch", body))  # type: ignore[misc]
+            handles += [Handle(self, one) for one in ids]
+        return handles
 
     def run(
         self, name: str, parameters: Mapping[str, Any] | None = None, *, target: str = "", narrow: str = "", version: int = 0,
@@ -95,16 +134,18 @@ class Client:
 
     def _submit(self, path: str, body: Any, task_id: str) -> str:
         """Send what becomes a task, again when there is no answer, and return its id."""
+        return str(self._repeat(lambda: self.gateway.post(path, body, Idempotency_Key=task_id))["task_id"])
+
+    def _repeat(self, send: Callable[[], Any]) -> Any:
+        """Send what carries ids of its own, again when there is no answer."""
         for attempt in range(1, SUBMIT_TRIES_MAX + 1):
             try:
-                answer = self.gateway.post(path, body, Idempotency_Key=task_id)
+                return send()
             except CliError as error:
                 unsettled = isinstance(error, GatewayError) and error.status in (503, 504)
                 if not unsettled or attempt == SUBMIT_TRIES_MAX:
                     raise
                 time.sleep(SUBMIT_PAUSE_S)
-            else:
-                return str(answer["task_id"])
         raise AssertionError("unreachable")
 
     def show(self, task_id: str, as_of: str = "") -> TaskView:

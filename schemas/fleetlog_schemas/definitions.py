@@ -75,6 +75,11 @@ def variable(parameter: str) -> str:
     return ENVIRONMENT_PREFIX + parameter.upper()
 
 
+def parameter_of(variable_name: str) -> str:
+    """Return the parameter whose value an environment variable has; nothing when it has none."""
+    return variable_name.removeprefix(ENVIRONMENT_PREFIX).lower() if variable_name.startswith(ENVIRONMENT_PREFIX) else ""
+
+
 def variables(values: Mapping[str, ParameterValue]) -> dict[str, str]:
     """Return the environment variables in which a process finds values of parameters."""
     return {variable(name): as_text(value) for name, value in values.items()}

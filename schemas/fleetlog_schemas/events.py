@@ -319,14 +319,23 @@ class CommandsWaiting(Data, frozen=True):
     groups: tuple[WaitingFor, ...]
 
 
+class HowFar(Data, frozen=True):
+    """What a function said of its progress."""
+
+    done: float
+    total: float | None = None
+    note: str = ""
+
+
 class Start(AttemptKey, frozen=True):
-    """An attempt's process exists."""
+    """An attempt's process exists; and again, while it runs, how far it is."""
 
     started_ms: int
     slot: int = 0
     """Output slot: its frames are on `out.<host_id>.<slot>`."""
     output_first_seq: int = 0
     """A sequence of OUTPUT at or before the first frame; 0: not known, read the slot from its start."""
+    progress: HowFar | None = None
 
 
 @event("fleetlog.attempt.started.v1", RESULT, "result-recorder", "dispatcher", "reporter")

@@ -108,6 +108,18 @@ WORKFLOW_TASKS_MAX = 10_000
 """Tasks of one workflow, all parts and items together: every reader keeps their ends until the workflow has ended."""
 WORKFLOW_VALUE_BYTES_MAX = 64 * 1024
 """Bytes of what one part returned, all items and hosts together, as JSON: it is kept with the workflow."""
+FUNCTION_ARGUMENTS_BYTES_MAX = 64 * 1024
+"""Bytes of a function's arguments as JSON: they are kept in the log, and repeated in each push."""
+RETURN_VALUE_BYTES_MAX = 64 * 1024
+"""Bytes of what a command returns, as JSON: it is kept in the log; four of them fit into one event."""
+TRACEBACK_BYTES_MAX = 8 * 1024
+"""Bytes of a traceback in the log: its end, where the error is."""
+PROGRESS_NOTE_BYTES_MAX = 200
+"""Bytes of what a function says beside how far it is: one line."""
+PROGRESS_MS_MIN = 1_000
+"""Between two reports of how far one attempt is: each is an event."""
+FUNCTIONS_PER_HOST_MAX = 500
+"""Functions of one host: their names are among its facts (FACTS_BYTES_MAX)."""
 REASON_BYTES_MAX = 1_000
 """Bytes of a reason that a person gives: it is kept in the log for ever."""
 TIMEOUT_MS_MAX = 30 * 24 * 3_600_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,13 +19,21 @@ from fleetlog_schemas.spec_fields import Choose as Choose  # noqa: PLC0414  # ta
 from fleetlog_schemas.spec_fields import Retry as Retry  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import Rollout as Rollout  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import SpecError as SpecError  # noqa: PLC0414  # taken from here by others
-from fleetlog_schemas.spec_fields import check_choose, check_rollout, check_values, in_range, utf8_bytes
+from fleetlog_schemas.spec_fields import (
+    check_argv,
+    check_call,
+    check_choose,
+    check_rollout,
+    check_values,
+    check_word,
+    in_range,
+    utf8_bytes,
+)
+from fleetlog_schemas.spec_fields import check_queue_name as check_queue_name  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import share as share  # noqa: PLC0414  # taken from here by others
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}")
-_WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
 PRIORITY_MAX = 10
 QUEUE_DEFAULT = "default"
 SUMMARY_CHARACTERS_MAX = 200
@@ -52,6 +60,16 @@ class Script(msgspec.Struct, frozen=True, tag="script", tag_field="kind", forbid
     content: Blob
     interpreter: tuple[str, ...] = ("/bin/sh",)
     args: tuple[str, ...] = ()
+
+
+class Function(msgspec.Struct, frozen=True, omit_defaults=True, tag="function", tag_field="kind", forbid_unknown_fields=True):
+    """Run a Python function that the host's workers have loaded."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    """By position, JSON values."""
+    kwargs: dict[str, Any] = {}
+    """By name."""
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -101,7 +119,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", 
     """Parts that are taken over from an earlier run."""
 
 
-HostPayload = Shell | Script
+HostPayload = Shell | Script | Function
 """What a host runs."""
 Payload = HostPayload | Workflow
 
@@ -189,13 +207,21 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 def kind(spec: TaskSpec) -> str:
     """Return the task's kind: the tag of its payload."""
-    return "workflow" if isinstance(spec.payload, Workflow) else "shell" if isinstance(spec.payload, Shell) else "script"
+    return kind_of(spec.payload)
+
+
+def kind_of(payload: Payload) -> str:
+    """Return the tag of a payload."""
+    return str(payload.__struct_config__.tag)
 
 
 def summary(payload: Payload) -> str:
     """Return what a payload runs, in one line for lists and plans."""
     if isinstance(payload, Workflow):
         text = ", ".join(part.name for part in payload.parts)
+    elif isinstance(payload, Function):
+        given = [("", value) for value in payload.args] + [(f"{name}=", value) for name, value in payload.kwargs.items()]
+        text = f"{payload.name}({', '.join(name + msgspec.json.encode(value).decode() for name, value in given)})"
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -213,7 +239,7 @@ def check_spec(spec: TaskSpec) -> None:
     if isinstance(spec.payload, Workflow):
         _check_workflow(spec, spec.payload)
     else:
-        _check_payload(spec.payload)
+        _check_payload(spec, spec.payload)
     _check_options(spec.options)
     if spec.parameters and spec.definition is not None:
         raise SpecError("/parameters", "a task of a definition has its values in `definition`")
@@ -243,7 +269,7 @@ def check_spec(spec: TaskSpec) -> None:
             raise SpecError(f"/retry/on/{index}", f"{outcome} is never retried")
     in_range("/tags", len(spec.tags), 0, 32)
     for index, tag in enumerate(spec.tags):
-        _check_word(f"/tags/{index}", tag, "a tag")
+        check_word(f"/tags/{index}", tag, "a tag")
     _check_admission(spec)
     if spec.choose is not None:
         check_choose(spec.choose, exact=bool(spec.host_ids))
@@ -254,21 +280,11 @@ def check_spec(spec: TaskSpec) -> None:
     in_range("", len(msgspec.json.encode(spec)), 0, limits.SPEC_BYTES_MAX)
 
 
-def _check_word(pointer: str, word: str, what: str) -> None:
-    if not _TAG.fullmatch(word):
-        raise SpecError(pointer, f"{what} {_WORD_RULE}")
-
-
-def check_queue_name(pointer: str, name: str) -> None:
-    """Check the name of a queue. Raises SpecError."""
-    _check_word(pointer, name, "a queue's name")
-
-
 def _check_admission(spec: TaskSpec) -> None:
     in_range("/priority", spec.priority, 1, PRIORITY_MAX)
     check_queue_name("/queue", spec.queue)
     if spec.key:
-        _check_word("/key", spec.key, "a key")
+        check_word("/key", spec.key, "a key")
     elif spec.single_run or spec.key_parallel:
         raise SpecError("/key", "single_run and key_parallel need a key: what this is a run of")
     in_range("/key_parallel", spec.key_parallel, 0, limits.HOSTS_PER_TASK_MAX)
@@ -324,23 +340,25 @@ def _check_part(part: Part) -> None:
         raise SpecError(f"/task{error.pointer}", error.message) from None
 
 
-def _check_payload(payload: HostPayload) -> None:
+def _check_function(spec: TaskSpec, function: Function) -> None:
+    check_call(function.name, function.args, function.kwargs)
+    for field in ("stdin", "cwd", "user", "umask", "memory_bytes_max", "files_max"):
+        if getattr(spec.options, field) is not None:
+            raise SpecError(f"/options/{field}", "is not for functions: they run inside the host's worker processes")
+    if spec.options.exit_codes != (0,):
+        raise SpecError("/options/exit_codes", "a function has no exit code: it returns or raises")
+
+
+def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
+    if isinstance(payload, Function):
+        _check_function(spec, payload)
+        return
     if isinstance(payload, Shell):
-        _check_argv("/payload/argv", payload.argv, at_least=1)
+        check_argv("/payload/argv", payload.argv, at_least=1)
         return
     _check_blob("/payload/content", payload.content)
-    _check_argv("/payload/interpreter", payload.interpreter, at_least=1)
-    _check_argv("/payload/args", payload.args, at_least=0)
-
-
-def _check_argv(pointer: str, argv: tuple[str, ...], *, at_least: int) -> None:
-    if len(argv) < at_least or (at_least and not argv[0]):
-        raise SpecError(pointer, "there is nothing to run: name a program")
-    for index, part in enumerate(argv):
-        if "\x00" in part:
-            raise SpecError(f"{pointer}/{index}", "an argument cannot contain a NUL character")
-    bytes_total = sum(utf8_bytes(f"{pointer}/{index}", part) + 1 for index, part in enumerate(argv))
-    in_range(pointer, bytes_total, 0, limits.ARGV_BYTES_MAX)
+    check_argv("/payload/interpreter", payload.interpreter, at_least=1)
+    check_argv("/payload/args", payload.args, at_least=0)
 
 
 def _check_options(options: Options) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +14,9 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import ParameterValue
 
 _SHARE = re.compile(r"(\d{1,6})(%?)")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}")
+_WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
+_FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 
 
 class SpecError(ValueError):
@@ -129,3 +132,41 @@ def check_values(pointer: str, values: Mapping[str, ParameterValue]) -> None:
             bytes_total += utf8_bytes(f"{pointer}/{name}", text)
     in_range("/parameters", len(values), 0, limits.PARAMETERS_MAX)
     in_range("/parameters", bytes_total, 0, limits.PARAMETERS_BYTES_MAX)
+
+
+def check_function_name(pointer: str, name: str) -> None:
+    """Check the name of a function. Raises SpecError."""
+    if not _FUNCTION_NAME.fullmatch(name):
+        raise SpecError(pointer, "a function's name is 1-128 of A-Z a-z 0-9 _ . - and begins with a letter or _")
+
+
+def check_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check a function's name and the size of its arguments. Raises SpecError."""
+    check_function_name("/payload/name", name)
+    size = len(msgspec.json.encode((args, kwargs)))
+    if size > limits.FUNCTION_ARGUMENTS_BYTES_MAX:
+        raise SpecError(
+            "/payload/args", f"arguments have at most {limits.FUNCTION_ARGUMENTS_BYTES_MAX} bytes, not {size}: pass the name of a file"
+        )
+
+
+def check_word(pointer: str, word: str, what: str) -> None:
+    """Check a tag, a key, a queue's name: *what* says which. Raises SpecError."""
+    if not _TAG.fullmatch(word):
+        raise SpecError(pointer, f"{what} {_WORD_RULE}")
+
+
+def check_argv(pointer: str, argv: tuple[str, ...], *, at_least: int) -> None:
+    """Check an argv, or a part of one. Raises SpecError."""
+    if len(argv) < at_least or (at_least and not argv[0]):
+        raise SpecError(pointer, "there is nothing to run: name a program")
+    for index, part in enumerate(argv):
+        if "\x00" in part:
+            raise SpecError(f"{pointer}/{index}", "an argument cannot contain a NUL character")
+    bytes_total = sum(utf8_bytes(f"{pointer}/{index}", part) + 1 for index, part in enumerate(argv))
+    in_range(pointer, bytes_total, 0, limits.ARGV_BYTES_MAX)
+
+
+def check_queue_name(pointer: str, name: str) -> None:
+    """Check the name of a queue. Raises SpecError."""
+    check_word(pointer, name, "a queue's name")

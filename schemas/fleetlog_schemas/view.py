@@ -31,6 +31,14 @@ class LateView(msgspec.Struct, frozen=True):
     seq: int
 
 
+class HowFarView(msgspec.Struct, frozen=True):
+    """What a function that runs said of its progress last."""
+
+    done: float
+    total: float | None
+    note: str
+
+
 class AttemptView(msgspec.Struct, frozen=True):
     """One try."""
 
@@ -49,6 +57,11 @@ class AttemptView(msgspec.Struct, frozen=True):
     decided: bool
     """The dispatcher decided this end; the host did not confirm it."""
     late: tuple[LateView, ...]
+    return_value: str | None = None
+    """What a function returned, as JSON text."""
+    traceback: str = ""
+    progress: HowFarView | None = None
+    """Of a function, while it runs."""
 
 
 class WaitView(msgspec.Struct, frozen=True):
@@ -318,6 +331,9 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
             LateView(outcome=late.outcome.value, exit_code=late.exit_code, ended_at=_time(late.ended_ms), seq=seq)
             for late, seq in zip(attempt.late, attempt.late_seq, strict=True)
         ),
+        return_value=end.return_value if end else None,
+        traceback=end.traceback if end else "",
+        progress=HowFarView(start.progress.done, start.progress.total, start.progress.note) if start and start.progress and not end else None,
     )
 
 

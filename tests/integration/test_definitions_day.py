@@ -30,7 +30,7 @@ type = "secret"
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     folder = tmp_path / "fleet"
     folder.mkdir()
-    running = Fleet(folder)
+    running = Fleet(folder, separate=False)
     try:
         yield running
     finally:

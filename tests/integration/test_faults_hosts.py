@@ -15,7 +15,7 @@ from fleetlog_runtime.shell.nats_bus import ConnectFailed
 from fleetlog_schemas import events
 from fleetlog_testing.agent_process import marked
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host, as_agent, overheard
-from fleetlog_testing.waiting import until
+from fleetlog_testing.waiting import fair, until
 
 NAMES = ("copied", "restored", "restored-late", "revoked", "bystander")
 OUT_S_MAX = 1.0
@@ -86,12 +86,13 @@ async def works_again(fleet: Fleet, name: str) -> None:
 
 def test_the_copy_of_an_agent_is_refused_its_host_is_stopped_and_nothing_runs_twice(fleet: Fleet) -> None:
     host = fleet.hosts["copied"]
+    go = fleet.folder / "go-copied"
     copy = None
 
     async def scenario() -> None:
         nonlocal copy
         first = epoch(fleet, host)
-        running = await fleet.submit(fleet.judge.command("sleep 4"), host.name)
+        running = await fleet.submit(fleet.judge.command(f"while [ ! -e {go} ]; do sleep 0.05; done"), host.name)
         await fleet.began(running, 1)
         copy = copy_of(host, fleet.folder / "the-copy")
         host.kill()
@@ -102,6 +103,7 @@ def test_the_copy_of_an_agent_is_refused_its_host_is_stopped_and_nothing_runs_tw
         waiting = await fleet.submit(fleet.judge.command("true"), host.name, wait_offline_ms=0)
         views = await fleet.ended(running, waiting)
         assert [view.outcome for view in views] == ["lost", "unreached"]
+        go.touch()
         await until(lambda: not marked(host.host_id, running), END_S_MAX, "the command runs to its end")
         assert fleet.judge.lines()[f"{running} {host.host_id} 1 ended"] == 1
         fleet.judge.agrees(views, lost_on=[host.host_id])
@@ -154,18 +156,19 @@ def test_an_agent_whose_folder_was_set_back_is_refused_and_runs_nothing_again(fl
 
 def test_a_revoked_host_is_out_within_a_second_and_no_command_reaches_it(fleet: Fleet) -> None:
     host = fleet.hosts["revoked"]
+    go = fleet.folder / "go-revoked"
 
     async def scenario() -> None:
-        open_tasks = [
-            await fleet.submit(fleet.judge.command("sleep 3"), "revoked or bystander", wait_offline_ms=0) for _ in range(4)
-        ]
+        runs_on = fleet.judge.command(f"while [ ! -e {go} ]; do sleep 0.05; done")
+        open_tasks = [await fleet.submit(runs_on, "revoked or bystander", wait_offline_ms=0) for _ in range(4)]
         for task_id in open_tasks:
             await fleet.began(task_id, 2)
         queued = await fleet.submit(fleet.judge.command("true"), "revoked", wait_offline_ms=0)
         async with as_agent(host) as beside, overheard(host) as heard:
             fleet.gateway.post(f"/hosts/{host.host_id}/revoke", {"reason": "stolen"})
-            await until(beside.closed.is_set, OUT_S_MAX, "its connections are closed")
+            await until(beside.closed.is_set, fair(OUT_S_MAX), "its connections are closed")
             pushed = len(heard)
+            go.touch()
             asked_later = await fleet.submit(fleet.judge.command("true"), "", host_ids=[host.host_id])
             views = await fleet.ended(*open_tasks, queued)
             assert len(heard) == pushed

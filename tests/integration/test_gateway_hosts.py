@@ -22,7 +22,7 @@ from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas import codec, events, subjects
 from fleetlog_testing.gateway_rig import Rig, connect, gateway_on, now_ms, spec_json
 from fleetlog_testing.nats import real_server, running_server
-from fleetlog_testing.waiting import until
+from fleetlog_testing.waiting import fair, until
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +255,8 @@ def test_a_revoked_host_is_out_within_a_second_and_stays_out(home: Home) -> None
             bus, bystander = await agent.connect(), await other.connect()
             started = time.monotonic()
             status, body = await rig.post(f"/api/v1/hosts/{name}/revoke", {"reason": "stolen"})
-            await until(lambda: not bus.is_connected, 1.0)
-            assert time.monotonic() - started < 1.0
+            await until(lambda: not bus.is_connected, fair(1.0))
+            assert time.monotonic() - started < fair(1.0)
             assert status == 200, body
             with pytest.raises(ConnectFailed):
                 await agent.connect()

@@ -17,7 +17,7 @@ from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas import reports, subjects, wire
 from fleetlog_testing.homes import Enrolled, connected, connected_agent
 from fleetlog_testing.nats import real_server, running_server
-from fleetlog_testing.waiting import until
+from fleetlog_testing.waiting import fair, until
 
 SHORT_MS = 300
 
@@ -186,8 +186,8 @@ def test_a_revoked_key_is_out_within_a_second_and_others_stay(tmp_path):
                 answer = json.loads(await sys.request("$SYS.REQ.CLAIMS.UPDATE", jwt.encode(), 2000))
                 await sys.close()
                 assert answer["data"]["code"] == 200
-                await asyncio.wait_for(agent.closed.wait(), 1)
-                assert time.monotonic() - began < 1
+                await asyncio.wait_for(agent.closed.wait(), fair(1))
+                assert time.monotonic() - began < fair(1)
                 assert stays.is_connected
                 with pytest.raises(ConnectFailed, match="(?i)authorization"):
                     await NatsBus.connect(home.nats_url(), (one.jwt, one.seed), one.host_id)

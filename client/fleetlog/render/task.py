@@ -12,7 +12,7 @@ from fleetlog.render.workflow import part_of_text, parts_table
 from fleetlog_schemas import hostset
 from fleetlog_schemas.definitions import as_text
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import QUEUE_DEFAULT, Origin, Script, Shell, TaskSpec, Workflow, summary
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Function, Origin, Script, Shell, TaskSpec, Workflow, summary
 from fleetlog_schemas.view import CommandView, FailureGroup, TaskView, WaveView
 
 ROWS_MAX = 50
@@ -35,6 +35,7 @@ def task_text(view: TaskView, style: Style) -> str:
         lines += ["", parts_table(view.parts, style)]
     if view.commands:
         lines += ["", *_commands(view.commands, style)]
+        lines += _traceback(view.commands, style)
     return "\n".join(lines)
 
 
@@ -113,7 +114,7 @@ def _stopped(view: TaskView, style: Style) -> str:
 def what_runs(spec: TaskSpec) -> str:
     """Return what a task runs, in one line, as a person would type it."""
     payload = spec.payload
-    if isinstance(payload, Workflow):
+    if isinstance(payload, Workflow | Function):
         return summary(payload)
     if isinstance(payload, Shell):
         return " ".join(_quoted(part) for part in payload.argv)
@@ -168,6 +169,15 @@ def _commands(commands: Sequence[CommandView], style: Style) -> list[str]:
     return lines
 
 
+def _traceback(commands: Sequence[CommandView], style: Style) -> list[str]:
+    """Return the traceback of the first function that raised."""
+    for command in commands:
+        last = command.attempts[-1] if command.attempts else None
+        if last is not None and last.traceback:
+            return ["", f"{style.line(command.host)}:", *(f"  {style.line(line)}" for line in last.traceback.splitlines())]
+    return []
+
+
 def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
     last = command.attempts[-1] if command.attempts else None
     notes = []
@@ -175,7 +185,10 @@ def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
         notes.append("not confirmed by the host")
     if any(attempt.late for attempt in command.attempts):
         notes.append("a later end was reported")
-    line = "" if last is None else style.line((last.error or last.tail).strip().rpartition("\n")[2])
+    value = f"returned {last.return_value}" if last and last.return_value is not None else ""
+    if last and last.progress:
+        value = f"{last.progress.done:g}" + ("" if last.progress.total is None else f" of {last.progress.total:g}") + f" {last.progress.note}"
+    line = "" if last is None else style.line((last.error or value or last.tail).strip().rpartition("\n")[2])
     return (
         style.line(command.host),
         style.state(command.outcome or command.state),

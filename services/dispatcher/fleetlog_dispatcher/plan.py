@@ -15,13 +15,14 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.admission import PlanAnswer, PlannedPart, PlannedView
 from fleetlog_schemas.definitions import check_known_parameters
+from fleetlog_schemas.functions import offers, serves, why_nowhere
 from fleetlog_schemas.graph import ranks
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.questions import Problem
 from fleetlog_schemas.records import Task
 from fleetlog_schemas.rollout import failures_max, wave_sizes
-from fleetlog_schemas.spec import Part, SpecError, TaskSpec, Workflow, check_spec, summary
+from fleetlog_schemas.spec import Function, Part, SpecError, TaskSpec, Workflow, check_spec, summary
 from fleetlog_schemas.targets import Directory, TargetError
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -74,6 +75,8 @@ def lay_out(
         raise Refused("spec", error.message, error.pointer) from None
     except TargetError as error:
         raise Refused(error.code, str(error), "/target") from None
+    if isinstance(spec.payload, Function):
+        meant = _offering(state, spec, spec.payload.name, meant)
     chosen = choose(settings, state, live, spec.choose, meant, seed, now_ms) if spec.choose else meant
     if not chosen:
         raise Refused("target-empty", f"no host of the target has the label {spec.choose and spec.choose.label}", "/choose")
@@ -85,6 +88,22 @@ def lay_out(
     if spec.plan_hash and spec.plan_hash != found:
         raise Refused("plan-changed", "the plan is not the one that was shown: look at it again", "/plan_hash")
     return Layout(ordered, waves, len(meant), found)
+
+
+def _offering(state: State, spec: TaskSpec, name: str, meant: list[Host]) -> list[Host]:
+    """Return the hosts among which a function is run: all of the target, or, where some are chosen, those that offer it.
+
+    Raises:
+        Refused: none of them offers it.
+    """
+    hosts = [state.hosts.by_id[host.host_id] for host in meant]  # a directory may be older than what its hosts say of themselves
+    if spec.choose is not None:
+        if why := why_nowhere(hosts, name, spec.queue):
+            raise Refused("function-unknown", why, "/payload/name")
+        return [host for host in hosts if offers(host, name) and serves(host, spec.queue)]
+    if not any(offers(host, name) for host in hosts):
+        raise Refused("function-unknown", why_nowhere(hosts, name, spec.queue), "/payload/name")
+    return meant
 
 
 def _lay_out_workflow(spec: TaskSpec, workflow: Workflow) -> Layout:

@@ -30,11 +30,12 @@ from fleetlog_schemas.records import (
     Wait,
     Wave,
 )
-from fleetlog_schemas.spec import Payload, TaskSpec, Workflow, kind, summary
+from fleetlog_schemas.spec import Payload, TaskSpec, kind, summary
 
 Row = tuple[Any, ...]
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Payload).decode
 _decode_spec = msgspec.json.Decoder(TaskSpec).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 _decode_end = msgspec.json.Decoder(events.End).decode
@@ -74,15 +75,13 @@ class LateEnd(msgspec.Struct, frozen=True):
 
 def described(payload: Payload) -> tuple[str, str]:
     """Return what a payload runs, in one line, and a digest that is the same for tasks that run the same."""
-    # A workflow has tables in it, which have no hash; nor are there many that are alike.
-    return _made(payload) if isinstance(payload, Workflow) else _described(payload)
+    return _described(_encode(payload))  # not every payload has a hash
 
 
-def _made(payload: Payload) -> tuple[str, str]:
+@lru_cache(maxsize=1024)
+def _described(encoded: bytes) -> tuple[str, str]:
+    payload = _decode(encoded)
     return summary(payload), payload_key(payload)
-
-
-_described = lru_cache(maxsize=1024)(_made)
 
 
 def payload_key(payload: Payload) -> str:

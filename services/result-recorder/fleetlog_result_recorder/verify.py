@@ -87,7 +87,7 @@ def _check(verdict: Verdict, item: reports.ReportItem, keys: Mapping[str, bytes]
         verdict.starts.append(
             events.Start(
                 task_id=item.task_id, host_id=verdict.host_id, attempt=item.attempt, started_ms=item.started_ms,
-                slot=item.slot, output_first_seq=item.output_first_seq,
+                slot=item.slot, output_first_seq=item.output_first_seq, progress=_how_far(item.progress),
             )
         )
     elif item.ran not in _RAN.get(item.outcome, ()):
@@ -104,8 +104,24 @@ def _end(host_id: str, item: reports.ReportEnded) -> events.End:
         task_id=item.task_id, host_id=host_id, attempt=item.attempt, outcome=item.outcome, ran=item.ran,
         exit_code=item.exit_code, signal=item.signal, started_ms=item.started_ms, ended_ms=item.ended_ms,
         duration_ms=item.duration_ms, error=cut(item.error, limits.ERROR_TEXT_BYTES_MAX),
-        tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output,
+        tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output, traceback=cut(item.traceback, limits.TRACEBACK_BYTES_MAX),
+        return_value=_value(item.return_value),
     )
+
+
+def _how_far(said: reports.FarReported | None) -> events.HowFar | None:
+    return None if said is None else events.HowFar(said.done, said.total, cut(said.note, limits.PROGRESS_NOTE_BYTES_MAX))
+
+
+def _value(text: str | None) -> str | None:
+    """Return a value that is JSON and within its limit; what a host says that is neither was never returned by a function."""
+    if text is None or len(text.encode("utf-8", "replace")) > limits.RETURN_VALUE_BYTES_MAX:
+        return None
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
+    return text
 
 
 def cut(text: str, bytes_max: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -31,3 +32,11 @@ async def until(
         if loop.time() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or inspect.getsource(condition).strip()}")
         await asyncio.sleep(pause_seconds)
+
+
+def fair(seconds: float) -> float:
+    """Return how long that may last here and now what is promised to last *seconds* on a machine with nothing else to do.
+
+    For the few promises that are about time. Other tests run beside this one: it has its share of the processors.
+    """
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

@@ -1,0 +1,148 @@
+"""What an attempt needs before it can begin: its content, its environment, its files. And who it runs as."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+from pathlib import Path
+
+from fleetlog_agent import process_tree, returned
+from fleetlog_agent.blobs import Blobs
+from fleetlog_agent.journal_records import Key
+from fleetlog_agent.launch import RETURN_FD, SCRIPT_FD
+from fleetlog_agent.masking import Masker
+from fleetlog_agent.output import Output
+from fleetlog_schemas.definitions import variables
+from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.pushes import StartAttempt
+from fleetlog_schemas.spec import Script, Shell, kind_of
+
+PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Unrunnable(Exception):
+    """An attempt cannot be started on this host; the message says why."""
+
+
+class Run:
+    """One attempt under way."""
+
+    def __init__(self, start: StartAttempt, slot: int) -> None:
+        self.start = start
+        self.slot = slot
+        self.masker: Masker | None = None
+        self.output: Output | None = None
+        self.following: asyncio.Task[tuple[OutputSummary | None, str]] | None = None
+        self.asked = False
+        """The holder was told to start it."""
+        self.settled = False
+        self.stop = ""
+        """A signal asked for before its process was there."""
+
+
+class Preparation:
+    """Prepares the attempts of one host."""
+
+    def __init__(self, host_id: str, out: str, blobs: Blobs) -> None:
+        """Put files into the folder *out*, and take content from *blobs*."""
+        self._host_id, self._out, self._blobs = host_id, out, blobs
+        self._me = pwd.getpwuid(os.getuid())
+
+    async def order(self, key: Key, run: Run) -> dict[str, object]:
+        """Return the order with which a holder starts an attempt. Raises Unrunnable, BlobFailed, OSError."""
+        start, options = run.start, run.start.options
+        who = self._who(options.user)
+        env = await self._environment(key, run, who)
+        argv, script = await self._argv(key, start, who)
+        stdin = "/dev/null"
+        if options.stdin is not None:
+            body = await self._blobs.fetch(options.stdin, self._token(start, options.stdin.sha256))
+            stdin = self._write(key, "stdin", body, 0o600)
+        launch: dict[str, object] | None = None
+        limits = (options.cwd, options.umask, options.memory_bytes_max, options.files_max)
+        other = options.user is not None and who.pw_uid != os.getuid()
+        if other or any(value is not None for value in limits):
+            launch = {
+                "cwd": options.cwd, "umask": options.umask, "memory": options.memory_bytes_max,
+                "files": options.files_max,
+            }
+            if other:
+                groups = os.getgrouplist(who.pw_name, who.pw_gid)
+                launch |= {"uid": who.pw_uid, "gid": who.pw_gid, "groups": groups, "script": script}
+                launch["returned"] = path = self._write(key, returned.SUFFIX, b"", 0o600)
+                os.chown(path, who.pw_uid, who.pw_gid)
+                env[returned.VARIABLE] = f"/dev/fd/{RETURN_FD}"
+        return {
+            "argv": argv, "env": env, "mark": process_tree.mark_of(self._host_id, str(key)), "stdin": stdin, "slot": run.slot, "launch": launch,
+            "stdout": self.file(key, "stdout"), "stderr": self.file(key, "stderr"),
+        }
+
+    def _who(self, user: str | None) -> pwd.struct_passwd:
+        if user is None:
+            return self._me
+        try:
+            who = pwd.getpwnam(user)
+        except KeyError:
+            raise Unrunnable(f"there is no user {user!r} on this host") from None
+        if who.pw_uid != os.getuid() and os.getuid() != 0:
+            raise Unrunnable(f"the agent runs as {self._me.pw_name} and cannot run commands as {user}: only root's agent can")
+        return who
+
+    async def _environment(self, key: Key, run: Run, who: pwd.struct_passwd) -> dict[str, str]:
+        env = {
+            "PATH": os.environ.get("PATH") or PATH_DEFAULT, "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "HOME": who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name, "SHELL": who.pw_shell or "/bin/sh",
+            "FLEETLOG_HOST_ID": self._host_id, "FLEETLOG_TASK_ID": key.task_id,
+            "FLEETLOG_ATTEMPT": str(key.attempt), returned.VARIABLE: self.file(key, returned.SUFFIX),
+        }
+        given = await self.given_environment(run)
+        name, _, value = process_tree.mark_of(self._host_id, str(key)).partition("=")
+        return {**env, **given, name: value}
+
+    async def given_environment(self, run: Run) -> dict[str, str]:
+        """Return the environment that came with the task, and prepare to mask its secrets."""
+        options, given = run.start.options, dict[str, str]()
+        if options.env is not None:
+            body = await self._blobs.fetch(options.env, self._token(run.start, options.env.sha256))
+            try:
+                given = {str(name): str(value) for name, value in json.loads(body).items()}
+            except (ValueError, AttributeError):
+                raise Unrunnable("the environment is not a JSON object of names and values") from None
+        given |= variables(run.start.parameters)
+        if any("\0" in name + value or "=" in name or not name for name, value in given.items()):
+            raise Unrunnable("the environment has a name or value that no process can have")
+        run.masker = Masker(given[name] for name in options.secret_names if name in given)
+        return given
+
+    async def _argv(self, key: Key, start: StartAttempt, who: pwd.struct_passwd) -> tuple[list[str], str | None]:
+        payload = start.payload
+        if isinstance(payload, Shell):
+            return list(payload.argv), None
+        if not isinstance(payload, Script):
+            raise Unrunnable(f"the kind {kind_of(payload)} is nothing that a host runs")
+        body = await self._blobs.cached(payload.content, self._token(start, payload.content.sha256))
+        path = self._write(key, "script", body, 0o700)
+        if who.pw_uid == os.getuid():
+            return [*payload.interpreter, path, *payload.args], None
+        # That user cannot enter our folder; the file itself is theirs, and reaches them as an open descriptor.
+        os.chown(path, who.pw_uid, who.pw_gid)
+        return [*payload.interpreter, f"/dev/fd/{SCRIPT_FD}", *payload.args], path
+
+    def _token(self, start: StartAttempt, sha256: str) -> str:
+        token = start.blob_tokens.get(sha256)
+        if token is None:
+            raise Unrunnable(f"the task refers to content {sha256[:12]} that this host was not given")
+        return token
+
+    def file(self, key: Key, suffix: str) -> str:
+        """Return the path of one of an attempt's files."""
+        return f"{self._out}/{key}.{suffix}"
+
+    def _write(self, key: Key, suffix: str, body: bytes, mode: int) -> str:
+        path = self.file(key, suffix)
+        Path(path).unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(body)
+        return path

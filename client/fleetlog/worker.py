@@ -1,0 +1,250 @@
+"""A worker: `python -m fleetlog.worker`, the process in which task functions of one host run, one call at a time.
+
+An agent starts it with an open folder, a name and the modules to load, and connects to its socket there. The main thread
+makes the calls; a second one listens, so that an agent that comes back is answered while a function runs. Each call is
+written to the worker's file before it is made and when it is over (a write, no sync: it must survive this process and the
+agent's, not the machine). A new connection ends the old one, and what that had asked for and was not begun is dropped:
+so what the agent then hears is final.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from fleetlog import tasks
+from fleetlog_schemas import workers
+
+IDLE_SECONDS_MAX = 60.0
+"""Without an agent and without a call, exit after so long."""
+FILE_BYTES_MAX = 16 * 1024 * 1024
+"""Above it no further call is taken: the agent starts another worker, with another file."""
+PROGRESS_SECONDS_MIN = 1.0
+"""Between two words of progress that are sent."""
+_STDOUT, _STDERR = 1, 2
+
+
+class Stopped(BaseException):
+    """The call is to end: raised inside the function, so that what it opened is closed."""
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, folder: str, name: str, calls_max: int, memory_bytes_max: int) -> None:
+        """Listen in *folder*; leave after *calls_max* calls, or when a call is over and more memory is in use."""
+        self._pid = os.getpid()
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._calls_left, self._memory_bytes_max = calls_max, memory_bytes_max
+        self._file = os.open(f"{name}.calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=self._folder)
+        self._lock = threading.Lock()
+        self._due = threading.Semaphore(0)
+        self._waiting: deque[workers.Call] = deque()
+        self._client: socket.socket | None = None
+        self._running = ""
+        self._leaves = False
+        self._alone_since = time.monotonic()
+        self._errors: list[str] = []
+        self._said: dict[str, float] = {}
+        self._listener = self._listen(name)
+
+    def _listen(self, name: str) -> socket.socket:
+        # By way of the open folder: a socket's path is limited to 108 bytes.
+        path = f"/proc/self/fd/{self._folder}/{name}.sock"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        listener.bind(path)
+        os.umask(before)
+        listener.listen(2)
+        return listener
+
+    def load(self, modules: list[str]) -> None:
+        """Import the host's modules; one that cannot be imported is said, and keeps nothing else from running."""
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except BaseException as error:  # noqa: BLE001 - a module may do anything, SystemExit included
+                self._errors.append(f"module {module}: {tasks.failure(error, '', 0, 0).error}")
+
+    # --- the agent, on a thread of its own ---------------------------------------------------------------
+
+    def listen_for_ever(self) -> None:
+        """Take orders until the process ends."""
+        while True:
+            client, _ = self._listener.accept()
+            with self._lock:
+                former, self._client = self._client, client
+                self._waiting.clear()
+                hello = workers.Hello(
+                    pid=os.getpid(), functions=tuple(one.offered() for one in tasks.registered().values()),
+                    running=self._running, errors=tuple(self._errors),
+                )
+                self._send(hello)
+            if former is not None:
+                former.close()
+            threading.Thread(target=self._receive, args=(client,), daemon=True).start()
+
+    def _receive(self, client: socket.socket) -> None:
+        buffer = bytearray()
+        while True:
+            try:
+                data = client.recv(256 * 1024)
+                buffer += data
+                orders = workers.take_orders(buffer)
+            except (OSError, workers.BadFrame):
+                data, orders = b"", []
+            with self._lock:
+                if client is not self._client:
+                    return
+                if not data:
+                    self._client, self._alone_since = None, time.monotonic()
+                    self._waiting.clear()
+                    client.close()
+                    return
+                for order in orders:
+                    if isinstance(order, workers.Retire):
+                        self._leaves = True
+                    else:
+                        self._waiting.append(order)
+                    self._due.release()
+
+    def _send(self, news: workers.News) -> None:
+        if self._client is not None:
+            with suppress(OSError):
+                self._client.sendall(workers.frame(news))
+
+    # --- calls, on the main thread -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Make the calls that are asked for, until it is time to leave."""
+        while True:
+            self._due.acquire(timeout=5.0)
+            with self._lock:
+                call = self._waiting.popleft() if self._waiting else None
+                if call is not None:
+                    self._running = call.key
+                    began_ms = _boot_ms()
+                    os.write(self._file, workers.frame(workers.Began(call.key, began_ms)))
+                elif self._leaves or (self._client is None and time.monotonic() - self._alone_since > IDLE_SECONDS_MAX):
+                    return
+            if call is not None:
+                self._finished(self._call(call, began_ms))
+
+    def _finished(self, finished: workers.Finished) -> None:
+        self._calls_left -= 1
+        with self._lock:
+            full = os.fstat(self._file).st_size > FILE_BYTES_MAX
+            if self._calls_left <= 0 or full or _memory_bytes() > self._memory_bytes_max:
+                self._leaves = True
+                self._waiting.clear()
+            frame = workers.frame(msgspec.structs.replace(finished, leaves=self._leaves))
+            os.write(self._file, frame)
+            self._running = ""
+            if self._client is not None:
+                with suppress(OSError):
+                    self._client.sendall(frame)
+            if self._leaves:
+                self._due.release()
+
+    def _call(self, call: workers.Call, began_ms: int) -> workers.Finished:
+        declared = tasks.registered().get(call.name)
+        if declared is None:
+            return self._unknown(call, began_ms)
+        given = {name: value for name, value in call.parameters.items() if declared.takes(name) and name not in call.kwargs}
+        try:
+            bound = declared.check(call.args, {**given, **call.kwargs})
+        except tasks.WrongArguments as error:
+            return workers.Finished(call.key, began_ms, _boot_ms(), error=str(error), called=False)
+        before = dict(os.environ)
+        os.environ.update(call.environment)
+        _redirect(call.stdout, call.stderr)
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            value = tasks.call(declared, bound, lambda *how_far: self._progressed(call.key, *how_far))
+            return workers.Finished(call.key, began_ms, _boot_ms(), value=value)
+        except BaseException as error:  # noqa: BLE001 - whatever a function raises is how its call ended
+            return tasks.failure(error, call.key, began_ms, _boot_ms())
+        finally:
+            if os.getpid() != self._pid:
+                os._exit(0)  # a child that the function forked and that came back out of it: the call is its parent's
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _redirect("/dev/null", "/dev/null")
+            os.environ.clear()
+            os.environ.update(before)
+
+    def _unknown(self, call: workers.Call, began_ms: int) -> workers.Finished:
+        why = "; ".join(self._errors) or "its modules declare no such function"
+        return workers.Finished(call.key, began_ms, _boot_ms(), error=f"this host has no function {call.name!r}: {why}", called=False)
+
+    def _progressed(self, key: str, done: float, total: float | None, note: str) -> None:
+        now = time.monotonic()
+        over = total is not None and done >= total
+        if not over and now - self._said.get(key, -PROGRESS_SECONDS_MIN) < PROGRESS_SECONDS_MIN:
+            return
+        self._said = {key: now}
+        with self._lock:
+            self._send(workers.Progressed(key, float(done), None if total is None else float(total), tasks.cut(str(note), 200)))
+
+
+def _redirect(stdout: str, stderr: str) -> None:
+    """Let everything that is written to the two outputs go to these files, whoever writes it: Python, C, child processes."""
+    for stream, descriptor, path in ((sys.stdout, _STDOUT, stdout), (sys.stderr, _STDERR, stderr)):
+        with suppress(OSError, ValueError):
+            stream.flush()
+        opened = os.open(path or "/dev/null", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped("the call was told to end")
+
+
+def _boot_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _memory_bytes() -> int:
+    with Path("/proc/self/statm").open("rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker until it is told to leave."""
+    parser = argparse.ArgumentParser(prog="python -m fleetlog.worker", description="Runs task functions for the agent of this host.")
+    parser.add_argument("--folder", required=True, help="where its socket and its file of calls are")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--calls-max", type=int, required=True)
+    parser.add_argument("--memory-bytes-max", type=int, required=True)
+    parser.add_argument("--path", action="append", default=[], help="folder of modules")
+    parser.add_argument("modules", nargs="*")
+    options = parser.parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ[tasks.IN_WORKER] = "1"
+    sys.path[:0] = options.path
+    worker = Worker(options.folder, options.name, options.calls_max, options.memory_bytes_max)
+    worker.load(options.modules)
+    os.chdir("/")
+    gc.collect()
+    gc.freeze()
+    threading.Thread(target=worker.listen_for_ever, daemon=True).start()
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
