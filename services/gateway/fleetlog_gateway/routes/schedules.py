@@ -143,12 +143,11 @@ def view(gateway: Gateway, schedule: Schedule, count: int) -> ScheduleView:
     """Return a schedule as it is now."""
     now_ms = gateway.now_ms()
     state = schedule.state(now_ms)
-    after_ms = schedule.paused_until_ms if state == "paused" else now_ms
-    fires = state == "active" or (state == "paused" and after_ms)
+    after_ms = schedule.fires_after_ms(now_ms)
     return ScheduleView(
         name=schedule.name, rule=schedule.rule, state=state, registered_at=rfc3339(schedule.registered_ms),
         registered_by=schedule.registered_by, etag=schedule.changed_seq,
-        next=next_ticks(schedule.rule, after_ms, count) if fires else [],
+        next=[] if after_ms is None else next_ticks(schedule.rule, after_ms, count),
         paused_reason=schedule.paused_reason if state == "paused" else "",
         paused_until=rfc3339(after_ms) if state == "paused" and after_ms else None,
     )
