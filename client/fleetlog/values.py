@@ -147,11 +147,12 @@ def past_ms(text: str) -> int:
 
 
 def window(text: str) -> dict[str, Any]:
-    """Return the time of the week of `mon-fri 22:00 8h`: the days on which it begins, when, and how long it lasts."""
+    """Return the time of the week of `mon-fri 22:00 8h`, and of which clock, if that is said as a fourth word."""
     words = text.split()
-    if len(words) != 3:
+    if not 3 <= len(words) <= 4:
         raise ArgumentTypeError(f"cannot read the window {text!r}: write 'mon-fri 22:00 8h' (days, begin, how long it lasts)")
-    return {"days": week_days(words[0]), "begins": words[1], "lasts_minutes": duration_ms(words[2]) // 60_000}
+    found = {"days": week_days(words[0]), "begins": words[1], "lasts_minutes": duration_ms(words[2]) // 60_000}
+    return {**found, "zone": words[3]} if len(words) == 4 else found
 
 
 def parameter(text: str) -> tuple[str, str]:

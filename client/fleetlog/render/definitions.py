@@ -18,7 +18,7 @@ def definitions_text(items: Sequence[Json], style: Style) -> str:
         (
             item["name"], str(item["version"]), item["kind"], shorten(style.line(item["target"]) or "-", 24),
             shorten(" ".join(item["parameters"]) or "-", 30), moment(item["changed_at"]), style.line(item["changed_by"]) or "-",
-            _schedules(item["schedules"], style), shorten(style.line(item["description"]), 60),
+            _schedules(item.get("schedules", ()), style), shorten(style.line(item["description"]), 60),
         )
         for item in items
     ]
@@ -52,7 +52,7 @@ def head_text(told: Json, style: Style) -> str:
     by = f" by {style.line(told['changed_by'])}" if told["changed_by"] else ""
     said = f": {style.line(told['message'])}" if told["message"] else ""
     lines = [f"{told['name']} version {told['version']}, changed {moment(told['changed_at'])}{by}{said}"]
-    for one in told["schedules"]:
+    for one in told.get("schedules", ()):
         following = f", next {moment(one['next_at'])}" if one["next_at"] else ""
         lines.append(f"scheduled by {style.line(one['name'])}: {one['state']}{following}")
     return "\n".join(lines)
