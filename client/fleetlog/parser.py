@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from fleetlog.alert_options import alert_verbs, webhook_verbs
 from fleetlog.definition_options import definition_verbs, workflow_verbs
 from fleetlog.function_options import function_verbs
 from fleetlog.options import following, task_options
@@ -67,7 +68,8 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _functions, _workflows, _schedules, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+        _running, _definitions, _functions, _workflows, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers,
+        _archive, _backup, _system,
     ):
         section(add)
     return parser
@@ -135,6 +137,11 @@ def _running(add: _AddVerb) -> None:
 
 def _schedules(add: _AddVerb) -> None:
     schedule_verbs(_group(add, "schedule", "schedules: when a definition is run, and what became of every expected time"))
+
+
+def _alerts(add: _AddVerb) -> None:
+    alert_verbs(_group(add, "alert", "alerts: what a person should look at"))
+    webhook_verbs(_group(add, "webhook", "webhooks: who is told of ends and alerts, by HTTP"))
 
 
 def _functions(add: _AddVerb) -> None:

@@ -80,6 +80,24 @@ WHAT_IF_TICKS_MAX = 20_000
 """Ticks of one replay of the past: two weeks of minutes, and a few seconds of work."""
 WHAT_IF_SCHEDULES_MAX = 1_000
 """Schedules of one replay: each is told one by one."""
+ALERT_SUBJECTS_MAX = 20
+"""What an alert names one by one; of more it says how many."""
+ALERTS_APART_MAX = 5
+"""Alerts of one kind that are raised at once; more causes than this are one alert with their count."""
+ALERTS_RESOLVED_MAX = 200
+"""Resolved alerts that are listed, the newest; all of them are in the log."""
+WEBHOOKS_MAX = 50
+"""Webhooks at once: what happens is compared with each, and each may have a request in flight."""
+WEBHOOK_URL_BYTES_MAX = 2_000
+"""Bytes of a webhook's address: what servers commonly take."""
+WEBHOOK_FILTERS_MAX = 100
+"""Definitions, and tags, that one webhook asks for."""
+WEBHOOK_BODY_BYTES_MAX = 20_000
+"""Bytes of one webhook message: it says what happened, and where to ask for more."""
+WEBHOOK_WAITING_MAX = 1_000
+"""Messages that wait for one endpoint; one that takes so little is disabled, with an alert."""
+WEBHOOK_DONE_MAX = 20
+"""Deliveries of one webhook that are listed once they are over; all of them are in the log."""
 DEFINITIONS_MAX = 5_000
 """Definitions at once: each gateway keeps all of them in memory."""
 DEFINITION_NAMES_MAX = 100_000

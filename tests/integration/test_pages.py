@@ -68,6 +68,7 @@ PAGES = {
         before={"fleetlog resume": lambda folder: (folder / "broken").unlink()},
     ),
     "schedules": Page({"web01": {}}),
+    "alerts": Page({"web01": {}}),
     "workflows": Page({"ci01": {}, "web01": {"role": "web"}, "web02": {"role": "web"}}, first=check_script),
 }
 

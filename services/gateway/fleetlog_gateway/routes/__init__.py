@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleetlog_gateway.routes import (
+    alerts,
     archive,
     control,
     definitions,
@@ -16,6 +17,7 @@ from fleetlog_gateway.routes import (
     system,
     tasks,
     ticks,
+    webhooks,
 )
 
-__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
+__all__ = ["alerts", "archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks", "webhooks"]
