@@ -7,6 +7,7 @@ from fleetlog_gateway.routes import (
     archive,
     control,
     definitions,
+    files,
     hosts,
     live,
     policies,
@@ -20,4 +21,4 @@ from fleetlog_gateway.routes import (
     webhooks,
 )
 
-__all__ = ["alerts", "archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks", "webhooks"]
+__all__ = ["alerts", "archive", "control", "definitions", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks", "webhooks"]
