@@ -77,6 +77,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "media-type": (415, "The body is of a type that this path does not take"),
     "misdirected": (421, "This gateway does not answer to that host name"),
     "invalid": (422, "A field is wrong"),
+    "too-far": (422, "This is too much of the past for one answer"),
     "version-missing": (428, "Say which version is meant, by If-Match"),
     "task-id-time": (422, "The task id is too old or too far ahead"),
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
