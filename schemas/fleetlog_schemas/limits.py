@@ -108,6 +108,18 @@ RETURN_VALUE_BYTES_MAX = 64 * 1024
 """Bytes of what a function returns, as JSON: it is kept in the log; four of them fit into one event."""
 TRACEBACK_BYTES_MAX = 8 * 1024
 """Bytes of a traceback in the log: its end, where the error is."""
+BUILD_STEPS_MAX = 100
+"""Steps of one build: each has a heading in its output."""
+BUILD_INPUTS_MAX = 100
+"""Files that are put into a build's folder: each is fetched and kept by its digest."""
+ARTIFACTS_PER_ATTEMPT_MAX = 100
+"""Artifacts of one attempt: each is named in the log; of many files, keep their folder."""
+ARTIFACT_BYTES_MAX = 1024**3
+"""Bytes of one artifact: it is kept beside the output of commands, whose stream has 20 GiB."""
+ARTIFACTS_BYTES_MAX = 2 * 1024**3
+"""Bytes of all artifacts of one attempt."""
+ARTIFACT_CHUNK_BYTES = 256 * 1024
+"""Bytes of an artifact in one message: a quarter of what the bus carries."""
 FUNCTIONS_PER_HOST_MAX = 500
 """Functions of one host: their names are among its facts (FACTS_BYTES_MAX)."""
 REASON_BYTES_MAX = 1_000

@@ -52,6 +52,8 @@ class AttemptView(msgspec.Struct, frozen=True):
     return_value: str | None = None
     """What a function returned, as JSON text."""
     traceback: str = ""
+    artifacts: tuple[events.Artifact, ...] = ()
+    """Files of a build that are kept."""
 
 
 class WaitView(msgspec.Struct, frozen=True):
@@ -323,6 +325,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         ),
         return_value=end.return_value if end else None,
         traceback=end.traceback if end else "",
+        artifacts=end.artifacts if end else (),
     )
 
 

@@ -28,7 +28,7 @@ PLAN_PAUSE_S = 0.3
 
 def exec_argv(console: Console) -> int:
     """Run a program on hosts."""
-    return _submit(console, *specs.of_argv(console.options))
+    return submit(console, *specs.of_argv(console.options))
 
 
 def run_file(console: Console) -> int:
@@ -38,10 +38,11 @@ def run_file(console: Console) -> int:
         raise CliError(Exit.TYPED_WRONG, "-t TARGET is needed: on which hosts?")
     if options.parameter or options.narrow or options.definition_version:
         raise CliError(Exit.TYPED_WRONG, f"-p, --narrow and --version go with a definition, and {options.file} is a file")
-    return _submit(console, *specs.of_file(console.options))
+    return submit(console, *specs.of_file(console.options))
 
 
-def _submit(console: Console, spec: TaskSpec, content: Content) -> int:
+def submit(console: Console, spec: TaskSpec, content: Content) -> int:
+    """Send what has to be uploaded, ask where many hosts are meant, submit and follow."""
     spec = content.upload(console.client, spec)
     options = console.options
     if options.plan or not (options.yes or spec.plan_hash):

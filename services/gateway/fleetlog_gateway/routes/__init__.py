@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fleetlog_gateway.routes import (
     archive,
+    artifacts,
     control,
     definitions,
     hosts,
@@ -18,4 +19,4 @@ from fleetlog_gateway.routes import (
     ticks,
 )
 
-__all__ = ["archive", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
+__all__ = ["archive", "artifacts", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
