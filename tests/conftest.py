@@ -22,7 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("fleetlog", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("fleetlog")
 
-WORKERS = 4
+WORKERS = 3
 """On two processors: what starts real systems waits most of the time."""
 TESTS = Path(__file__).parent
 ORDER = ("integration", "simulation")

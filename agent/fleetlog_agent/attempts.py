@@ -16,15 +16,20 @@ from fleetlog_agent import messages as m
 from fleetlog_agent.journal_records import Ended, Entry, JournalState, Key, Record, Started, Stopping
 from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_schemas.events import Artifact, OutputSummary
-from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, OUTPUT_TAIL_BYTES_MAX, TRACEBACK_BYTES_MAX
+from fleetlog_schemas.limits import (
+    ERROR_TEXT_BYTES_MAX,
+    OUTPUT_TAIL_BYTES_MAX,
+    PROGRESS_MS_MIN,
+    TRACEBACK_BYTES_MAX,
+)
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.reports import HeldState, ReportEnded, ReportStarted
+from fleetlog_schemas.reports import FarReported, HeldState, ReportEnded, ReportStarted
 
 _NEVER = 1 << 62
 
 ProcessNews = (
-    m.Exited | m.Spawned | m.SpawnFailed | m.NeverSpawned | m.LostProcess | m.ProcessGone | m.OutputPlaced
+    m.Exited | m.Spawned | m.SpawnFailed | m.NeverSpawned | m.LostProcess | m.Progressed | m.ProcessGone | m.OutputPlaced
 )
 
 
@@ -49,6 +54,11 @@ class Live(msgspec.Struct):
     terminated_ms: int | None = None
     """When this agent first told its process to end."""
     start_said: bool = False
+    progress: FarReported | None = None
+    """What its function said last."""
+    progress_due_ms: int = 0
+    """When that is to be reported; 0: it was."""
+    progress_said_ms: int = 0
     output_first_seq: int = 0
 
 
@@ -110,6 +120,8 @@ class Attempts:
                 live.spawned = live.adopt = False
             case m.ProcessGone():
                 live.spawned, live.adopt, live.gone = True, False, True
+            case m.Progressed(progress=progress):
+                live.progress, live.progress_due_ms = progress, max(now_ms, live.progress_said_ms + PROGRESS_MS_MIN)
             case m.OutputPlaced(first_seq=first_seq):
                 live.output_first_seq = first_seq
             case m.SpawnFailed(key=key, error=error):
@@ -143,7 +155,7 @@ class Attempts:
             outcome = Outcome.ERROR
         elif live.stop_reason and (_was_stopped(news, live) or news.signal is not None):
             outcome = Outcome.TIMEOUT if live.stop_reason == "timeout" else Outcome.CANCELLED
-        elif news.signal is None and news.exit_code in accepted.start.options.exit_codes:
+        elif news.return_value is not None or (news.signal is None and news.exit_code in accepted.start.options.exit_codes):
             outcome = Outcome.SUCCESS
         else:
             outcome = Outcome.FAILURE
@@ -151,7 +163,7 @@ class Attempts:
             news.key, live,
             _Fate(
                 outcome, Ran.YES, exit_code=news.exit_code, signal=news.signal, started_ms=started_ms,
-                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.raised, tail=news.tail, output=news.output,
+                ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.raised or news.note, tail=news.tail, output=news.output,
                 return_value=news.return_value, traceback=news.traceback, artifacts=news.artifacts,
             ),
         )
@@ -239,16 +251,21 @@ class Attempts:
         """Yield the starts to report now, once each: journaled, and lasting."""
         for key, live in self.open.items():
             entry = self._state.entries[key]
-            if not live.running or live.start_said or entry.started is None or entry.accepted is None:
+            if not live.running or entry.started is None or entry.accepted is None:
+                continue
+            progressed = 0 < live.progress_due_ms <= now_ms
+            if live.start_said and not progressed:
                 continue
             if live.ending or live.gone or now_ms < live.started_ms + self._settings.started_report_after_ms:
                 continue
             live.start_said = True
+            if progressed:
+                live.progress_due_ms, live.progress_said_ms = 0, now_ms
             yield ReportStarted(
                 task_id=key.task_id, attempt=key.attempt, token=entry.accepted.start.token,
                 token_key_id=entry.accepted.start.token_key_id,
                 started_ms=0 if offset_ms is None else live.started_ms + offset_ms, slot=entry.slot,
-                output_first_seq=live.output_first_seq,
+                output_first_seq=live.output_first_seq, progress=live.progress if progressed else None,
             )
 
     def next_ms(self) -> int:
@@ -261,6 +278,8 @@ class Attempts:
             if live.running:
                 deadline_ms = live.started_ms + accepted.start.timeout_ms
                 due_ms = min(due_ms, live.stop_due_ms if live.stop_reason else deadline_ms)
+                if live.progress_due_ms:
+                    due_ms = min(due_ms, live.progress_due_ms)
                 if not live.start_said:
                     due_ms = min(due_ms, live.started_ms + self._settings.started_report_after_ms)
             elif not live.spawned:

@@ -22,7 +22,7 @@ def exited(record: workers.Finished) -> News:
     if not record.called:
         return {"key": record.key, "state": "failed", "error": record.error}
     return {
-        "key": record.key, "state": "exited", "exit_code": 1 if record.value is None else 0, "signal": None, "ended_ms": record.ended_ms,
+        "key": record.key, "state": "exited", "exit_code": None, "signal": None, "ended_ms": record.ended_ms,
         "duration_ms": max(record.ended_ms - record.began_ms, 0), "value": record.value, "error": record.error,
         "traceback": record.traceback,
     }
@@ -34,7 +34,7 @@ def died(news: News, signal: int | None, how: str) -> News:
     said = f"killed by signal {signal}" if signal else how or "ended"
     began_ms = news.get("started_ms", now_ms)
     return {
-        "key": news["key"], "state": "exited", "exit_code": None if signal else 1, "signal": signal, "ended_ms": now_ms,
+        "key": news["key"], "state": "exited", "exit_code": None, "signal": signal, "ended_ms": now_ms,
         "started_ms": began_ms, "duration_ms": max(now_ms - began_ms, 0), "value": None, "traceback": "", "died": True,
         "error": f"the worker process was gone before the function returned: {said}",
     }

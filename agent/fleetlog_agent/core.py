@@ -108,7 +108,7 @@ class Core:
                 self._session_answered(body, now_ms)
             case (
                 m.Exited() | m.Spawned() | m.SpawnFailed() | m.NeverSpawned() | m.LostProcess() | m.ProcessGone()
-                | m.OutputPlaced()
+                | m.OutputPlaced() | m.Progressed()
             ):
                 self.attempts.observe(observation, now_ms, self.bus_ms(now_ms))
             case m.ReportStored(report_id=report_id):

@@ -25,7 +25,8 @@ from fleetlog_agent import calls, process_tree
 from fleetlog_agent.calls import News
 from fleetlog_agent.policy import Functions
 from fleetlog_runtime.shell.files import private_folder
-from fleetlog_schemas import limits, workers
+from fleetlog_schemas import workers
+from fleetlog_schemas.functions import facts_of
 
 START_SECONDS_MAX = 30.0
 """Until a worker that was started must say hello: it imports the host's modules first."""
@@ -370,5 +371,4 @@ class Pool:
         """Return what the host says of its functions; nothing where it offers none."""
         if not self._wanted.modules:
             return {}
-        names = sorted(one.name for one in self.offered)[: limits.FUNCTIONS_PER_HOST_MAX]
-        return {"functions": " ".join(names), "functions.queues": " ".join(self._wanted.queues)}
+        return facts_of(self.offered, self._wanted.queues)

@@ -14,6 +14,8 @@ from typing import Any
 
 SCRIPT_FD = 3
 """Where a command that runs as another user finds its script: it could not enter the agent's folder."""
+RETURN_FD = 4
+"""Where such a command leaves what it returns."""
 _RESET_SIGNALS = [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD]
 
 
@@ -57,11 +59,14 @@ def _launch(how: dict[str, Any], order: dict[str, Any]) -> None:
         os.open(order["stdin"], os.O_RDONLY), os.open(order["stdout"], append, 0o600),
         os.open(order["stderr"], append, 0o600),
     ]
-    if how.get("script"):
-        opened.append(os.open(how["script"], os.O_RDONLY))
+    targets = [0, 1, 2]
+    for name, target, flags in (("script", SCRIPT_FD, os.O_RDONLY), ("returned", RETURN_FD, os.O_RDWR)):
+        if how.get(name):
+            opened.append(os.open(how[name], flags))
+            targets.append(target)
     # Move them out of the way first: a target number may be one of those just opened.
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16) for descriptor in opened]
-    for target, descriptor in enumerate(moved):
+    for target, descriptor in zip(targets, moved, strict=True):
         os.dup2(descriptor, target)
     if how.get("umask") is not None:
         os.umask(how["umask"])

@@ -11,7 +11,7 @@ import msgspec
 from fleetlog_agent.journal_records import Commit, Key
 from fleetlog_schemas.events import Artifact, OutputSummary
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.reports import Heartbeat, Load, OpenSession, Report
+from fleetlog_schemas.reports import FarReported, Heartbeat, Load, OpenSession, Report
 
 # --- observations --------------------------------------------------------------------------------------
 
@@ -72,12 +72,21 @@ class Exited(msgspec.Struct, frozen=True):
     ended_ms: int | None = None
     """By the boot clock, when it is known better than now."""
     return_value: str | None = None
-    """Of a function, as JSON."""
+    """As JSON."""
     artifacts: tuple[Artifact, ...] = ()
     """Of a build: the files that are kept."""
+    note: str = ""
+    """What is wrong with what it returned; how it ended is not touched by that."""
     raised: str = ""
     """What a function raised, in one line."""
     traceback: str = ""
+
+
+class Progressed(msgspec.Struct, frozen=True):
+    """A function said how far it is."""
+
+    key: Key
+    progress: FarReported
 
 
 class ProcessGone(msgspec.Struct, frozen=True):
@@ -128,7 +137,7 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 Observation = (
-    Push | SessionAnswered | Spawned | SpawnFailed | NeverSpawned | LostProcess | Exited | ProcessGone | OutputPlaced
+    Push | SessionAnswered | Spawned | SpawnFailed | NeverSpawned | LostProcess | Exited | Progressed | ProcessGone | OutputPlaced
     | ReportStored | Connected | LoadMeasured | FactsMeasured | SpoolFull | Stop
 )
 

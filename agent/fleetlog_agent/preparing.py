@@ -9,10 +9,10 @@ import pwd
 import shutil
 from pathlib import Path
 
-from fleetlog_agent import process_tree
+from fleetlog_agent import process_tree, returned
 from fleetlog_agent.blobs import Blobs
 from fleetlog_agent.journal_records import Key
-from fleetlog_agent.launch import SCRIPT_FD
+from fleetlog_agent.launch import RETURN_FD, SCRIPT_FD
 from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
 from fleetlog_schemas.builds import script_of
@@ -76,6 +76,9 @@ class Preparation:
             if other:
                 groups = os.getgrouplist(who.pw_name, who.pw_gid)
                 launch |= {"uid": who.pw_uid, "gid": who.pw_gid, "groups": groups, "script": script}
+                launch["returned"] = path = self._write(key, returned.SUFFIX, b"", 0o600)
+                os.chown(path, who.pw_uid, who.pw_gid)
+                env[returned.VARIABLE] = f"/dev/fd/{RETURN_FD}"
         return {
             "argv": argv, "env": env, "mark": process_tree.mark_of(self._host_id, str(key)), "stdin": stdin, "slot": run.slot, "launch": launch,
             "stdout": self.file(key, "stdout"), "stderr": self.file(key, "stderr"),
@@ -97,7 +100,7 @@ class Preparation:
             "PATH": os.environ.get("PATH") or PATH_DEFAULT, "LANG": os.environ.get("LANG", "C.UTF-8"),
             "HOME": who.pw_dir, "USER": who.pw_name, "LOGNAME": who.pw_name, "SHELL": who.pw_shell or "/bin/sh",
             "FLEETLOG_HOST_ID": self._host_id, "FLEETLOG_TASK_ID": key.task_id,
-            "FLEETLOG_ATTEMPT": str(key.attempt),
+            "FLEETLOG_ATTEMPT": str(key.attempt), returned.VARIABLE: self.file(key, returned.SUFFIX),
         }
         given = await self.given_environment(run)
         name, _, value = process_tree.mark_of(self._host_id, str(key)).partition("=")

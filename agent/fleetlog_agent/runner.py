@@ -14,10 +14,11 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from fleetlog_agent import messages as m
-from fleetlog_agent import process_tree
+from fleetlog_agent import process_tree, returned
 from fleetlog_agent.artifacts import Artifacts, KeepFailed
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.calls import decoded_parameters
@@ -32,9 +33,9 @@ from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas.definitions import parameter_of, variable
 from fleetlog_schemas.events import Artifact, OutputSummary
-from fleetlog_schemas.reports import ArtifactChunk, Frame
+from fleetlog_schemas.reports import ArtifactChunk, FarReported, Frame
 from fleetlog_schemas.spec import Build, Function
-from fleetlog_schemas.workers import Call
+from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
 """Between looks at a process whose holder is gone."""
@@ -73,6 +74,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
         self.pool = Pool(host_id, boot_id, folder, functions, self._heard, fail)
+        self.pool.on_progress = self._progressed
         self._log = structlog.get_logger("runner")
 
     def out_bytes(self) -> int:
@@ -129,7 +131,7 @@ class Runner:
             run.following.cancel()
         self.holder.release(str(key))
         self.pool.release(str(key))
-        for suffix in ("stdout", "stderr", "frames", "stdin", "script"):
+        for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._preparation.file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
         if run is None or isinstance(run.start.payload, Build):
@@ -200,9 +202,11 @@ class Runner:
 
     # --- what became of it -----------------------------------------------------------------------------------
 
+    def _progressed(self, news: Progressed) -> None:
+        self._tell(m.Progressed(_key_of(news.key), FarReported(news.done, news.total, news.note)))
+
     def _heard(self, news: News) -> None:
-        task_id, _, attempt = news["key"].rpartition(".")
-        key = Key(task_id, int(attempt))
+        key = _key_of(news["key"])
         run = self._runs.get(key)
         if run is not None and run.asked:
             self._settle(key, run)
@@ -253,7 +257,7 @@ class Runner:
 
     def _is_silent(self, key: Key) -> bool:
         """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
-        for stream in ("stdout", "stderr"):
+        for stream in ("stdout", "stderr", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._preparation.file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
                     return False
@@ -314,9 +318,13 @@ class Runner:
         assert run.following is not None
         if run.output is not None:
             run.output.ended()
-        output, tail = await run.following
-        artifacts, why = await self._keep(key, run, news)
-        self._tell(_exited(key, run, news, output, tail, artifacts, why))
+        exited = _exited(key, run, news, *await run.following)
+        if not isinstance(run.start.payload, Function):
+            value, note = returned.read(self._preparation.file(key, returned.SUFFIX), run.masker)
+            artifacts, why = await self._keep(key, run, news)
+            error = exited.error or why
+            exited = msgspec.structs.replace(exited, return_value=value, note=note, artifacts=artifacts, error=error)
+        self._tell(exited)
 
     async def _keep(self, key: Key, run: Run, news: News) -> tuple[tuple[Artifact, ...], str]:
         """Return the artifacts of a build that ended well, or why they are not kept."""
@@ -339,15 +347,18 @@ class Runner:
             self._fail(task.exception())
 
 
-def _exited(
-    key: Key, run: Run, news: News, summary: OutputSummary | None, tail: str, artifacts: tuple[Artifact, ...] = (), error: str = ""
-) -> m.Exited:
+def _key_of(text: str) -> Key:
+    task_id, _, attempt = text.rpartition(".")
+    return Key(task_id, int(attempt))
+
+
+def _exited(key: Key, run: Run, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:
     def masked(text: str) -> str:
         return run.masker.mask(text.encode("utf-8", "replace"), final=True).decode("utf-8", "replace") if run.masker else text
 
     value = news.get("value")
     return m.Exited(
         key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"], output=summary, tail=tail,
-        ended_ms=news["ended_ms"], artifacts=artifacts, error=error, return_value=None if value is None else masked(value),
+        ended_ms=news["ended_ms"], return_value=None if value is None else masked(value),
         raised=masked(news.get("error", "")), traceback=masked(news.get("traceback", "")),
     )

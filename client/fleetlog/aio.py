@@ -16,7 +16,7 @@ from fleetlog.client import Client
 from fleetlog.functions import Handle
 from fleetlog.http import Gateway
 from fleetlog.place import Place
-from fleetlog_schemas.view import TaskView
+from fleetlog_schemas.view import HowFarView, TaskView
 
 R = TypeVar("R")
 WAITS_MAX = 32
@@ -74,6 +74,11 @@ class AsyncHandle:
         """Return the task when it has ended."""
         view: TaskView = await self._client.wait(lambda client: Handle(client, self.task_id).wait(timeout_s))
         return view
+
+    async def progress(self) -> HowFarView | None:
+        """Return what `Handle.progress` returns."""
+        found: HowFarView | None = await self._client.wait(lambda client: Handle(client, self.task_id).progress())
+        return found
 
     async def cancel(self, reason: str = "") -> bool:
         """Do what `Handle.cancel` does."""

@@ -186,7 +186,7 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     try:
         return Read(msgspec.convert(made, Definition), version, contents)
     except msgspec.ValidationError as error:
-        raise TextError(_plain(str(error))) from None
+        raise TextError(_plain(str(error), list(top.get("parts", ())))) from None
 
 
 def _take_task(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
@@ -228,9 +228,19 @@ def _take_parts(parts: Any, contents: Contents, beside: Callable[[str], bytes]) 
     return found
 
 
-def _plain(message: str) -> str:
+def _plain(message: str, parts: list[str]) -> str:
     """Return a message of the decoder with the field as the file has it."""
-    return re.sub(r"_ms(_max)?\b", r"_seconds\1", re.sub(r"\$\.(spec\.)?", "", message))
+    return re.sub(r"_ms(_max)?\b", r"_seconds\1", by_name(re.sub(r"\$\.(spec\.)?", "", message), parts))
+
+
+def by_name(place: str, parts: list[str]) -> str:
+    """Return a place in a specification as the file has it: a part by its name, its task's fields beside its own."""
+
+    def named(found: re.Match[str]) -> str:
+        index = int(found[1])
+        return f"parts.{parts[index] if index < len(parts) else index}"
+
+    return re.sub(r"(?:payload\.)?parts[.\[](\d+)\]?(?:\.task\b)?(?:\.payload\b)?", named, place)
 
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:

@@ -19,9 +19,8 @@ import msgspec
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, segment
 from fleetlog_schemas.limits import TASKS_PER_SUBMIT_MAX
-from fleetlog_schemas.questions import Progress
 from fleetlog_schemas.spec import Choose, Function, Retry, TaskSpec
-from fleetlog_schemas.view import TaskView
+from fleetlog_schemas.view import HowFarView, TaskView
 
 if TYPE_CHECKING:
     from fleetlog.client import Client
@@ -89,9 +88,13 @@ class Handle(Generic[R]):
             raise TaskFailed(self.task_id, str(view.outcome or view.state), view.refusal or "it ran nowhere", "")
         return values
 
-    def progress(self) -> Progress:
-        """Return how far the task is: counts of commands, and what its function said last."""
-        return msgspec.convert(self.client.gateway.get(f"/tasks/{segment(self.task_id)}/progress")["data"], Progress)
+    def progress(self) -> HowFarView | None:
+        """Return what the function said last of its progress; nothing when it said nothing, or does not run."""
+        for command in self.client.show(self.task_id).commands:
+            for attempt in command.attempts:
+                if attempt.progress is not None:
+                    return attempt.progress
+        return None
 
     def cancel(self, reason: str = "") -> bool:
         """Ask for the task to end; `wait` tells how it did. Return False when it had ended already."""

@@ -10,8 +10,10 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from fleetlog.alert_options import alert_verbs, webhook_verbs
 from fleetlog.build_options import artifact_verbs, build_verb
 from fleetlog.definition_options import definition_verbs, workflow_verbs
+from fleetlog.function_options import function_verbs
 from fleetlog.options import following, task_options
 from fleetlog.schedule_options import schedule_verbs
 from fleetlog.values import count, duration_ms, label, parameter, port, positive, separated, week_days
@@ -22,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values of the options that stand before or after the verb, when nobody gives them."""
 
-TELL_FROZEN = frozenset({"exec", "run", "build", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor"})
+TELL_FROZEN = frozenset({"exec", "run", "build", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor", "function run"})
 """Verbs that say on stderr when something is frozen."""
 
 EPILOG = (
@@ -67,7 +69,8 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _workflows, _schedules, _steering, _policies, _looking, _hosts, _agent, _numbers, _archive, _backup, _system,
+        _running, _definitions, _functions, _workflows, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers,
+        _archive, _backup, _system,
     ):
         section(add)
     return parser
@@ -139,6 +142,15 @@ def _running(add: _AddVerb) -> None:
 
 def _schedules(add: _AddVerb) -> None:
     schedule_verbs(_group(add, "schedule", "schedules: when a definition is run, and what became of every expected time"))
+
+
+def _alerts(add: _AddVerb) -> None:
+    alert_verbs(_group(add, "alert", "alerts: what a person should look at"))
+    webhook_verbs(_group(add, "webhook", "webhooks: who is told of ends and alerts, by HTTP"))
+
+
+def _functions(add: _AddVerb) -> None:
+    function_verbs(_group(add, "function", "functions: Python functions that hosts offer, run as tasks"))
 
 
 def _workflows(add: _AddVerb) -> None:

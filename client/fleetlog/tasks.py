@@ -11,7 +11,6 @@ import asyncio
 import functools
 import inspect
 import os
-import re
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
@@ -211,9 +210,9 @@ def encoded(value: Any) -> str:
 def failure(error: BaseException, key: str, began_ms: int, ended_ms: int) -> Finished:
     """Return what is kept of an exception: its message, and the end of its traceback without the worker's own frames."""
     frames = error.__traceback__
-    here = re.compile(r"fleetlog[/\\](tasks|worker)\.py$")
-    while frames is not None and here.search(frames.tb_frame.f_code.co_filename):
+    while frames is not None and frames.tb_frame.f_code is not call.__code__:
         frames = frames.tb_next
+    frames = error.__traceback__ if frames is None else frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     said = "".join(traceback.format_exception_only(type(error), error)).strip()
     return Finished(

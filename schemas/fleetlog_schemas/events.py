@@ -27,6 +27,7 @@ CATALOG = "evt.catalog"
 SCHEDULE = "evt.schedule"
 TICK = "evt.tick"
 ARCHIVE = "evt.archive"
+ALERT = "evt.alert"
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
@@ -52,7 +53,7 @@ _D = TypeVar("_D", bound=type[Data])
 
 
 def event(name: str, subject: str, written_by: str, *read_by: str, minreader: int = 1) -> Callable[[_D], _D]:
-    """Enter a type into the registry; `schedule_events.py` does so too."""
+    """Enter a type into the registry; `schedule_events.py` and `alert_events.py` do so too."""
 
     def register(data: _D) -> _D:
         REGISTRY[name] = EventType(name, data, subject, written_by, read_by, minreader)
@@ -319,14 +320,23 @@ class CommandsWaiting(Data, frozen=True):
     groups: tuple[WaitingFor, ...]
 
 
+class HowFar(Data, frozen=True):
+    """What a function said of its progress."""
+
+    done: float
+    total: float | None = None
+    note: str = ""
+
+
 class Start(AttemptKey, frozen=True):
-    """An attempt's process exists."""
+    """An attempt's process exists; and again, while it runs, how far it is."""
 
     started_ms: int
     slot: int = 0
     """Output slot: its frames are on `out.<host_id>.<slot>`."""
     output_first_seq: int = 0
     """A sequence of OUTPUT at or before the first frame; 0: not known, read the slot from its start."""
+    progress: HowFar | None = None
 
 
 @event("fleetlog.attempt.started.v1", RESULT, "result-recorder", "dispatcher", "reporter")
@@ -686,7 +696,7 @@ class LogPruned(Data, frozen=True):
     """They are older than `keeper.keep_days`, or the log is fuller than `keeper.full_ratio`."""
 
 
-PRUNABLE = (REQUEST, DISPATCH, RESULT, TICK)
+PRUNABLE = (REQUEST, DISPATCH, RESULT, TICK, ALERT)
 """The only subjects that are ever pruned. What readers load by subject, and what is small, stays in the stream."""
-SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK, ARCHIVE)
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK, ARCHIVE, ALERT)
 """The subjects of EVENTS that have writers today."""

@@ -1,7 +1,7 @@
 """Which hosts offer which Python functions, by their facts. Pure.
 
-A host whose policy names modules says two facts: `functions`, the names that its workers have loaded, and
-`functions.queues`, the queues that it serves.
+A host whose policy names modules says so in its facts: `functions`, the names that its workers have loaded;
+`functions.queues`, the queues that it serves; and for as many as there is room, `function.NAME`: signature and summary.
 """
 
 from __future__ import annotations
@@ -10,10 +10,37 @@ import difflib
 import fnmatch
 from collections.abc import Iterable
 
+from fleetlog_schemas import limits
 from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.workers import Offered
 
 NAMES_FACT = "functions"
 QUEUES_FACT = "functions.queues"
+DESCRIBED_FACT = "function."
+DESCRIPTIONS_BYTES_MAX = 8 * 1024
+"""Of all signatures and summaries of one host: half of what its facts may take."""
+DESCRIPTION_CHARACTERS_MAX = 200
+
+
+def facts_of(offered: Iterable[Offered], queues: Iterable[str]) -> dict[str, str]:
+    """Return the facts that say what a host offers."""
+    by_name = {one.name: one for one in offered}
+    names = sorted(by_name)[: limits.FUNCTIONS_PER_HOST_MAX]
+    facts = {NAMES_FACT: " ".join(names), QUEUES_FACT: " ".join(queues)}
+    room = DESCRIPTIONS_BYTES_MAX
+    for name in names:
+        text = f"{by_name[name].signature}\n{by_name[name].summary}"[:DESCRIPTION_CHARACTERS_MAX]
+        room -= len(text.encode()) + len(name)
+        if room < 0:
+            break
+        facts[DESCRIBED_FACT + name] = text
+    return facts
+
+
+def described(host: Host, name: str) -> tuple[str, str]:
+    """Return the signature and the summary of a function, as its host says them; empty where it does not."""
+    signature, _, text = str(host.facts.get(DESCRIBED_FACT + name, "")).partition("\n")
+    return signature, text
 
 
 def offered_by(host: Host) -> list[str]:

@@ -266,7 +266,8 @@ def _started(tasks: Tasks, event: Event, start: events.Start) -> Change | None:
         return None
     task, command = found
     attempt = command.attempts[start.attempt - 1]
-    state = ATTEMPT_TRANSITIONS.get((attempt.state, events.AttemptsStarted))
+    again = attempt.state is AttemptState.RUNNING and start.progress is not None
+    state = attempt.state if again else ATTEMPT_TRANSITIONS.get((attempt.state, events.AttemptsStarted))
     if state is None:
         return None
     attempt.state = state

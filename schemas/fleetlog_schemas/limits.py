@@ -74,6 +74,24 @@ JITTER_MS_MAX = 86_400_000
 """A day: more is another time."""
 BACKFILL_TICKS_MAX = 1_000
 """Ticks of one backfill: they stand in one event."""
+ALERT_SUBJECTS_MAX = 20
+"""What an alert names one by one; of more it says how many."""
+ALERTS_APART_MAX = 5
+"""Alerts of one kind that are raised at once; more causes than this are one alert with their count."""
+ALERTS_RESOLVED_MAX = 200
+"""Resolved alerts that are listed, the newest; all of them are in the log."""
+WEBHOOKS_MAX = 50
+"""Webhooks at once: what happens is compared with each, and each may have a request in flight."""
+WEBHOOK_URL_BYTES_MAX = 2_000
+"""Bytes of a webhook's address: what servers commonly take."""
+WEBHOOK_FILTERS_MAX = 100
+"""Definitions, and tags, that one webhook asks for."""
+WEBHOOK_BODY_BYTES_MAX = 20_000
+"""Bytes of one webhook message: it says what happened, and where to ask for more."""
+WEBHOOK_WAITING_MAX = 1_000
+"""Messages that wait for one endpoint; one that takes so little is disabled, with an alert."""
+WEBHOOK_DONE_MAX = 20
+"""Deliveries of one webhook that are listed once they are over; all of them are in the log."""
 DEFINITIONS_MAX = 5_000
 """Definitions at once: each gateway keeps all of them in memory."""
 DEFINITION_NAMES_MAX = 100_000
@@ -105,7 +123,7 @@ WORKFLOW_VALUE_BYTES_MAX = 64 * 1024
 FUNCTION_ARGUMENTS_BYTES_MAX = 64 * 1024
 """Bytes of a function's arguments as JSON: they are kept in the log, and repeated in each push."""
 RETURN_VALUE_BYTES_MAX = 64 * 1024
-"""Bytes of what a function returns, as JSON: it is kept in the log; four of them fit into one event."""
+"""Bytes of what a command returns, as JSON: it is kept in the log; four of them fit into one event."""
 TRACEBACK_BYTES_MAX = 8 * 1024
 """Bytes of a traceback in the log: its end, where the error is."""
 BUILD_STEPS_MAX = 100
@@ -120,6 +138,10 @@ ARTIFACTS_BYTES_MAX = 2 * 1024**3
 """Bytes of all artifacts of one attempt."""
 ARTIFACT_CHUNK_BYTES = 256 * 1024
 """Bytes of an artifact in one message: a quarter of what the bus carries."""
+PROGRESS_NOTE_BYTES_MAX = 200
+"""Bytes of what a function says beside how far it is: one line."""
+PROGRESS_MS_MIN = 1_000
+"""Between two reports of how far one attempt is: each is an event."""
 FUNCTIONS_PER_HOST_MAX = 500
 """Functions of one host: their names are among its facts (FACTS_BYTES_MAX)."""
 REASON_BYTES_MAX = 1_000

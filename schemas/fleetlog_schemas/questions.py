@@ -167,6 +167,15 @@ class HostsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     cursor: str = ""
 
 
+class FunctionsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
+    """`functions`: the Python functions that hosts offer, by name. Answer: Page of FunctionView."""
+
+    name: str = ""
+    """May have wildcards."""
+    limit: int = 100
+    cursor: str = ""
+
+
 class StatsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     """`stats`: counts, success rate and durations of ended commands. Answer: Page of StatsRow."""
 
@@ -321,6 +330,22 @@ class HostView(msgspec.Struct, frozen=True):
     refused_reason: str
     refused_code: str = ""
     """`ticket` or `counter` (a copy, or a machine set back), or `restored` (the log is older than the host)."""
+
+
+class FunctionView(msgspec.Struct, frozen=True):
+    """A Python function that some hosts offer."""
+
+    name: str
+    signature: str
+    """As one of them says it; empty: none does."""
+    summary: str
+    queues: list[str]
+    """That hosts which offer it serve."""
+    hosts: int
+    host_names: list[str]
+    """The first hundred of them."""
+    differs: bool
+    """Hosts say different signatures: not all have the same version of it."""
 
 
 class StatsRow(msgspec.Struct, frozen=True):

@@ -78,8 +78,16 @@ class Heartbeat(msgspec.Struct, frozen=True):
     spool_full: bool = False
 
 
-class ReportStarted(msgspec.Struct, frozen=True, tag="started", tag_field="report"):
-    """The process of an attempt exists."""
+class FarReported(msgspec.Struct, frozen=True):
+    """How far a function says that it is."""
+
+    done: Finite
+    total: Finite | None = None
+    note: str = ""
+
+
+class ReportStarted(msgspec.Struct, frozen=True, tag="started", tag_field="report", omit_defaults=True):
+    """The process of an attempt exists; and again, while it runs, how far it is."""
 
     task_id: str
     attempt: int
@@ -88,6 +96,7 @@ class ReportStarted(msgspec.Struct, frozen=True, tag="started", tag_field="repor
     started_ms: Milliseconds
     slot: SmallNumber = 0
     output_first_seq: int = 0
+    progress: FarReported | None = None
 
 
 class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", omit_defaults=True):

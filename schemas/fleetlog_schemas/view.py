@@ -31,6 +31,14 @@ class LateView(msgspec.Struct, frozen=True):
     seq: int
 
 
+class HowFarView(msgspec.Struct, frozen=True):
+    """What a function that runs said of its progress last."""
+
+    done: float
+    total: float | None
+    note: str
+
+
 class AttemptView(msgspec.Struct, frozen=True):
     """One try."""
 
@@ -54,6 +62,8 @@ class AttemptView(msgspec.Struct, frozen=True):
     traceback: str = ""
     artifacts: tuple[events.Artifact, ...] = ()
     """Files of a build that are kept."""
+    progress: HowFarView | None = None
+    """Of a function, while it runs."""
 
 
 class WaitView(msgspec.Struct, frozen=True):
@@ -326,6 +336,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         return_value=end.return_value if end else None,
         traceback=end.traceback if end else "",
         artifacts=end.artifacts if end else (),
+        progress=HowFarView(start.progress.done, start.progress.total, start.progress.note) if start and start.progress and not end else None,
     )
 
 

@@ -72,6 +72,21 @@ def test_parameters_of_a_definition_are_variables_of_the_process(tmp_path: Path)
     asyncio.run(scenario())
 
 
+def test_a_command_returns_what_it_leaves_in_a_file_also_as_another_user(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fleet(tmp_path) as (dispatcher, (agent,)):
+            leave = sh("""echo '{"who": "'$(id -un)'"}' > $FLEETLOG_RETURN""")
+            mine, theirs = await dispatcher.start(agent, leave), await dispatcher.start(agent, leave, user="nobody")
+            wrong = await dispatcher.start(agent, sh("echo oops > $FLEETLOG_RETURN"))
+            assert (await dispatcher.end_of(mine)).return_value == '{"who": "root"}'
+            assert (await dispatcher.end_of(theirs)).return_value == '{"who": "nobody"}'
+            end = await dispatcher.end_of(wrong)
+            assert (end.outcome, end.return_value) == (Outcome.SUCCESS, None)
+            assert "no JSON" in end.error
+
+    asyncio.run(scenario())
+
+
 def test_a_script_runs_by_its_digest_also_as_another_user(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with fleet(tmp_path) as (dispatcher, (agent,)):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fleetlog.aio import AsyncClient
 from fleetlog.functions import Handle, TaskFailed
 from fleetlog.tasks import task as declared
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
@@ -97,6 +98,24 @@ def test_a_function_past_its_timeout_is_ended_and_another_worker_takes_the_next(
     (handle,) = fleet.client.submit_many("wait", [(600.0,)], queue="slow", timeout_s=0.5)
     assert handle.wait(END_S_MAX).outcome == "timeout"
     assert fleet.client.submit("add", 1).value(END_S_MAX) == 2
+
+
+def test_a_function_says_how_far_it_is_while_it_runs(fleet: Fleet, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = AsyncClient(fleet.home.gateway_url(), fleet.home.gateway_token(), str(fleet.home.tls_ca() or "") or None)
+        handle = await client.submit("writes", str(tmp_path / "lines"), 600.0)
+
+        async def said() -> bool:
+            far = await handle.progress()
+            return far is not None and (far.total, far.note) == (12_000, "waiting") and far.done > 0
+
+        await until(said, END_S_MAX, "its progress is shown", LOOK_S)
+        assert "of 12000 waiting" in fleet.run("show", handle.task_id).stdout
+        assert await handle.cancel()
+        assert (await handle.wait(END_S_MAX)).outcome == "cancelled"
+        assert not await handle.cancel()
+
+    asyncio.run(scenario())
 
 
 def test_a_function_that_is_cancelled_ends(fleet: Fleet, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ class Page(NamedTuple):
     """Their names and labels."""
     first: Do = lambda _folder: None
     """What happens before anything is typed."""
+    policies: Mapping[str, str] = {}
+    """Host to its `policy.toml`."""
     before: Mapping[str, Do] = {}
     """What happens just before a command that begins so."""
 
@@ -49,14 +51,24 @@ def check_script(folder: Path) -> None:
     (folder / "check.sh").write_text(f"#!/bin/sh\nS=$FLEETLOG_PARAM_SUITE\n[ $S != slow -o -e {fixed} ] && echo $S is fine\n")
 
 
+OFFERS_FUNCTIONS = f"""
+[functions]
+modules = ["housekeeping"]
+path = ["{ROOT / 'docs' / 'examples'}"]
+queues = ["default", "notifications"]
+"""
 PAGES = {
     "definitions": Page({f"web{number:02}": {"role": "web"} for number in range(1, 4)}),
+    "functions": Page(
+        {"py01": {}}, policies={"py01": OFFERS_FUNCTIONS}, first=lambda folder: (folder / "old.tmp").touch(),
+    ),
     "rollouts": Page(
         {f"web{number:02}": {"env": "prod", "role": "canary" if number == 8 else "web"} for number in range(1, 9)},
         first=deploy_script,
         before={"fleetlog resume": lambda folder: (folder / "broken").unlink()},
     ),
     "schedules": Page({"web01": {}}),
+    "alerts": Page({"web01": {}}),
     "workflows": Page({"ci01": {}, "web01": {"role": "web"}, "web02": {"role": "web"}}, first=check_script),
 }
 
@@ -79,7 +91,9 @@ def test_it_goes_as_the_page_says(fleet: Fleet, tmp_path: Path, name: str) -> No
     async def day() -> None:
         await fleet.start()
         for host, labels in page.hosts.items():
-            fleet.join(host, **labels).start()
+            joined = fleet.join(host, **labels)
+            (joined.folder / "policy.toml").write_text(page.policies.get(host, ""))
+            joined.start()
         await fleet.online(*page.hosts)
         operator = Operator(fleet, tmp_path)
         for step in steps_of(ROOT / "docs" / f"{name}.md"):

@@ -35,6 +35,7 @@ def task_text(view: TaskView, style: Style) -> str:
         lines += ["", parts_table(view.parts, style)]
     if view.commands:
         lines += ["", *_commands(view.commands, style)]
+        lines += _traceback(view.commands, style)
     if kept := _artifacts(view.commands, style):
         lines += ["", *kept]
     return "\n".join(lines)
@@ -181,6 +182,15 @@ def _artifacts(commands: Sequence[CommandView], style: Style) -> list[str]:
     return [table(("HOST", "ARTIFACT", "BYTES", "SHA256"), rows[:ROWS_MAX], style), *more]
 
 
+def _traceback(commands: Sequence[CommandView], style: Style) -> list[str]:
+    """Return the traceback of the first function that raised."""
+    for command in commands:
+        last = command.attempts[-1] if command.attempts else None
+        if last is not None and last.traceback:
+            return ["", f"{style.line(command.host)}:", *(f"  {style.line(line)}" for line in last.traceback.splitlines())]
+    return []
+
+
 def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
     last = command.attempts[-1] if command.attempts else None
     notes = []
@@ -188,7 +198,10 @@ def _command_row(command: CommandView, style: Style) -> tuple[str, ...]:
         notes.append("not confirmed by the host")
     if any(attempt.late for attempt in command.attempts):
         notes.append("a later end was reported")
-    line = "" if last is None else style.line((last.error or last.tail).strip().rpartition("\n")[2])
+    value = f"returned {last.return_value}" if last and last.return_value is not None else ""
+    if last and last.progress:
+        value = f"{last.progress.done:g}" + ("" if last.progress.total is None else f" of {last.progress.total:g}") + f" {last.progress.note}"
+    line = "" if last is None else style.line((last.error or value or last.tail).strip().rpartition("\n")[2])
     return (
         style.line(command.host),
         style.state(command.outcome or command.state),

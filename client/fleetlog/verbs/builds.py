@@ -31,8 +31,8 @@ def build(console: Console) -> int:
         artifacts=tuple(ArtifactRule(path=path.rstrip("/"), name=name) for path, _, name in rules),
         inputs=tuple(Input(path=path or _name_of(source), content=specs.UNSENT) for source, _, path in inputs),
     )
-    spec, content = specs.of_payload(options, payload)
-    return submit(console, _with_inputs(console, spec, payload, [source for source, _, _ in inputs]), content)
+    spec = specs.of_payload(options, payload)
+    return submit(console, _with_inputs(console, spec, payload, [source for source, _, _ in inputs]), specs.Content(options))
 
 
 def _with_inputs(console: Console, spec: TaskSpec, payload: Build, sources: list[str]) -> TaskSpec:

@@ -19,6 +19,7 @@ from fleetlog.definition_text import (
     FILE_SUFFIX,
     Read,
     TextError,
+    by_name,
     canonical,
     read,
     with_version,
@@ -30,7 +31,7 @@ from fleetlog.render.text import count_of
 from fleetlog.verbs.definitions import fetched, listed
 from fleetlog_schemas.definitions import check_definition, is_name
 from fleetlog_schemas.limits import BLOB_BYTES_MAX
-from fleetlog_schemas.spec import SpecError
+from fleetlog_schemas.spec import SpecError, Workflow
 
 Json = dict[str, Any]
 NOT_FOUND = 404
@@ -90,7 +91,9 @@ def _file(path: Path) -> File:
     except TextError as error:
         raise CliError(Exit.TYPED_WRONG, f"{path}: {error}") from None
     except SpecError as error:
-        field = error.pointer.removeprefix("/spec").removeprefix("/payload").strip("/").replace("/", ".")
+        payload = made.definition.spec.payload
+        names = [part.name for part in payload.parts] if isinstance(payload, Workflow) else []
+        field = by_name(error.pointer.removeprefix("/spec").strip("/").replace("/", "."), names)
         raise CliError(Exit.TYPED_WRONG, f"{path}: {field + ': ' if field else ''}{error.message}") from None
     return File(path, text, made)
 

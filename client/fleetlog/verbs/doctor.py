@@ -38,6 +38,7 @@ LAG_NOTE = 1_000
 REPORTS_WAITING_NOTE = 1_000
 MONITOR_TIMEOUT_S = 5.0
 ALERTS_SHOWN_MAX = 5
+HOST_KINDS = ("host-refused", "reports-refused")
 
 
 def doctor(console: Console) -> int:
@@ -45,7 +46,7 @@ def doctor(console: Console) -> int:
     findings = list(_gateway(console))
     reachable = findings[0].state != BAD
     if reachable:
-        for check in (_versions, _clock, _readers, _archive, _hosts):
+        for check in (_versions, _clock, _readers, _archive, _alerts, _hosts):
             findings += _guarded(console, check)
     for check in (_modes, _disk, _bus, cluster):
         findings += _guarded(console, check)
@@ -155,6 +156,18 @@ def _archive(console: Console) -> Iterator[Finding]:
         yield Finding("keeper", NOTE, found, "end the task, or start the service, and the keeper goes on by itself")
     else:
         yield Finding("keeper", OK, found)
+
+
+def _alerts(console: Console) -> Iterator[Finding]:
+    found: list[dict[str, Any]] = list(console.gateway.get("/alerts")["data"])
+    found = [one for one in found if one["kind"] not in HOST_KINDS]  # the lines of hosts say these, with what to do
+    for one in found[:ALERTS_SHOWN_MAX]:
+        todo = f"fleetlog alert show {one['alert_id'][-8:]}"
+        yield Finding("alert", NOTE, one["message"], todo + ("" if one["state"] == "acknowledged" else ", fleetlog alert ack"))
+    if len(found) > ALERTS_SHOWN_MAX:
+        yield Finding("alert", NOTE, f"{len(found) - ALERTS_SHOWN_MAX} more alerts are open", "fleetlog alert ls")
+    if not found:
+        yield Finding("alerts", OK, "none is open")
 
 
 def _hosts(console: Console) -> Iterator[Finding]:

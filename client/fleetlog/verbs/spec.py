@@ -90,7 +90,7 @@ def of_argv(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
         raise CliError(
             Exit.TYPED_WRONG, "there is nothing to run", "write -- PROGRAM ARGS, or -c 'TEXT' for a shell"
         )
-    return _task(options, Shell(argv=argv)), Content(options)
+    return of_payload(options, Shell(argv=argv)), Content(options)
 
 
 def of_file(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
@@ -104,12 +104,7 @@ def of_file(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
     content.script_name = Path(options.file).name
     interpreter = tuple(shlex.split(options.interpreter)) if options.interpreter else interpreter_of(content.script)
     payload = Script(content=UNSENT, interpreter=interpreter, args=tuple(options.rest))
-    return _task(options, payload), content
-
-
-def of_payload(options: argparse.Namespace, payload: Payload) -> tuple[TaskSpec, Content]:
-    """Return the task of another payload. Raises CliError."""
-    return _task(options, payload), Content(options)
+    return of_payload(options, payload), content
 
 
 def interpreter_of(script: bytes) -> tuple[str, ...]:
@@ -123,7 +118,8 @@ def interpreter_of(script: bytes) -> tuple[str, ...]:
     return tuple(words) or ("/bin/sh",)
 
 
-def _task(options: argparse.Namespace, payload: Payload) -> TaskSpec:
+def of_payload(options: argparse.Namespace, payload: Payload) -> TaskSpec:
+    """Return the task that runs a payload with these options. Raises CliError."""
     names = tuple(sorted({name for name, _ in [*options.env, *options.secret]}))
     fields = {"output_bytes_max": options.output_max} if options.output_max is not None else {}
     spec = TaskSpec(

@@ -42,7 +42,7 @@ def run_file(console: Console) -> int:
 
 
 def submit(console: Console, spec: TaskSpec, content: Content) -> int:
-    """Send what has to be uploaded, ask where many hosts are meant, submit and follow."""
+    """Plan a task or submit it, and follow it as the options say. Raises CliError."""
     spec = content.upload(console.client, spec)
     options = console.options
     if options.plan or not (options.yes or spec.plan_hash):

@@ -64,13 +64,14 @@ def _of_task(console: Console, task: dict[str, Any], failures: list[Any], waitin
         by = f" by {style.line(hold['by'])}" if hold["by"] else ""
         lines.append(f"  {style.paint(hold['kind'], 'yellow')}{by}: {style.line(hold['reason']) or 'no reason given'}")
     lines += [group_line(group, style) for group in failures]
-    lines += [
+    bad_parts = [
         f"  {style.glyph(part['outcome'])} {style.paint(style.line(part['name']), 'bold')}  {part['outcome']}"
         f"  {style.line(part['message'] or _bad_tasks(part))}"
         for part in task.get("parts") or () if part["outcome"] not in (None, "success")
     ]
+    lines += bad_parts
     lines += waiting_lines(waiting, style)
-    if not (failures or waiting or task["refusal"] or hold):
+    if not (failures or waiting or bad_parts or task["refusal"] or hold):
         lines.append("  nothing went wrong" if task["state"] == "ended" else "  nothing is in the way")
     return lines
 

@@ -63,8 +63,10 @@ def run(console: Console) -> int:
         arguments = check_arguments(declared, typed_values(declared, options.parameter))
     except WrongParameters as wrong:
         raise CliError(Exit.TYPED_WRONG, "\n  ".join(f"-p {fault.message}" for fault in wrong.faults)) from None
+    own = found.definition.spec
     spec = msgspec.structs.replace(
-        found.definition.spec, name=found.definition.name, parameters=arguments.values, plan_hash=options.plan_hash
+        own, name=found.definition.name, key=found.definition.name if own.single_run else "", parameters=arguments.values,
+        plan_hash=options.plan_hash,
     )
     return _submit(console, found, spec)
 

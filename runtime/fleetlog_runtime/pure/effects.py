@@ -41,10 +41,12 @@ class WakeAt(msgspec.Struct, frozen=True):
 
 
 class Work(msgspec.Struct, frozen=True):
-    """Have something done outside that takes a while; what comes of it is observed as `Done`. One at a time."""
+    """Have something done outside that takes a while; what comes of it is observed as `Done`. One at a time in each lane."""
 
     what: Any
     """The unit's own word for it: its shell knows how."""
+    lane: str = ""
+    """Works of different lanes do not wait for one another."""
 
 
 class Done(msgspec.Struct, frozen=True):

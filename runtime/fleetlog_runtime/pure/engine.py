@@ -37,7 +37,8 @@ class Unit(Protocol[S, L]):
     subject: str
     """The fenced subject that it writes."""
     fences: tuple[str, ...]
-    """Subjects of others: what they say after a decision was made voids it, where it is stored in one batch."""
+    """Subjects whose news void a decision that was made before it. Of others: where it is stored in one batch. Of its own:
+    a decision that begins with an event of such a subject is fenced by that one in place of `subject`."""
 
     def initial(self) -> S:
         """Return the state of an empty log."""
@@ -174,13 +175,14 @@ class Engine(Generic[S, L]):
             ids.append(self._make_id())
             body = encode(Event(id=ids[-1], source=self.source, data=one, time_ms=now_ms))
             drafts.append(Draft(subject=self._subject_of(one), body=body))
-        apart = separable(data) and all(draft.subject == self.unit.subject for draft in drafts)
+        fence = drafts[0].subject if drafts[0].subject in self.fence_seqs else self.unit.subject
+        apart = separable(data) and all(draft.subject == fence for draft in drafts)
         size = 1 if apart else len(drafts)
-        _, *others = self.fence_seqs.items()
+        others = [(subject, seq) for subject, seq in self.fence_seqs.items() if subject != fence]
         return [
             Batch(
-                drafts=tuple(drafts[start : start + size]), message_id=ids[start], expected_subject=self.unit.subject,
-                expected_seq=self.fence_seqs[self.unit.subject], also_expected=tuple(others[: size - 1]),
+                drafts=tuple(drafts[start : start + size]), message_id=ids[start], expected_subject=fence,
+                expected_seq=self.fence_seqs[fence], also_expected=tuple(others[: size - 1]),
             )
             for start in range(0, len(drafts), size)
         ]

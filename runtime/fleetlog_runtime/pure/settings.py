@@ -164,6 +164,18 @@ class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Pause between two looks at how full the log is and from where services would read."""
     silent_ms: Milliseconds = 24 * 3_600_000
     """How long a service that does not answer holds pruning back; afterwards it reads the archive when it returns."""
+    host_gone_ms: Milliseconds = 300_000
+    """How long a host must have been offline before that is an alert: longer than a restart takes."""
+    tick_overdue_ms: Milliseconds = 180_000
+    """How long a tick must be overdue before that no scheduler fires is an alert."""
+    webhook_internal: str = ""
+    """Hosts and networks that webhooks may reach though they are internal, also by http: `hooks.lan, 10.1.0.0/16`."""
+    webhook_retry_ms: Milliseconds = 5_000
+    """Pause before a webhook message is sent again; it grows with each try, for about a day in all."""
+    webhook_failing_ms: Milliseconds = 5 * 86_400_000
+    """How long a webhook's endpoint may fail, without one success, before it is disabled."""
+    webhook_rotation_ms: Milliseconds = 86_400_000
+    """How long messages are signed with the former secret too after a rotation."""
     snapshot_events: Count = 5_000
     """Events between two snapshots of the folded state."""
 

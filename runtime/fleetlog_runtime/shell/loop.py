@@ -94,7 +94,8 @@ class EngineRunner(Generic[S, L]):
         self._folded = asyncio.Event()
         self._append: asyncio.Task[None] | None = None
         self._hands = hands
-        self._work: asyncio.Task[None] | None = None
+        self._works: dict[str, asyncio.Task[None]] = {}
+        """By lane."""
         self._group: asyncio.TaskGroup | None = None
         self._snapshot_position = self._snapshot_bytes = 0
         self._last_digest = ""
@@ -131,7 +132,7 @@ class EngineRunner(Generic[S, L]):
                     group.create_task(self._decide()), group.create_task(self._say_ready()),
                 ]
                 await self._context.stop.wait()
-                self._cancel_work()
+                self._cancel_works()
                 for task in tasks:
                     task.cancel()
         except BaseExceptionGroup as errors:
@@ -260,7 +261,7 @@ class EngineRunner(Generic[S, L]):
         elif not self._leadership.leading and self.engine.live is not None:
             self.engine.follow()
             self._cancel_append()
-            self._cancel_work()
+            self._cancel_works()
         self._health.leading = self.engine.live is not None
         return self.engine.live is not None
 
@@ -301,10 +302,13 @@ class EngineRunner(Generic[S, L]):
             case Answer(reply=reply, body=body, sign=sign):
                 if reply:
                     await self._bus.publish(reply, wire.encode(self._signer.sign(body)) if sign else body)
-            case Work(what=what):
+            case Work(what=what, lane=lane):
                 assert self._group is not None
-                self._cancel_work()
-                self._work = self._group.create_task(self._do(what))
+                former = self._works.pop(lane, None)
+                if former is not None:
+                    former.cancel()
+                self._works[lane] = self._group.create_task(self._do(what))
+                self._works[lane].add_done_callback(lambda done: self._over(lane, done))
 
     async def _do(self, what: Any) -> None:
         """Have a work done, and let the engine observe what came of it."""
@@ -340,7 +344,11 @@ class EngineRunner(Generic[S, L]):
             self._append.cancel()
             self._append = None
 
-    def _cancel_work(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
-            self._work = None
+    def _over(self, lane: str, work: asyncio.Task[None]) -> None:
+        if self._works.get(lane) is work:
+            del self._works[lane]
+
+    def _cancel_works(self) -> None:
+        for work in list(self._works.values()):
+            work.cancel()
+        self._works.clear()

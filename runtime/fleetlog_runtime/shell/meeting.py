@@ -68,13 +68,20 @@ async def provide_streams(
 ) -> None:
     """Make the streams on every node, or wait until the first node has made them."""
     waiting = Waiting(say)
+    said: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
     while True:
         alive()
         try:
             client = await connect()
             try:
                 if cluster.first:
-                    await growing.restore(home, client, len(cluster.nodes), say)
+                    await growing.restore(home, client, len(cluster.nodes), once)
                     await ensure_streams(client, reservations(home), len(cluster.nodes))
                     return
                 if await streams_exist(client):

@@ -218,7 +218,7 @@ _PUBLISH: dict[str, list[str]] = {
     ],
     "keeper": [
         # Nobody else may purge anything; of a purge the bus's permissions name the stream, not the subjects.
-        "evt.archive", subjects.leader("keeper"), f"$JS.API.STREAM.PURGE.{subjects.EVENTS}", subjects.ask("*", "health"),
+        "evt.archive", "evt.alert", subjects.leader("keeper"), f"$JS.API.STREAM.PURGE.{subjects.EVENTS}", subjects.ask("*", "health"),
         *_look_at(subjects.LEADERS), *_READ_LOG,
     ],
     "gateway": [

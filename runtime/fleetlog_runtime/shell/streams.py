@@ -40,8 +40,8 @@ _SECOND_NS = 1_000_000_000
 
 _NOT_NOW = 503
 """What a cluster says that has no leader at the moment."""
-_WAIT_NUMBERS = frozenset({10005, 10130})
-"""Too few nodes are there to hold the copies; a stream is being restored."""
+_WAIT_NUMBERS = frozenset({10005, 10059, 10130})
+"""Too few nodes are there to hold the copies; a stream that was just made is not known everywhere; one is being restored."""
 
 
 class StreamError(Exception):

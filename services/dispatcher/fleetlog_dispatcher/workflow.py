@@ -22,7 +22,7 @@ from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome, worst
 from fleetlog_schemas.parameters import Parameter, ParameterValue
 from fleetlog_schemas.records import CommandState, PartRecord, Task
-from fleetlog_schemas.spec import Part, TaskSpec
+from fleetlog_schemas.spec import Function, Part, TaskSpec
 from fleetlog_schemas.workflow_events import PartDecision
 
 TASKS_PER_ROUND_MAX = 500
@@ -189,11 +189,15 @@ def task_of(task: Task, part: Part, item: Any) -> TaskSpec:
     """Return what a part submits for an item. Raises NoValue."""
     spec = part.task
     assert spec is not None, "the gateway has put it there, and planning has looked"
-    values: dict[str, ParameterValue] = {}
-    for name, binding in part.given.items():
-        value = _bound(task, binding, item)
-        if value is not _NOTHING and value is not None:
-            values[name] = _checked(name, value, part.declared.get(name))
+    found = {name: _bound(task, binding, item) for name, binding in part.given.items()}
+    given = {name: value for name, value in found.items() if value is not _NOTHING and value is not None}
+    if isinstance(spec.payload, Function) and spec.definition is None:
+        # Arguments of a function are any JSON: nothing is made a text of.
+        kwargs = {**spec.payload.kwargs, **part.parameters, **given}
+        return msgspec.structs.replace(spec, name=spec.name or part.name, payload=msgspec.structs.replace(spec.payload, kwargs=kwargs))
+    values: dict[str, ParameterValue] = {
+        name: _checked(name, value, part.declared.get(name)) for name, value in given.items()
+    }
     if spec.definition is not None:
         return msgspec.structs.replace(
             spec, definition=msgspec.structs.replace(spec.definition, parameters={**spec.definition.parameters, **values})

@@ -1,4 +1,4 @@
-"""What this gateway decides on, as the log has it: hosts, invitations, revoked keys, definitions, what narrows admission.
+"""What this gateway decides on, as the log has it: hosts, invitations, revoked keys, definitions, webhooks, what narrows admission.
 
 Pure. Folds `evt.access`, `evt.host`, `evt.catalog` and `evt.schedule` only, so it is quick to rebuild at start. Every append that this
 state decides carries the last sequence of its subject that was folded, so a decision on an older state is refused by
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import catalog, events, hosts, policies, schedules
+from fleetlog_schemas import catalog, events, hosts, policies, schedules, webhooks
 from fleetlog_schemas.codec import Event
 
 SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG, events.SCHEDULE)
@@ -38,6 +38,8 @@ class Access(msgspec.Struct):
     """Freezes, windows and limits of queues that are in force."""
     definitions: catalog.Catalog = msgspec.field(default_factory=catalog.Catalog)
     """What can be run again."""
+    webhooks: webhooks.Webhooks = msgspec.field(default_factory=webhooks.Webhooks)
+    """Who is told of what."""
     schedules: schedules.Schedules = msgspec.field(default_factory=schedules.Schedules)
     """When what is run; of ticks only the scheduler and the reporter know."""
     last_seq: dict[str, int] = {}
@@ -50,6 +52,7 @@ def fold(access: Access, event: Event) -> None:
     if event.subject == events.CATALOG:
         policies.apply(access.policies, event)
         catalog.apply(access.definitions, event)
+        webhooks.apply(access.webhooks, event)
         return
     if event.subject == events.SCHEDULE:
         schedules.apply(access.schedules, event)

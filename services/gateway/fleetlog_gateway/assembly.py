@@ -29,6 +29,7 @@ from fleetlog_gateway.revoking import Revoker
 from fleetlog_gateway.sse import StreamLimits, Streams
 from fleetlog_gateway.tail import Tail
 from fleetlog_runtime.pure.bus import Bus, Stored
+from fleetlog_runtime.pure.egress import Allowed
 from fleetlog_runtime.shell.files import create_private, write_atomic
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
@@ -51,6 +52,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""
     waiting_max: int = 10_000
     stream_limits: StreamLimits = StreamLimits()
+    egress: Allowed = Allowed()
+    """What webhooks may reach beside the public network."""
 
 
 class CannotServe(Exception):
@@ -84,7 +87,7 @@ async def build(
         bus=bus, home=home, now_ms=now_ms, log=log, access=access, tail=tail, publisher=publisher, appender=appender,
         asker=asker,
         streams=Streams(bus, tail, options.stream_limits), tokens=Tokens([(home.gateway_token(), OWNER)]),
-        addresses=addresses_of(home, options, 0), revoker=revoker, readiness=Readiness(bus, tail),
+        addresses=addresses_of(home, options, 0), revoker=revoker, readiness=Readiness(bus, tail), egress=options.egress,
     )
 
 

@@ -26,7 +26,7 @@ from fleetlog_schemas.definitions import (
     variable,
 )
 from fleetlog_schemas.limits import BLOB_BYTES_MAX
-from fleetlog_schemas.spec import Blob, SpecError, TaskSpec
+from fleetlog_schemas.spec import Blob, SpecError, TaskSpec, Workflow
 from fleetlog_schemas.workflows import resolved
 
 
@@ -145,6 +145,7 @@ async def latest(gateway: Gateway, old: TaskSpec) -> Made:
     if secrets and old.options.env is not None:
         environment = await read_environment(gateway, old.options.env)
         given.update({name: environment[variable(name)] for name in secrets if variable(name) in environment})
-    return await make_task(gateway, known, given, Chosen(target=old.target or "all"))
+    everywhere = "" if isinstance(old.payload, Workflow) else "all"
+    return await make_task(gateway, known, given, Chosen(target=old.target or everywhere))
 
 

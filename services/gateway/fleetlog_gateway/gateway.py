@@ -22,6 +22,7 @@ from fleetlog_gateway.revoking import Revoker
 from fleetlog_gateway.sse import Streams
 from fleetlog_gateway.tail import Tail
 from fleetlog_runtime.pure.bus import Bus, Stored
+from fleetlog_runtime.pure.egress import Allowed
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_schemas import codec, events, hosts, ids, subjects
@@ -45,6 +46,8 @@ class Gateway:
     addresses: Addresses
     revoker: Revoker
     readiness: Readiness
+    egress: Allowed = dataclasses.field(default_factory=Allowed)
+    """What webhooks may reach beside the public network."""
     recent: Recent[Any] = dataclasses.field(default_factory=Recent)
     failures: FailureLimit = dataclasses.field(default_factory=FailureLimit)
     refusals: Refusals = dataclasses.field(default_factory=Refusals)

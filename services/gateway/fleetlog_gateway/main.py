@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleetlog_gateway.assembly import CannotServe, Options, build, running
+from fleetlog_runtime.pure import egress
 from fleetlog_runtime.pure.bus import NoAnswer
 from fleetlog_runtime.shell.service import Context, Fatal
 from fleetlog_schemas.codec import TooNew
@@ -16,9 +17,13 @@ async def run(context: Context) -> None:
         NoAnswer: the connection to the bus ended for good.
     """
     settings = context.settings.gateway
+    try:
+        allowed = egress.allowed_of(context.settings.keeper.webhook_internal)
+    except egress.Refused as error:
+        raise Fatal(str(error)) from None
     options = Options(
         listen=settings.listen, port=settings.port, instance=context.instance,
-        waiting_max=context.settings.runtime.publisher_waiting_max,
+        waiting_max=context.settings.runtime.publisher_waiting_max, egress=allowed,
     )
     try:
         gateway = await build(context.bus, context.home, context.clock.now_ms, context.log, options, context.health)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_keeper import prune, works
-from fleetlog_keeper.live import Live
+from fleetlog_keeper import prune, telling, watching, works
+from fleetlog_keeper.live import ALERTS, WEBHOOKS, Asked, Live
 from fleetlog_keeper.state import State
 from fleetlog_runtime.pure.effects import Answer, Append, Effect, WakeAt, Work
 from fleetlog_runtime.pure.settings import KeeperSettings
@@ -19,7 +19,8 @@ from fleetlog_schemas.archive import ArchiveStatus
 
 def decide(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> list[Effect]:
     """Return what is due; changes nothing."""
-    effects: list[Effect] = [Answer(reply, _status(settings, state, live, now_ms)) for reply in live.asked]
+    effects: list[Effect] = [Answer(reply, _answer(settings, state, live, one, now_ms)) for reply, one in live.asked.items()]
+    effects += watching.decide(settings, state.watch, live.watching, now_ms)
     if live.working is not None:
         return effects
     if now_ms < live.retry_ms:
@@ -28,6 +29,14 @@ def decide(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> l
     if due is not None:
         return [*effects, due]
     return [*effects, WakeAt((live.looked_ms or now_ms) + settings.look_ms)]
+
+
+def _answer(settings: KeeperSettings, state: State, live: Live, asked: Asked, now_ms: int) -> bytes:
+    if asked.subject == ALERTS:
+        return telling.alerts(state.watch, state.position, asked.body)
+    if asked.subject == WEBHOOKS:
+        return telling.webhooks(state.watch, state.position, asked.body)
+    return _status(settings, state, live, now_ms)
 
 
 def _due(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> Effect | None:

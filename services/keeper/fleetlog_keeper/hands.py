@@ -1,4 +1,4 @@
-"""What the keeper does outside: segments on the disk, pruning on the bus, questions to services.
+"""What the keeper does outside: segments on the disk, pruning on the bus, questions to services, webhooks.
 
 Every step can be cut off anywhere and done again. What cannot be done now is WorkFailed, with the reason.
 """
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fleetlog_keeper import works
 from fleetlog_keeper.folder import Folder
 from fleetlog_keeper.live import READERS, TOLD
+from fleetlog_keeper.posting import Poster
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import ArchiveMissing, NoAnswer, NotFound, Stored
 from fleetlog_runtime.pure.settings import KeeperSettings
@@ -31,8 +32,9 @@ T = TypeVar("T")
 class Hands:
     """One keeper's hands."""
 
-    def __init__(self, bus: ArchivedBus, folder: Folder, settings: KeeperSettings, log: Any) -> None:
-        """Work on *folder* and *bus*."""
+    def __init__(self, bus: ArchivedBus, folder: Folder, settings: KeeperSettings, poster: Poster, log: Any) -> None:
+        """Work on *folder* and *bus*, and send webhooks by *poster*."""
+        self._poster = poster
         self._bus, self._folder, self._settings, self._log = bus, folder, settings, log
         self._known = bus.segments
         self._copied_through = 0
@@ -40,6 +42,8 @@ class Hands:
     async def __call__(self, what: object) -> object:
         """Do one work and return what came of it. Raises WorkFailed, NoAnswer."""
         match what:
+            case works.Post():
+                return await self._poster.post(what)
             case works.Look():
                 return await self._look()
             case works.Make():

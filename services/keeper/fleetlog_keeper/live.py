@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_keeper import works
+from fleetlog_keeper import watching, works
 from fleetlog_keeper.state import State
-from fleetlog_runtime.pure.effects import Answer, Done, Performed, Request, Work
+from fleetlog_keeper.watching import Watching
+from fleetlog_runtime.pure.effects import Answer, Changed, Done, Performed, Request, Tick, Work
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_schemas import subjects
 from fleetlog_schemas.events import SegmentSealed
@@ -15,6 +16,8 @@ READERS = ("dispatcher", "scheduler", "reporter", "keeper")
 """Services that read the log on from a place that they remember: a new one that does is added here."""
 TOLD = subjects.ask("keeper", "told")
 STATUS = subjects.ask("keeper", "status")
+ALERTS = subjects.ask("keeper", "alerts")
+WEBHOOKS = subjects.ask("keeper", "webhooks")
 ASKED_MAX = 100
 """Questions that wait for the next decision; more are not answered, and are asked again."""
 RETRY_MS = 30_000
@@ -36,6 +39,13 @@ class Heard(msgspec.Struct, frozen=True):
 
     snapshot: int
     at_ms: int
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A question that waits for the next decision."""
+
+    subject: str
+    body: bytes
 
 
 class Live(msgspec.Struct):
@@ -60,8 +70,9 @@ class Live(msgspec.Struct):
     retry_ms: int = 0
     error: str = ""
     """Why the last work could not be done."""
-    asked: list[str] = []
-    """Where answers about the archive are waited for."""
+    asked: dict[str, Asked] = {}
+    """Where answers are waited for, and to what."""
+    watching: Watching = msgspec.field(default_factory=Watching)
 
 
 def awaken(now_ms: int) -> Live:
@@ -71,17 +82,24 @@ def awaken(now_ms: int) -> Live:
 
 def observe(settings: KeeperSettings, state: State, live: Live, observation: object, now_ms: int) -> None:
     """Take in one observation."""
-    del state
     match observation:
+        case Tick():
+            watching.ticked(settings, state.watch, live.watching)
+        case Changed(changes=touched):
+            watching.changed(live.watching, touched)
+        case Performed(effect=Work(what=works.Post() as post)):
+            watching.sent(live.watching, post)
+        case Done(what=works.Post() as post, found=found, error=error):
+            watching.done(live.watching, post, found or works.Posted(error=error))
         case Performed(effect=Work(what=what)):
             live.working = what
         case Performed(effect=Answer(reply=reply)) if reply in live.asked:
-            live.asked.remove(reply)
+            del live.asked[reply]
         case Request(subject=subject, body=body, reply=reply):
             if subject == TOLD:
                 _told(settings, live, body, now_ms)
             elif reply and len(live.asked) < ASKED_MAX:
-                live.asked.append(reply)
+                live.asked[reply] = Asked(subject, body)
         case Done(what=what) if what == live.working:
             live.working = None
             _done(live, observation, now_ms)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from fleetlog_keeper.folder import Folder
 from fleetlog_keeper.hands import Hands
-from fleetlog_keeper.live import STATUS, TOLD
+from fleetlog_keeper.live import ALERTS, STATUS, TOLD, WEBHOOKS
+from fleetlog_keeper.posting import Poster
 from fleetlog_keeper.unit import Keeper
+from fleetlog_runtime.pure import egress
 from fleetlog_runtime.pure.bus import Bus
+from fleetlog_runtime.pure.webhook_signing import WEBHOOK_KEY
 from fleetlog_runtime.shell.archive import chunk_of, folder_of
 from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.loop import EngineRunner
@@ -33,8 +36,13 @@ async def run(context: Context) -> None:
             f"the archive {folder.path} cannot be used: {error.strerror}; see to the folder, or set keeper.archive_path"
         ) from None
     bus = context.bus if isinstance(context.bus, ArchivedBus) else ArchivedBus(context.bus, folder.path)
-    hands = Hands(bus, folder, settings, context.log)
-    runner = EngineRunner(context, Keeper(settings), (TOLD, STATUS), settings.snapshot_events, hands=hands)
+    try:
+        poster = Poster(context.home.secret(WEBHOOK_KEY), egress.allowed_of(settings.webhook_internal))
+    except egress.Refused as error:
+        raise Fatal(str(error)) from None
+    hands = Hands(bus, folder, settings, poster, context.log)
+    questions = (TOLD, STATUS, ALERTS, WEBHOOKS)
+    runner = EngineRunner(context, Keeper(settings), questions, settings.snapshot_events, hands=hands)
     stop_giving = await _give_segments(context.bus, folder.path)
     running, copying = asyncio.create_task(runner.run()), asyncio.create_task(hands.copy())
     try:

@@ -1,4 +1,4 @@
-"""What the keeper knows from the log, and nothing else: the archive, the open tasks, where each subject ends.
+"""What the keeper knows from the log, and nothing else: the archive, the open tasks, where each subject ends, what is wrong.
 
 `fold` is the only thing that changes it; only this is snapshotted.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fleetlog_keeper import watch as watching
+from fleetlog_keeper.watch import Watch
 from fleetlog_schemas import archive, lifecycle, records
 from fleetlog_schemas.codec import Event
 
@@ -22,20 +24,23 @@ class State(msgspec.Struct):
     last_by_subject: dict[str, int] = {}
     """Subject to a sequence that it surely has reached: messages below it are never its last."""
     position: int = 0
+    watch: Watch = msgspec.field(default_factory=Watch)
 
 
-def fold(state: State, event: Event) -> bool:
-    """Fold one event; tell whether the archive changed."""
+def fold(state: State, event: Event) -> tuple[str, ...]:
+    """Fold one event; return the names of the schedules that it touched."""
     state.position = event.seq
     state.last_by_subject[event.subject] = event.seq
     before = state.archive.pruned_through
-    changed = archive.apply(state.archive, event)
+    archive.apply(state.archive, event)
     if state.archive.pruned_through != before:
         state.pruned_from = before + 1
-    for change in lifecycle.apply(state.tasks, event):
+    changes = lifecycle.apply(state.tasks, event)
+    touched = watching.fold(state.watch, event, changes)
+    for change in changes:
         if change.what in ("refused", "task-ended"):
             state.tasks.evict(change.task.task_id)
-    return changed
+    return touched
 
 
 def oldest_open(state: State) -> records.Task | None:

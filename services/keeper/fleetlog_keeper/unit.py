@@ -18,9 +18,9 @@ class Keeper:
 
     name = "keeper"
     subject = events.ARCHIVE
-    fences: tuple[str, ...] = ()
+    fences: tuple[str, ...] = (events.ALERT,)
     state_type = State
-    state_version = 2
+    state_version = 3
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""
 
     def __init__(self, settings: KeeperSettings) -> None:
@@ -31,7 +31,7 @@ class Keeper:
         """Return the state of an empty log."""
         return State()
 
-    def fold(self, state: State, event: Event) -> bool:
+    def fold(self, state: State, event: Event) -> object:
         """Fold one event."""
         return folding.fold(state, event)
 

@@ -38,3 +38,23 @@ class Purge(msgspec.Struct, frozen=True):
     first_seq: int
     through_seq: int
     below: dict[str, int]
+
+
+class Post(msgspec.Struct, frozen=True):
+    """Send one message to a webhook. Found: `Posted`."""
+
+    webhook_id: str
+    message_id: str
+    attempt: int
+    url: str
+    body: str
+    secret_numbers: tuple[int, ...]
+    """Which of its secrets sign."""
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """What an endpoint made of a message."""
+
+    status: int = 0
+    """Of the HTTP answer; 0: there was none."""
+    error: str = ""

@@ -15,6 +15,7 @@ import structlog
 from fleetlog_reporter.answers import (
     earlier,
     executions,
+    functions,
     hosts,
     log,
     output,
@@ -62,6 +63,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "progress": (questions.TaskQuestion, progress.progress),
     "events": (questions.EventsQuestion, log.events),
     "output": (questions.OutputQuestion, output.output),
+    "functions": (questions.FunctionsQuestion, functions.functions),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
     "ticks": (TicksQuestion, ticks.ticks),

@@ -131,6 +131,38 @@ CREATE TEMP VIEW ticks AS
                 "more": "BOOLEAN", "task_id": "VARCHAR", "version": "BIGINT", "backfill_seq": "BIGINT"}]') AS ticks
             FROM raw_events WHERE seq <= getvariable('seq') AND type = 'fleetlog.tick.decided.v1'));
 
+-- One row for each alert: what it is about (`subjects`: of many, the first), and what became of it.
+CREATE TEMP VIEW alerts AS
+    WITH raised AS (
+        SELECT seq, time_ms, unnest(from_json(body -> '$.data.alerts', '[{"alert_id": "VARCHAR", "kind": "VARCHAR",
+            "message": "VARCHAR", "names": ["VARCHAR"], "count": "BIGINT", "since_ms": "BIGINT"}]')) AS one
+        FROM raw_events WHERE seq <= getvariable('seq') AND type = 'fleetlog.alert.raised.v1'
+    ), acknowledged AS (
+        SELECT body ->> '$.data.alert_id' AS alert_id, min(time_ms) AS acknowledged_ms, arg_min(authid, seq) AS acknowledged_by
+        FROM raw_events WHERE seq <= getvariable('seq') AND type = 'fleetlog.alert.acknowledged.v1' GROUP BY 1
+    ), ends AS (
+        SELECT time_ms, unnest(from_json(body -> '$.data.alert_ids', '["VARCHAR"]')) AS alert_id
+        FROM raw_events WHERE seq <= getvariable('seq') AND type = 'fleetlog.alert.resolved.v1'
+    ), resolved AS (
+        SELECT alert_id, min(time_ms) AS resolved_ms FROM ends GROUP BY 1
+    ), alerts AS (
+        SELECT one.alert_id AS alert_id, one.kind AS kind, one.message AS message, one.names AS subjects, one.count AS count,
+            epoch_ms(one.since_ms) AS since, epoch_ms(time_ms) AS raised_at, seq
+        FROM raised QUALIFY row_number() OVER (PARTITION BY one.alert_id ORDER BY seq) = 1
+    )
+    SELECT alerts.* EXCLUDE (seq), epoch_ms(acknowledged_ms) AS acknowledged_at, acknowledged_by,
+        epoch_ms(resolved_ms) AS resolved_at, seq
+    FROM alerts LEFT JOIN acknowledged USING (alert_id) LEFT JOIN resolved USING (alert_id);
+
+-- One row for each try to deliver a message to a webhook; `outcome` is `delivered`, `retry` or `failed`. A null `status`: no answer.
+CREATE TEMP VIEW deliveries AS
+    SELECT one.webhook_id AS webhook_id, one.message_id AS message_id, one.attempt AS attempt, one.outcome AS outcome,
+        one.status AS status, coalesce(one.error, '') AS error, epoch_ms(one.due_ms) AS due_at, epoch_ms(time_ms) AS attempted_at, seq
+    FROM (
+        SELECT seq, time_ms, unnest(from_json(body -> '$.data.attempts', '[{"webhook_id": "VARCHAR", "message_id": "VARCHAR",
+            "attempt": "BIGINT", "outcome": "VARCHAR", "status": "BIGINT", "error": "VARCHAR", "due_ms": "BIGINT"}]')) AS one
+        FROM raw_events WHERE seq <= getvariable('seq') AND type = 'fleetlog.webhook.attempted.v1');
+
 -- What the attempts say of each task: when the first that may have run was dispatched, by the log's time, and the
 -- commands that ended worst, by host name.
 CREATE TEMP VIEW ran AS

@@ -89,7 +89,7 @@ def _check(verdict: Verdict, item: reports.ReportItem, keys: Mapping[str, bytes]
         verdict.starts.append(
             events.Start(
                 task_id=item.task_id, host_id=verdict.host_id, attempt=item.attempt, started_ms=item.started_ms,
-                slot=item.slot, output_first_seq=item.output_first_seq,
+                slot=item.slot, output_first_seq=item.output_first_seq, progress=_how_far(item.progress),
             )
         )
     elif item.ran not in _RAN.get(item.outcome, ()):
@@ -118,6 +118,10 @@ def _artifacts(found: tuple[events.Artifact, ...]) -> tuple[events.Artifact, ...
         if is_artifact_name(one.name) and is_digest(one.sha256) and 0 <= one.size <= limits.ARTIFACT_BYTES_MAX
         and 0 <= one.first_seq <= one.last_seq <= _COUNTER_MAX
     )
+
+
+def _how_far(said: reports.FarReported | None) -> events.HowFar | None:
+    return None if said is None else events.HowFar(said.done, said.total, cut(said.note, limits.PROGRESS_NOTE_BYTES_MAX))
 
 
 def _value(text: str | None) -> str | None:

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from fleetlog_testing.fleet import END_S_MAX, Fleet
 from fleetlog_testing.waiting import until
 
 BLOCK = re.compile(r"^```(console|[a-z]+ [\w./-]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LOOKS = frozenset({"ls", "schedule ticks", "why", "show", "admission", "events", "output", "sql", "stats"})
+LOOKS = frozenset({"ls", "schedule ticks", "why", "show", "admission", "events", "output", "sql", "stats", "function ls", "function show"})
 """Verbs that are typed again until they show what the page shows: what they look at comes a moment later."""
 
 
@@ -75,8 +76,11 @@ class Operator:
     def type(self, line: str) -> str:
         """Return everything that a command line printed."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETLOG_")}
-        typed = shlex.split(line)
+        environment["FLEETLOG_DATA"] = str(self._fleet.home.path)
+        typed = shlex.split(line.replace("$PWD", str(self._folder)))
         argv = self._fleet.server.argv(*typed[1:]) if typed[0] == "fleetlog" else typed
+        if typed[0] == "python":
+            argv = [sys.executable, *typed[1:]]
         done = subprocess.run(
             argv, capture_output=True, text=True, check=False, timeout=END_S_MAX, env=environment, cwd=self._folder,
             stdin=subprocess.DEVNULL,

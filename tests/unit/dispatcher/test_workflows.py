@@ -13,7 +13,7 @@ from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import Parameter
 from fleetlog_schemas.records import Task
-from fleetlog_schemas.spec import Origin, Part, Taken, TaskSpec, Workflow
+from fleetlog_schemas.spec import Function, Origin, Part, Taken, TaskSpec, Workflow
 from fleetlog_schemas.workflow_events import PartsDecided
 from fleetlog_testing.dispatching import Stage, shell
 
@@ -222,6 +222,14 @@ def test_a_value_is_held_to_what_the_definition_of_the_part_declares() -> None:
     run.ends("build", return_value='"1.2; reboot"')
     assert run.begun == ["build"]
     assert run.reason("deploy")[0] == "value"
+
+
+def test_a_function_is_given_values_as_arguments_as_they_are() -> None:
+    call = TaskSpec(payload=Function("thumbnail", kwargs={"size": 3}), target="all")
+    run = Flow(part("find"), part("call", "find", task=call, given={"images": Binding(part="find")}, parameters={"fast": True}))
+    run.ends("find", return_value='[{"name": "a; rm"}]')
+    assert run.submitted[-1].spec.payload == Function("thumbnail", kwargs={"size": 3, "fast": True, "images": [{"name": "a; rm"}]})
+    assert run.submitted[-1].spec.parameters == {}
 
 
 def test_a_part_is_given_parameters_of_the_workflow_and_fixed_ones() -> None:

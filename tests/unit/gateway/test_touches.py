@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_gateway.touches import every_task, task_ids
-from fleetlog_schemas import events, lifecycle, records, schedule_events
+from fleetlog_schemas import alert_events, events, lifecycle, records, schedule_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -86,6 +86,15 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
         schedule_events.TicksDecided((schedule_events.TickDecision("s", "fired", 1, task_id="a"), schedule_events.TickDecision("s", "missed", 2))),
         {"a"},
     ),
+    alert_events.AlertsRaised: (alert_events.AlertsRaised(()), set()),
+    alert_events.AlertsResolved: (alert_events.AlertsResolved(("a1",)), set()),
+    alert_events.AlertAcknowledged: (alert_events.AlertAcknowledged("a1"), set()),
+    alert_events.WebhookSet: (alert_events.WebhookSet("w", "pager", alert_events.Webhook("https://h", ())), set()),
+    alert_events.WebhookRemoved: (alert_events.WebhookRemoved("w"), set()),
+    alert_events.WebhookSecretRotated: (alert_events.WebhookSecretRotated("w", 2), set()),
+    alert_events.WebhookTestRequested: (alert_events.WebhookTestRequested("w"), set()),
+    alert_events.WebhooksAttempted: (alert_events.WebhooksAttempted(()), set()),
+    alert_events.WebhookDisabled: (alert_events.WebhookDisabled("w", "gone", "why"), set()),
 }
 
 

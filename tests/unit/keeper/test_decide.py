@@ -10,6 +10,7 @@ from fleetlog_keeper.live import RETRY_MS, TOLD
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_schemas import chain, events
+from fleetlog_schemas.alert_events import AlertsResolved
 from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
 from fleetlog_testing.keeping import DAY_MS, SETTINGS, Stage
 
@@ -196,10 +197,11 @@ def test_the_last_message_of_a_subject_stays():
     assert not set(last.values()) & stage.gone
 
 
-def test_only_requests_dispatches_reports_and_ticks_are_pruned():
+def test_only_requests_dispatches_reports_ticks_and_alerts_are_pruned():
     stage = full(2)
     for number in range(2):
         stage.happened(TicksDecided((TickDecision(name="s", outcome="missed", nominal_ms=number + 1),)))
+        stage.happened(AlertsResolved((f"a{number}",)))
     for data in (
         events.HostLabelled("h1", {"a": "b"}), events.QueueLimited("q", 1), events.AccessRefused(1, {"token": 1}),
         events.FleetThawed("f"),

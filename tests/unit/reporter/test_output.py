@@ -117,6 +117,20 @@ def test_output_of_a_running_command_grows_and_is_not_complete(tmp_path: Path) -
     with_reporter(tmp_path, bus, story)
 
 
+def test_a_command_that_was_seen_to_run_and_wrote_nothing_lacks_nothing(tmp_path: Path) -> None:
+    bus = LogBus()
+    task_id = bus.planned("web01")
+    bus.dispatched(task_id, "web01")
+    bus.started(task_id, "web01", slot=2)
+    bus.ended(task_id, "web01")
+
+    async def story(running: Running) -> None:
+        page = await running.data("output", task_id=task_id, host="web01")
+        assert (page["chunks"], page["complete"], page["incomplete"]) == ([], True, False)
+
+    with_reporter(tmp_path, bus, story)
+
+
 def test_a_start_that_does_not_say_where_output_begins_is_read_from_the_dispatch_on(tmp_path: Path) -> None:
     bus = LogBus()
     task_id = running_task(bus)

@@ -174,7 +174,8 @@ def test_a_hole_is_met_until_no_copy_can_be_expected_to_have_the_message() -> No
 
 
 @pytest.mark.parametrize(
-    ("number", "refused"), [(10005, False), (10058, True)], ids=["a node is not there yet", "such a stream is there already"]
+    ("number", "refused"), [(10005, False), (10059, False), (10058, True)],
+    ids=["a node is not there yet", "a node does not know it yet", "such a stream is there already"],
 )
 def test_what_was_saved_is_put_back_when_all_nodes_are_there(tmp_path: Path, number: int, refused: bool) -> None:
     home = create_home(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleetlog_gateway.routes import (
+    alerts,
     archive,
     artifacts,
     control,
@@ -17,6 +18,10 @@ from fleetlog_gateway.routes import (
     system,
     tasks,
     ticks,
+    webhooks,
 )
 
-__all__ = ["archive", "artifacts", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks"]
+__all__ = [
+    "alerts", "archive", "artifacts", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks",
+    "ticks", "webhooks",
+]

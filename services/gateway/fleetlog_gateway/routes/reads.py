@@ -95,6 +95,14 @@ class OutputQuery(Past, frozen=True, kw_only=True):
     limit_bytes: Annotated[int, Meta(ge=1, le=524_288)] = 262_144
 
 
+class FunctionsQuery(Past, frozen=True, kw_only=True):
+    """Filters of functions."""
+
+    name: Text = ""
+    limit: Limit = 100
+    cursor: Cursor = ""
+
+
 class HostsQuery(Past, frozen=True, kw_only=True):
     """Filters of hosts."""
 
@@ -315,6 +323,13 @@ async def _with_typical(call: Call[Any, Any], task_id: str, waiting: msgspec.Raw
         msgspec.structs.replace(group, typical=typical) if group.state == "running" else group for group in groups or ()
     ]
     return msgspec.Raw(msgspec.json.encode(told))
+
+
+@route("GET", "/api/v1/functions", auth=Permission.READ, query=FunctionsQuery, answer=Answered[Paged[questions.FunctionView]],
+       problems=("service-unavailable",))
+async def functions(call: Call[Nothing, FunctionsQuery]) -> web.Response:
+    """List the Python functions that hosts offer, by name."""
+    return await _ask(call, "functions", questions.FunctionsQuestion)
 
 
 @route("GET", "/api/v1/hosts", auth=Permission.READ, query=HostsQuery, answer=Answered[Paged[questions.HostView]],

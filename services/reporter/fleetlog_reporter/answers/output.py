@@ -172,11 +172,12 @@ def _place(task: Task, question: questions.OutputQuestion) -> Place:
     end, start = attempt.end, attempt.start
     summary = end.output if end else None
     slot = summary.slot if summary else start.slot if start else 0
+    silent = end is not None and summary is None and not attempt.decided  # its host says that it wrote nothing
     return Place(
         task_id=task.task_id, host=command.host_name, host_id=command.host_id, attempt=number, slot=slot,
         first_seq=(summary.first_seq if summary else 0) or (start.output_first_seq if start else 0),
         last_seq=summary.last_seq if summary else 0, dispatched_ms=attempt.dispatched_ms or 0,
-        started=summary.frames > 0 if summary else start is not None, ended=end is not None, summary=summary,
+        started=summary.frames > 0 if summary else start is not None and not silent, ended=end is not None, summary=summary,
     )
 
 
