@@ -13,6 +13,7 @@ from typing import Any
 from fleetlog.alert_options import alert_verbs, webhook_verbs
 from fleetlog.build_options import artifact_verbs, build_verb
 from fleetlog.definition_options import definition_verbs, workflow_verbs
+from fleetlog.file_options import file_verbs
 from fleetlog.function_options import function_verbs
 from fleetlog.options import following, task_options
 from fleetlog.schedule_options import schedule_verbs
@@ -24,7 +25,9 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values of the options that stand before or after the verb, when nobody gives them."""
 
-TELL_FROZEN = frozenset({"exec", "run", "build", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor", "function run"})
+TELL_FROZEN = frozenset({
+    "exec", "run", "build", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor", "function run", "file run",
+})
 """Verbs that say on stderr when something is frozen."""
 
 EPILOG = (
@@ -69,7 +72,7 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     add = _adder(verbs, "")
     for section in (
-        _running, _definitions, _functions, _workflows, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers,
+        _running, _definitions, _files, _functions, _workflows, _schedules, _alerts, _steering, _policies, _looking, _hosts, _agent, _numbers,
         _archive, _backup, _system,
     ):
         section(add)
@@ -142,6 +145,10 @@ def _running(add: _AddVerb) -> None:
 
 def _schedules(add: _AddVerb) -> None:
     schedule_verbs(_group(add, "schedule", "schedules: when a definition is run, and what became of every expected time"))
+
+
+def _files(add: _AddVerb) -> None:
+    file_verbs(_group(add, "file", "task files: scripts that the server keeps, with every version"))
 
 
 def _alerts(add: _AddVerb) -> None:

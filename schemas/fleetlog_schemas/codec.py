@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from fleetlog_schemas import alert_events, events, limits, schedule_events, workflow_events
+from fleetlog_schemas import alert_events, events, file_events, limits, schedule_events, workflow_events
 from fleetlog_schemas.spec import Build, Function, TaskSpec, Workflow
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -77,7 +77,7 @@ class Event(msgspec.Struct, frozen=True):
 _LAST_MS = 253_402_300_799_999
 """The end of the year 9999. A hostile host may report any number, and it must still be shown."""
 
-TYPES_ELSEWHERE = (schedule_events, workflow_events, alert_events)
+TYPES_ELSEWHERE = (schedule_events, workflow_events, alert_events, file_events)
 """Modules beside `events.py` that enter types into the registry."""
 
 _encode = msgspec.json.Encoder().encode

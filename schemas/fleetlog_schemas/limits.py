@@ -104,6 +104,18 @@ DEFINITION_VERSIONS_MAX = 1_000
 """Versions of one definition that are listed; older ones are still in the log."""
 DESCRIPTION_BYTES_MAX = 4_000
 """Bytes of a definition's description: a page of text."""
+FILES_MAX = 5_000
+"""Task files at once: each gateway keeps their versions in memory."""
+FILE_NAMES_MAX = 20_000
+"""Paths that task files ever had: their versions are remembered, so that each can be restored."""
+FILE_VERSIONS_MAX = 100
+"""Versions of one task file that are listed and can be restored; older ones are still in the log."""
+FILE_BYTES_MAX = 1024 * 1024
+"""Bytes of one task file: a script that people edit."""
+FILE_PATH_CHARACTERS_MAX = 200
+"""Of a task file's path: one line."""
+FILE_PATH_STEPS_MAX = 8
+"""Folders in a task file's path, and its name."""
 PARAMETERS_MAX = 50
 """Parameters of one definition: a form that people still fill in."""
 PARAMETER_VALUES_MAX = 200

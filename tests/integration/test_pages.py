@@ -59,6 +59,7 @@ queues = ["default", "notifications"]
 """
 PAGES = {
     "definitions": Page({f"web{number:02}": {"role": "web"} for number in range(1, 4)}),
+    "files": Page({"web01": {}}),
     "functions": Page(
         {"py01": {}}, policies={"py01": OFFERS_FUNCTIONS}, first=lambda folder: (folder / "old.tmp").touch(),
     ),

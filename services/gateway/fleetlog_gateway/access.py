@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import catalog, events, hosts, policies, schedules, webhooks
+from fleetlog_schemas import catalog, events, files, hosts, policies, schedules, webhooks
 from fleetlog_schemas.codec import Event
 
 SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG, events.SCHEDULE)
@@ -38,6 +38,8 @@ class Access(msgspec.Struct):
     """Freezes, windows and limits of queues that are in force."""
     definitions: catalog.Catalog = msgspec.field(default_factory=catalog.Catalog)
     """What can be run again."""
+    files: files.Files = msgspec.field(default_factory=files.Files)
+    """Scripts that are kept here."""
     webhooks: webhooks.Webhooks = msgspec.field(default_factory=webhooks.Webhooks)
     """Who is told of what."""
     schedules: schedules.Schedules = msgspec.field(default_factory=schedules.Schedules)
@@ -52,6 +54,7 @@ def fold(access: Access, event: Event) -> None:
     if event.subject == events.CATALOG:
         policies.apply(access.policies, event)
         catalog.apply(access.definitions, event)
+        files.apply(access.files, event)
         webhooks.apply(access.webhooks, event)
         return
     if event.subject == events.SCHEDULE:

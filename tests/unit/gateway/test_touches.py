@@ -8,6 +8,7 @@ from fleetlog_gateway.touches import every_task, task_ids
 from fleetlog_schemas import alert_events, events, lifecycle, records, schedule_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
+from fleetlog_schemas.file_events import FileRemoved, FileSaved
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_schemas.workflow_events import PartDecision, PartsDecided
@@ -74,6 +75,8 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     events.SegmentSealed: (events.SegmentSealed(1, 2, 3, 4, 5, "s", "c"), set()),
     events.LogPruned: (events.LogPruned(2, {"evt.request": 2}, "age"), set()),
     events.DefinitionSet: (events.DefinitionSet("d", 1, Definition("report", SPEC)), set()),
+    FileSaved: (FileSaved("a.sh", 1, "a" * 64, 1, ("/bin/sh",)), set()),
+    FileRemoved: (FileRemoved("a.sh"), set()),
     events.DefinitionRemoved: (events.DefinitionRemoved("d", "report"), set()),
     schedule_events.ScheduleRegistered: (schedule_events.ScheduleRegistered("s", schedule_events.Rule("report")), set()),
     schedule_events.ScheduleUnregistered: (schedule_events.ScheduleUnregistered("s"), set()),

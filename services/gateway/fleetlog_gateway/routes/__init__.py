@@ -8,6 +8,7 @@ from fleetlog_gateway.routes import (
     artifacts,
     control,
     definitions,
+    files,
     hosts,
     live,
     policies,
@@ -22,6 +23,6 @@ from fleetlog_gateway.routes import (
 )
 
 __all__ = [
-    "alerts", "archive", "artifacts", "control", "definitions", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks",
-    "ticks", "webhooks",
+    "alerts", "archive", "artifacts", "control", "definitions", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system",
+    "tasks", "ticks", "webhooks",
 ]
