@@ -56,6 +56,8 @@ class Read(msgspec.Struct, frozen=True):
     version: int
     """The version that it was pulled at, or that its last push made; 0: it says none."""
     contents: Contents
+    schedules: Any = {}
+    """What it says of schedules, by name; see `schedule_text`."""
 
 
 def write(definition: Definition, version: int, contents: Contents) -> str:
@@ -64,7 +66,7 @@ def write(definition: Definition, version: int, contents: Contents) -> str:
     top.update(_task_table(definition.spec, contents), parameters=msgspec.to_builtins(definition.parameters))
     if isinstance(definition.spec.payload, Workflow):
         top["parts"] = {part.name: _part_table(part, contents) for part in definition.spec.payload.parts}
-    return "\n".join(_table(_renamed(top, _to_seconds), "")) + "\n"
+    return "\n".join(toml_lines(_renamed(top, _to_seconds), "")) + "\n"
 
 
 def _part_table(part: Part, contents: Contents) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
         top = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise TextError(f"not TOML: {error}") from None
-    contents = Contents()
+    contents, schedules = Contents(), top.pop("schedule", {})
     top = _renamed(top, _to_ms)
     version = top.pop("version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
@@ -184,7 +186,7 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     made = {"name": top.get("name", ""), "spec": spec}
     made.update({key: top[key] for key in ("description", "parameters") if key in top})
     try:
-        return Read(msgspec.convert(made, Definition), version, contents)
+        return Read(msgspec.convert(made, Definition), version, contents, schedules)
     except msgspec.ValidationError as error:
         raise TextError(_plain(str(error), list(top.get("parts", ())))) from None
 
@@ -326,7 +328,7 @@ def with_version(text: str, version: int) -> str:
     return text  # the line stands within a text: better an old number than another script
 
 
-def _table(table: dict[str, Any], path: str) -> list[str]:
+def toml_lines(table: dict[str, Any], path: str) -> list[str]:
     """Return the lines of a table: values first, then the tables in it."""
     inline = {key for key, value in table.items() if isinstance(value, dict) and (key == "for_each" or path.endswith(".given"))}
     lines = [
@@ -336,7 +338,7 @@ def _table(table: dict[str, Any], path: str) -> list[str]:
     for key, value in table.items():
         if isinstance(value, dict) and key not in inline and (value or path == "parameters"):
             inner = f"{path}.{_key(key)}" if path else _key(key)
-            below = _table(value, inner)
+            below = toml_lines(value, inner)
             if all(isinstance(one, dict) for one in value.values()) and value and not inner.endswith(".given"):
                 lines += below  # nothing stands between: no header of its own
             else:

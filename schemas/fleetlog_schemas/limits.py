@@ -74,6 +74,12 @@ JITTER_MS_MAX = 86_400_000
 """A day: more is another time."""
 BACKFILL_TICKS_MAX = 1_000
 """Ticks of one backfill: they stand in one event."""
+BACKFILL_WAITING_MAX = 10_000
+"""Ticks of backfills that wait on one schedule, all together: each scheduler keeps them in memory, and in its snapshots."""
+WHAT_IF_TICKS_MAX = 20_000
+"""Ticks of one replay of the past: two weeks of minutes, and a few seconds of work."""
+WHAT_IF_SCHEDULES_MAX = 1_000
+"""Schedules of one replay: each is told one by one."""
 ALERT_SUBJECTS_MAX = 20
 """What an alert names one by one; of more it says how many."""
 ALERTS_APART_MAX = 5

@@ -80,6 +80,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "bad-range": (416, "There are no such bytes"),
     "misdirected": (421, "This gateway does not answer to that host name"),
     "invalid": (422, "A field is wrong"),
+    "too-far": (422, "This is too much of the past for one answer"),
     "version-missing": (428, "Say which version is meant, by If-Match"),
     "task-id-time": (422, "The task id is too old or too far ahead"),
     "idempotency-key-reused": (422, "The Idempotency-Key was used for another request"),
