@@ -14,6 +14,7 @@ from fleetlog_scheduler.unit import Scheduler
 from fleetlog_schemas import codec, events
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_simulation.books import Books
+from fleetlog_simulation.endpoint import Endpoint
 from fleetlog_simulation.hosts import Course, Courses, Machine, SimHost
 from fleetlog_simulation.in_flight import InFlight
 from fleetlog_simulation.keeper import SimKeeper, settings_of
@@ -46,7 +47,10 @@ class Fleet:
         self.reporter = SimReporter(world)
         self.keeper_settings = settings_of(self.chance)
         lease = Lease(world.pace.lease_ms)
-        self.keepers = [SimKeeper(world, name, lease, self.keeper_settings, self._places) for name in ("k1", "k2")]
+        self.endpoint = Endpoint(world)
+        self.keepers = [
+            SimKeeper(world, name, lease, self.keeper_settings, self._places, self.endpoint) for name in ("k1", "k2")
+        ]
         lease = Lease(world.pace.lease_ms)
         self.schedulers: list[SimUnit[SchedulerState]] = [
             SimUnit(world, name, lease, Scheduler(SchedulerSettings())) for name in ("s1", "s2")

@@ -20,6 +20,7 @@ from fleetlog_runtime.pure.bus import Batch, Stored
 from fleetlog_runtime.pure.effects import Done, Effect, Request, Work
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_schemas.archive import Archive
+from fleetlog_simulation.endpoint import Endpoint
 from fleetlog_simulation.services import Lease, SimUnit
 from fleetlog_simulation.world import World
 
@@ -37,6 +38,7 @@ Places = Callable[[], dict[str, int | None]]
 def settings_of(chance: random.Random) -> KeeperSettings:
     """Return settings under which the log of some minutes is archived and pruned."""
     return KeeperSettings(
+        host_gone_ms=20_000, tick_overdue_ms=20_000, webhook_retry_ms=20,
         segment_events=chance.choice((10, 25)), keep_days=chance.choice((0.0, 30.0, 120.0)) / 86_400, look_ms=3_000,
         silent_ms=20_000,
     )
@@ -45,11 +47,11 @@ def settings_of(chance: random.Random) -> KeeperSettings:
 class SimKeeper(SimUnit[State]):
     """One keeper process."""
 
-    def __init__(self, world: World, name: str, lease: Lease, settings: KeeperSettings, places: Places) -> None:
+    def __init__(self, world: World, name: str, lease: Lease, settings: KeeperSettings, places: Places, endpoint: Endpoint) -> None:
         """Make it; `start` brings it to life."""
         super().__init__(world, name, lease, Keeper(settings))
         self.settings = settings
-        self._places = places
+        self._places, self._endpoint = places, endpoint
 
     def _perform(self, effect: Effect | Batch) -> None:
         if isinstance(effect, Work):
@@ -90,6 +92,8 @@ class SimKeeper(SimUnit[State]):
         match what:
             case works.Look():
                 return [self._look]
+            case works.Post():
+                return [lambda: None, lambda: self._endpoint.post(what)]
             case works.Make():
                 return [lambda: self._make(what)]
             case works.Check(first_seq=first_seq, through_seq=through_seq):

@@ -13,6 +13,7 @@ from fleetlog_schemas import events
 from fleetlog_simulation.fleet import Fleet
 from fleetlog_simulation.flows import Flows
 from fleetlog_simulation.invariants import Invariant
+from fleetlog_simulation.invariants.alerts import Alerts
 from fleetlog_simulation.invariants.archived import Archived
 from fleetlog_simulation.invariants.choices import Choices
 from fleetlog_simulation.invariants.copies_run_nothing import CopiesRunNothing
@@ -78,6 +79,7 @@ class Scenario(Fleet):
         self.timetable = Timetable(self)
         self.flows = Flows(self)
         self.tasks_end = TasksEnd(self.books, self.acknowledged)
+        self.alerts = Alerts(self.books, self.endpoint)
         self.invariants = self._promises()
         self.world.checks = [invariant.check for invariant in self.invariants]
 
@@ -89,7 +91,7 @@ class Scenario(Fleet):
             Patience(world, flights, settings), UnreachedNeverRan(world, books), self.tasks_end,
             ResultsKept(world, books, self.machines), ReadersAgree(world, books, self.dispatchers),
             CopiesRunNothing(world, self.machines), HonestHosts(books, self.machines), ProjectionAgrees(world, self.reporter),
-            Archived(world, books), Ticks(world, books), Parts(books),
+            Archived(world, books), Ticks(world, books), Parts(books), self.alerts,
         ]
 
     @property
@@ -126,6 +128,8 @@ class Scenario(Fleet):
         chance, world = self.chance, self.world
         for keeper in self.keepers:
             keeper.start()
+        if self.endpoint.in_play:
+            self.append(*self.endpoint.asked_for)
         if chance.random() < SCHEDULED:
             self.timetable.begin(BAD_TIME_MS)
         if self.flows.in_play:
@@ -147,6 +151,7 @@ class Scenario(Fleet):
         world = self.world
         world.faults = Faults.none()
         world.bus_down = False
+        self.endpoint.well = True
         for copy in self.copies:
             copy.destroyed = True
             copy.kill()

@@ -8,7 +8,7 @@ from fleetlog_simulation.books import Books
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.world import World, unpacked
 
-PRUNED = {"evt.request", "evt.dispatch", "evt.result", "evt.tick"}
+PRUNED = {"evt.request", "evt.dispatch", "evt.result", "evt.tick", "evt.alert"}
 _BEGINS, _ENDS = "fleetlog.task.submitted.v1", {"fleetlog.task.ended.v1": "tasks", "fleetlog.task.refused.v1": "refusals"}
 
 
