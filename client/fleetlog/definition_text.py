@@ -247,9 +247,9 @@ def by_name(place: str, parts: list[str]) -> str:
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
     blob = _take_content(spec, "script", contents, beside)
-    of_kind = spec.pop("kind", "script" if blob else "shell")
+    of_kind = spec.pop("kind", "script" if blob else "build" if "steps" in spec else "shell")
     payload: dict[str, Any] = {"kind": of_kind}
-    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args") if key in spec})
+    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args", "steps", "artifacts", "inputs") if key in spec})
     if blob:
         payload["content"] = blob
     if "parts" in spec:
