@@ -59,6 +59,8 @@ class Read(msgspec.Struct, frozen=True):
     version: int
     """The version that it was pulled at, or that its last push made; 0: it says none."""
     contents: Contents
+    schedules: Any = {}
+    """What it says of schedules, by name; see `schedule_text`."""
 
 
 def write(definition: Definition, version: int, contents: Contents) -> str:
@@ -190,7 +192,7 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
         top = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise TextError(f"not TOML: {error}") from None
-    contents = Contents()
+    contents, schedules = Contents(), top.pop("schedule", {})
     top = _renamed(top, _to_ms)
     version = top.pop("version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
@@ -200,7 +202,7 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     made = {"name": top.get("name", ""), "spec": spec}
     made.update({key: top[key] for key in ("description", "parameters") if key in top})
     try:
-        return Read(msgspec.convert(made, Definition), version, contents)
+        return Read(msgspec.convert(made, Definition), version, contents, schedules)
     except msgspec.ValidationError as error:
         raise TextError(_plain(str(error), list(top.get("parts", ())))) from None
 
@@ -261,9 +263,9 @@ def by_name(place: str, parts: list[str]) -> str:
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
     blob = _take_content(spec, "script", contents, beside)
-    of_kind = spec.pop("kind", "script" if blob else "shell")
+    of_kind = spec.pop("kind", "script" if blob else "build" if "steps" in spec else "shell")
     payload: dict[str, Any] = {"kind": of_kind}
-    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args") if key in spec})
+    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args", "steps", "artifacts", "inputs") if key in spec})
     if blob:
         payload["content"] = blob
     if "function" in spec:
