@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from fleetlog.values import count, duration_ms, moment_ms, parameter, positive
+from fleetlog.values import count, duration_ms, moment_ms, parameter, past_ms, positive, window
 
 _AddVerb = Callable[..., argparse.ArgumentParser]
 
@@ -48,6 +48,7 @@ def schedule_verbs(verbs: _AddVerb) -> None:
     verb.add_argument("name", metavar="NAME")
     verb.add_argument("--outcome", choices=("fired", "missed", "skipped", "queued"), default="", help="only this fate")
     verb.add_argument("--limit", type=positive, default=20, metavar="N", help="how many (default 20)")
+    _what_if_verb(verbs)
     verb = verbs("next", "schedules:next_times", "say when a schedule, or an expression, fires next")
     verb.add_argument("name", nargs="?", default="", metavar="NAME")
     verb.add_argument("--cron", default="", metavar="EXPRESSION", help="instead of a schedule: what this would do")
@@ -69,16 +70,35 @@ def _set_verb(verbs: _AddVerb) -> None:
     verb.add_argument("-p", "--parameter", action="append", default=[], type=parameter, metavar="NAME=VALUE", help="of the definition")
     verb.add_argument("--begins", dest="begins_ms", type=moment_ms, default=0, metavar="TIME", help="no tick before this; the grid of --every")
     verb.add_argument("--ends", dest="ends_ms", type=moment_ms, default=0, metavar="TIME", help="no tick after this")
-    verb.add_argument("--misfire", choices=("latest", "skip", "all"), default="latest",
+    _policy_options(verb, "latest", "skip", "auto")
+    verb.add_argument("--inactive", action="store_true", help="a new schedule waits for `schedule start`")
+    verb.add_argument("--reason", default="", help="why; kept in the log")
+
+
+def _policy_options(verb: argparse.ArgumentParser, misfire: str, overlap: str, moved: str) -> None:
+    """Declare the options of a policy, with these defaults; empty: as it was."""
+    verb.add_argument("--misfire", choices=("latest", "skip", "all"), default=misfire,
                       help="ticks that nobody could fire in time: catch up the latest (default), none, or all")
     verb.add_argument("--misfire-window", dest="misfire_window_ms", type=duration_ms, default=0, metavar="DURATION",
                       help="never fire a tick later than this (default 1d)")
     verb.add_argument("--misfire-runs", dest="misfire_runs_max", type=count, default=0, metavar="N",
                       help="with --misfire all: at most so many (default 10)")
-    verb.add_argument("--overlap", choices=("allow", "skip", "queue-one", "cancel-running"), default="skip",
+    verb.add_argument("--overlap", choices=("allow", "skip", "queue-one", "cancel-running"), default=overlap,
                       help="while an earlier run is open (default skip)")
-    verb.add_argument("--gap", choices=("auto", "run-after", "skip"), default="auto", help="a time of day that does not exist")
-    verb.add_argument("--fold", choices=("auto", "first", "second", "both"), default="auto", help="a time of day that comes twice")
-    verb.add_argument("--jitter", dest="jitter_ms", type=duration_ms, default=0, metavar="DURATION", help="fire up to this much later")
-    verb.add_argument("--inactive", action="store_true", help="a new schedule waits for `schedule start`")
-    verb.add_argument("--reason", default="", help="why; kept in the log")
+    verb.add_argument("--gap", choices=("auto", "run-after", "skip"), default=moved, help="a time of day that does not exist")
+    verb.add_argument("--fold", choices=("auto", "first", "second", "both"), default=moved, help="a time of day that comes twice")
+    verb.add_argument("--jitter", dest="jitter_ms", type=duration_ms, default=None, metavar="DURATION", help="fire up to this much later")
+    verb.add_argument("--window", dest="windows", action="append", type=window, default=[], metavar="WINDOW",
+                      help="skip what is outside of it: 'mon-fri 22:00 8h', by the clock of --zone; may be given several times")
+
+
+def _what_if_verb(verbs: _AddVerb) -> None:
+    verb = verbs("what-if", "what_if:what_if", "replay the past under another rule, and compare; touches nothing")
+    verb.add_argument("names", nargs="*", metavar="NAME", help="schedules; none is all that ever were")
+    verb.add_argument("--since", dest="since_ms", type=past_ms, required=True, metavar="TIME", help="from this time on, or so long ago: 7d")
+    verb.add_argument("--until", dest="until_ms", type=past_ms, default=0, metavar="TIME", help="until this time (default now)")
+    when = verb.add_mutually_exclusive_group()
+    when.add_argument("--cron", default="", metavar="EXPRESSION", help="had it been this expression")
+    when.add_argument("--every", dest="interval_ms", type=duration_ms, default=0, metavar="DURATION", help="had it been a fixed grid")
+    verb.add_argument("--zone", default="", help="had its clock been this one")
+    _policy_options(verb, "", "", "")

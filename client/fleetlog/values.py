@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
+from typing import Any
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
@@ -136,6 +137,22 @@ def moment_ms(text: str) -> int:
     if moment.tzinfo is None:
         raise ArgumentTypeError(f"say in which zone {text} is: append Z, or an offset as +01:00")
     return round(moment.timestamp() * 1000)
+
+
+def past_ms(text: str) -> int:
+    """Return the Unix milliseconds of a time, or of so long ago: `7d`."""
+    import time
+
+    return round(time.time() * 1000) - duration_ms(text) if _TIME.match(text) and "-" not in text else moment_ms(text)
+
+
+def window(text: str) -> dict[str, Any]:
+    """Return the time of the week of `mon-fri 22:00 8h`, and of which clock, if that is said as a fourth word."""
+    words = text.split()
+    if not 3 <= len(words) <= 4:
+        raise ArgumentTypeError(f"cannot read the window {text!r}: write 'mon-fri 22:00 8h' (days, begin, how long it lasts)")
+    found = {"days": week_days(words[0]), "begins": words[1], "lasts_minutes": duration_ms(words[2]) // 60_000}
+    return {**found, "zone": words[3]} if len(words) == 4 else found
 
 
 def parameter(text: str) -> tuple[str, str]:

@@ -90,6 +90,16 @@ class Schedule(msgspec.Struct):
         paused = self.paused_ms and not 0 < self.paused_until_ms <= now_ms
         return "paused" if paused else "active"
 
+    def fires_after_ms(self, now_ms: int) -> int | None:
+        """Return after which time it fires next: now, or the end of its pause; None when it does not, as things stand."""
+        match self.state(now_ms):
+            case "active":
+                return now_ms
+            case "paused":
+                return self.paused_until_ms or None
+            case "inactive":
+                return None
+
 
 class Track(msgspec.Struct):
     """What a name has on its way: it outlives an unregistered schedule until every expected tick is settled."""

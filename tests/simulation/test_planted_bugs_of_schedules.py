@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetlog_scheduler import decide, fates
+from fleetlog_scheduler import decide
 from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
 from fleetlog_scheduler.unit import Scheduler
-from fleetlog_schemas import schedules
+from fleetlog_schemas import fates, schedules
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.schedule_events import SchedulePaused, TickDecision
 from fleetlog_schemas.schedules import Schedules

@@ -18,11 +18,24 @@ def definitions_text(items: Sequence[Json], style: Style) -> str:
         (
             item["name"], str(item["version"]), item["kind"], shorten(style.line(item["target"]) or "-", 24),
             shorten(" ".join(item["parameters"]) or "-", 30), moment(item["changed_at"]), style.line(item["changed_by"]) or "-",
-            shorten(style.line(item["description"]), 60),
+            _schedules(item.get("schedules", ()), style), shorten(style.line(item["description"]), 60),
         )
         for item in items
     ]
-    return table(("NAME", "VERSION", "KIND", "TARGET", "PARAMETERS", "CHANGED", "BY", "SAYS"), rows, style)
+    return table(("NAME", "VERSION", "KIND", "TARGET", "PARAMETERS", "CHANGED", "BY", "SCHEDULED", "SAYS"), rows, style)
+
+
+def _schedules(schedules: Sequence[Json], style: Style) -> str:
+    """Return which schedules run it, in the few words that a column has room for."""
+    if not schedules:
+        return "-"
+    soonest = min(schedules, key=lambda one: (one["next_at"] is None, one["next_at"] or ""))
+    more = f" and {len(schedules) - 1} more" if len(schedules) > 1 else ""
+    return f"{_when(soonest)} ({style.line(soonest['name'])}){more}"
+
+
+def _when(schedule: Json) -> str:
+    return moment(schedule["next_at"]) if schedule["next_at"] and schedule["state"] == "active" else str(schedule["state"])
 
 
 def history_text(items: Sequence[Json], style: Style) -> str:
@@ -35,7 +48,11 @@ def history_text(items: Sequence[Json], style: Style) -> str:
 
 
 def head_text(told: Json, style: Style) -> str:
-    """Return who made this version, when, and what was said of it."""
+    """Return who made this version, when, what was said of it, and what runs the definition."""
     by = f" by {style.line(told['changed_by'])}" if told["changed_by"] else ""
     said = f": {style.line(told['message'])}" if told["message"] else ""
-    return f"{told['name']} version {told['version']}, changed {moment(told['changed_at'])}{by}{said}"
+    lines = [f"{told['name']} version {told['version']}, changed {moment(told['changed_at'])}{by}{said}"]
+    for one in told.get("schedules", ()):
+        following = f", next {moment(one['next_at'])}" if one["next_at"] else ""
+        lines.append(f"scheduled by {style.line(one['name'])}: {one['state']}{following}")
+    return "\n".join(lines)

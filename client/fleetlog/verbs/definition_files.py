@@ -28,9 +28,12 @@ from fleetlog.definition_text import (
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway, GatewayError, segment
 from fleetlog.render.text import count_of
+from fleetlog.schedule_text import rules_of, schedules_text
 from fleetlog.verbs.definitions import fetched, listed
+from fleetlog.verbs.scheduled_files import as_registered, push_schedules, registered
 from fleetlog_schemas.definitions import check_definition, is_name
 from fleetlog_schemas.limits import BLOB_BYTES_MAX
+from fleetlog_schemas.schedule_events import Rule
 from fleetlog_schemas.spec import SpecError, Workflow
 
 Json = dict[str, Any]
@@ -43,6 +46,8 @@ class File(msgspec.Struct, frozen=True):
     path: Path
     text: str
     read: Read
+    rules: dict[str, Rule]
+    """Of its schedules, by name."""
 
     @property
     def name(self) -> str:
@@ -86,6 +91,7 @@ def _file(path: Path) -> File:
         text = _bounded(path, FILE_BYTES_MAX).decode()
         made = read(text, lambda name: _beside(path, name))
         check_definition(made.definition)
+        rules = rules_of(made.schedules, made.definition.name)
     except UnicodeDecodeError:
         raise CliError(Exit.TYPED_WRONG, f"{path}: not UTF-8") from None
     except TextError as error:
@@ -95,7 +101,7 @@ def _file(path: Path) -> File:
         names = [part.name for part in payload.parts] if isinstance(payload, Workflow) else []
         field = by_name(error.pointer.removeprefix("/spec").strip("/").replace("/", "."), names)
         raise CliError(Exit.TYPED_WRONG, f"{path}: {field + ': ' if field else ''}{error.message}") from None
-    return File(path, text, made)
+    return File(path, text, made, rules)
 
 
 def _beside(path: Path, name: str) -> bytes:
@@ -142,6 +148,11 @@ def push(console: Console) -> int:
         if not console.json:
             word = "is unchanged at" if not answer["changed"] else "is new:" if answer["version"] == 1 else "is now"
             console.put(f"{answer['name']} {word} version {answer['version']}")
+        try:
+            answer["schedules"] = push_schedules(console, file.name, file.rules)
+        except CliError as error:
+            console.say(f"{file.path}: {error.message}" + (f"\n  {error.hint}" if error.hint else ""))
+            refused = error
     if options.prune and refused is None:
         done += _prune(console, gateway, {file.name for file in files})
     if console.json:
@@ -237,7 +248,7 @@ def pull(console: Console) -> int:
             raise CliError(Exit.TYPED_WRONG, f"{name!r} is not the name of a definition")
         shown, definition, contents = fetched(gateway, name)
         path = folder / f"{name}{FILE_SUFFIX}"
-        _write(path, write(definition, shown["version"], contents))
+        _write(path, write(definition, shown["version"], contents) + schedules_text(registered(gateway, name)))
         told.append({"name": name, "version": shown["version"], "path": str(path)})
         if not console.json:
             console.put(f"{path}  version {shown['version']}")
@@ -304,6 +315,8 @@ def _of_files(console: Console) -> list[tuple[_Side, _Side]]:
         before = (f"{file.name} (there is none)", "")
         if _present(console.gateway, file.name) is not None:
             told, definition, contents = fetched(console.gateway, file.name)
-            before = (f"{file.name} version {told['version']}", write(definition, 0, contents))
-        pairs.append((before, (str(file.path), canonical(file.read))))
+            known = registered(console.gateway, file.name) if file.rules else {}
+            there = {name: rule for name, rule in known.items() if name in file.rules}
+            before = (f"{file.name} version {told['version']}", write(definition, 0, contents) + schedules_text(there))
+        pairs.append((before, (str(file.path), canonical(file.read) + schedules_text(as_registered(console.gateway, file.rules)))))
     return pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from typing import Any
 
 from fleetlog.client import new_task_id
@@ -15,6 +16,15 @@ from fleetlog.verbs.runs import given_parameters
 
 NOT_FOUND = 404
 _POLICY = ("misfire", "misfire_window_ms", "misfire_runs_max", "overlap", "gap", "fold", "jitter_ms")
+
+
+def given_policy(options: Namespace) -> dict[str, Any]:
+    """Return the policy that options say; what they leave out is not in it."""
+    policy = {name: value for name in _POLICY if (value := getattr(options, name)) or (name == "jitter_ms" and value is not None)}
+    if options.windows:
+        zone = options.zone or "UTC"
+        policy["windows"] = [{"kind": "maintenance", "target": "all", "zone": zone, **one} for one in options.windows]
+    return policy
 
 
 def ls(console: Console) -> int:
@@ -48,10 +58,9 @@ def set_schedule(console: Console) -> int:
     """Make a schedule, or change its rule."""
     options = console.options
     kind = "cron" if options.cron else "interval" if options.interval_ms else "once" if options.at_ms else "manual"
-    policy = {name: getattr(options, name) for name in _POLICY if getattr(options, name)}
     rule: dict[str, Any] = {
         "definition": options.definition, "kind": kind, "begins_ms": options.at_ms or options.begins_ms, "ends_ms": options.ends_ms,
-        "policy": policy, "target": options.target, "parameters": given_parameters(console, options.definition) if options.parameter else {},
+        "policy": given_policy(options), "target": options.target, "parameters": given_parameters(console, options.definition) if options.parameter else {},
     }
     if kind == "cron":
         rule |= {"cron": options.cron, "zone": options.zone}

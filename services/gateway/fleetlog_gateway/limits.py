@@ -34,7 +34,7 @@ ASK_READY_MS_MAX = 1_000
 """A readiness probe must not hang longer than probes usually wait."""
 SQL_MS_MAX = 60_000
 """Statements and rebuilds run longer than questions."""
-ASKED_ONCE = ("sql", "verify")
+ASKED_ONCE = ("sql", "verify", "what-if")
 """Questions that may well take longer than ASK_EACH_MS, and cost as much each time."""
 VERIFY_MS_MAX = 600_000
 APPEND_SECONDS_MAX = 10.0

@@ -25,6 +25,7 @@ from fleetlog_reporter.answers import (
     tasks,
     ticks,
     verify,
+    what_if,
 )
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
@@ -45,6 +46,7 @@ from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
 from fleetlog_schemas.executions import ExecutionsQuestion
 from fleetlog_schemas.ledger import TicksQuestion
+from fleetlog_schemas.what_if import WhatIfQuestion
 
 SERVICE = "reporter"
 REBUILDS_MAX = 3
@@ -67,6 +69,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
     "ticks": (TicksQuestion, ticks.ticks),
+    "what-if": (WhatIfQuestion, what_if.what_if),
     "typical": (questions.TypicalQuestion, earlier.typical),
     "previous": (questions.PreviousQuestion, earlier.previous),
     "executions": (ExecutionsQuestion, executions.executions),

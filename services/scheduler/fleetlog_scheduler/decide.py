@@ -6,23 +6,23 @@ scheduler nor a change by a person came before it. Deciding twice on the same st
 
 from __future__ import annotations
 
+import bisect
+
 import msgspec
 
 from fleetlog_runtime.pure.effects import Append, Effect, WakeAt
 from fleetlog_runtime.pure.settings import SchedulerSettings
 from fleetlog_runtime.pure.split import split
-from fleetlog_scheduler.fates import Due, fates
 from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
 from fleetlog_schemas import events, ids
 from fleetlog_schemas.events import Data, Submission
+from fleetlog_schemas.fates import CANCELS_MAX, Due, settle
 from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
 from fleetlog_schemas.schedules import Schedule, Unfit, task_of
 
 DECISION_BYTES_MAX = 16 * 1024**2
 """Of tasks in one decision: with specifications of any size it stays far below the messages of one batch."""
-CANCELS_MAX = 500
-"""Runs that one schedule cancels at once, the oldest; the rest is asked to end with the next tick."""
 
 
 class Round(msgspec.Struct):
@@ -50,43 +50,30 @@ def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -
         *collected.cancels,
     ]
     effects: list[Effect] = [Append(tuple(data))] if data else []
-    if live.due:
+    following = bisect.bisect_left(live.due, (now_ms + 1, ""))
+    if following < len(live.due):
+        effects.append(WakeAt(live.due[following][0]))
+    if following:
         # What is due and was left alone waits for something else than time: it is looked at again, but not at once.
-        effects.append(WakeAt(max(live.due[0][0], now_ms if data else now_ms + settings.late_ms)))
+        effects.append(WakeAt(now_ms if data else now_ms + settings.late_ms))
     return effects
 
 
 def _look(settings: SchedulerSettings, state: State, collected: Round, name: str, now_ms: int) -> None:
     """Settle what can be settled of one schedule."""
-    track = state.schedules.tracks[name]
     schedule = state.schedules.by_name.get(name)
-    running = list(track.running)
-    queued = bool(track.queued_ms)
-    for fate in fates(name, schedule, track, settings.late_ms, now_ms):
-        queued = queued and fate.nominal_ms != track.queued_ms
-        if isinstance(fate, TickDecision):
-            collected.ticks.append(fate)
-            continue
+
+    def fire(due: Due) -> TickDecision:
         assert schedule is not None
-        overlap = schedule.rule.policy.overlap
-        if running and fate.backfill_seq and overlap != "allow":
-            break  # one after the other, as the runs end
-        if running and not fate.backfill_seq and overlap in ("skip", "queue-one"):
-            waits = overlap == "queue-one" and not queued
-            collected.ticks.append(
-                TickDecision(name=name, outcome="queued" if waits else "skipped", nominal_ms=fate.nominal_ms, reason="overlap")
-            )
-            queued = queued or waits
-            continue
-        decision, submission = _fired(state, schedule, fate)
-        collected.ticks.append(decision)
+        decision, submission = _fired(state, schedule, due)
         if submission is not None:
-            if overlap == "cancel-running":
-                collected.cancels += _cancels([one for one in running if one not in track.cancelled][:CANCELS_MAX], name)
-                running.clear()
             collected.submissions.append(submission)
             collected.bytes += len(msgspec.json.encode(submission.spec))
-            running.append(submission.task_id)
+        return decision
+
+    settled = settle(name, schedule, state.schedules.tracks[name], settings.late_ms, now_ms, fire)
+    collected.ticks += settled.ticks
+    collected.cancels += _cancels(settled.cancels, name)
 
 
 def _fired(state: State, schedule: Schedule, due: Due) -> tuple[TickDecision, Submission | None]:

@@ -11,6 +11,7 @@ from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
 from fleetlog_schemas import events
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.fates import look_ms
 
 
 class Scheduler:
@@ -44,7 +45,7 @@ class Scheduler:
         """Take in one observation: only what was read from the log matters here."""
         if isinstance(observation, Changed):
             for name in observation.changes:
-                live.put(name, living.look_ms(state.schedules, name))
+                live.put(name, look_ms(state.schedules, name))
 
     def decide(self, state: State, live: Live, now_ms: int) -> list[Effect]:
         """Return what is due."""

@@ -27,6 +27,8 @@ class DefinitionsServed(ABC):
         self.catalog = catalog.Catalog()
         self.versions: dict[tuple[str, int], catalog.Known] = {}
         self.author = "ada"
+        self.rules: dict[str, Any] = {}
+        """Of schedules, by name."""
 
     @abstractmethod
     def submit(self, task_id: str, spec: TaskSpec) -> None:
@@ -66,6 +68,21 @@ class DefinitionsServed(ABC):
                 assert parts[2:] == ["versions"]
                 of_name = [one for (name, _), one in self.versions.items() if name == known.definition.name]
                 return 200, {"items": [self._shown(one) for one in reversed(of_name)], "next_cursor": None}
+
+    def _get_schedules(self, parts: list[str], query: dict[str, str], _body: Any) -> tuple[int, Any]:
+        if len(parts) == 1:
+            items = [
+                {"name": name, "rule": rule} for name, rule in sorted(self.rules.items())
+                if rule["definition"] == query.get("definition", rule["definition"])
+            ]
+            return 200, {"items": items, "next_cursor": None}
+        if parts[1] not in self.rules:
+            return _problem(404, "schedule-not-found", f"no schedule is named {parts[1]}")
+        return 200, {"name": parts[1], "rule": self.rules[parts[1]], "etag": 7, "state": "active", "next": []}
+
+    def _put_schedules(self, parts: list[str], _query: dict[str, str], body: Any) -> tuple[int, Any]:
+        self.rules[parts[1]] = body["rule"]
+        return 200, {"name": parts[1], "seq": 7}
 
     def _post_definitions(self, parts: list[str], _query: dict[str, str], body: Any) -> tuple[int, Any]:
         if len(parts) > 2:

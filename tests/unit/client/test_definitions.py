@@ -238,3 +238,22 @@ def test_a_removed_definition_is_told_beside_its_tasks(cli: Any, recorded: Any, 
     shown = cli("show")
     assert "of        report version 1, path=/" in shown.out
     assert "the definition report was removed" in shown.err
+
+
+def test_schedules_are_kept_in_the_file_of_their_definition_and_their_state_is_not(cli: Any, recorded: Any, file: Path) -> None:
+    file.write_text(f'{file.read_text()}\n[schedule.nightly]\ncron = "30 2 * * *"\noverlap = "queue-one"\n\n[schedule.often]\nevery = "15m"\n')
+    pushed = cli("definition", "push", "report.toml")
+    assert pushed.out.splitlines()[1:] == ["  schedule nightly is registered", "  schedule often is registered"]
+    assert (recorded.rules["nightly"]["cron"], recorded.rules["nightly"]["policy"]) == ("30 2 * * *", {"overlap": "queue-one"})
+    assert "schedule nightly is unchanged" in cli("definition", "push", "report.toml").out
+    assert "schedule often is unchanged" in cli("definition", "push", "report.toml").out, "a grid stays where it began"
+    cli("definition", "pull", "report", "--to", "there")
+    assert '[schedule.nightly]\ncron = "30 2 * * *"' in Path("there/report.toml").read_text()
+    assert cli("definition", "diff", "there/report.toml").code == Exit.OK
+    file.write_text(file.read_text().replace("30 2", "30 3"))
+    assert '+cron = "30 3 * * *"' in cli("definition", "diff", "report.toml").out
+    assert "schedule nightly is changed" in cli("definition", "push", "report.toml").out
+    recorded.rules["nightly"]["definition"] = "another"
+    refused = cli("definition", "push", "report.toml")
+    assert refused.code == Exit.CONFLICT
+    assert "the schedule nightly runs another" in refused.err

@@ -26,7 +26,8 @@ def test_only_the_listed_routes_need_no_token() -> None:
 def test_what_changes_something_needs_more_than_reading() -> None:
     writing = {(row.path, row.auth) for row in REGISTRY if row.method != "GET"}
     assert {path for path, auth in writing if auth is Permission.READ} == {
-        "/api/v1/plan", "/api/v1/definitions/{name}/plan", "/api/v1/schedules/preview", "/api/v1/files/check",
+        "/api/v1/definitions/{name}/plan", "/api/v1/files/check", "/api/v1/plan",
+        "/api/v1/schedules/preview", "/api/v1/schedules/what-if",
     }
 
 

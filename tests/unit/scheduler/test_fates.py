@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleetlog_schemas import events, ids
+from fleetlog_schemas import events, ids, limits
 from fleetlog_schemas.definitions import Parameter
 from fleetlog_schemas.schedule_events import (
     BackfillRequested,
@@ -296,3 +296,22 @@ def test_ten_thousand_schedules_of_one_second_are_each_fired_once(world: Schedul
     world.now_ms += 1
     world.settle()
     assert len(world.tasks()) == 10_000
+
+
+def test_a_tick_that_comes_soon_is_woken_for_although_the_last_look_decided_nothing(world: Scheduling) -> None:
+    world.register(cron="* * * * *")
+    world.pass_until(BEGIN + MINUTE - 10_000)
+    world.decide(world.instances[0])
+    assert world.instances[0].wake_at_ms == BEGIN + MINUTE
+
+
+def test_backfills_that_wait_have_a_limit_and_the_ledger_says_so(world: Scheduling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BACKFILL_WAITING_MAX", 3)
+    world.register(cron="0 0 1 1 *")
+    world.say(BackfillRequested(name="s", ticks=(BEGIN - 3 * DAY, BEGIN - 2 * DAY)))
+    world.say(BackfillRequested(name="s", ticks=(BEGIN - 9 * DAY, BEGIN - 8 * DAY, BEGIN - 7 * DAY, BEGIN - 6 * DAY)))
+    assert world.fates() == [("fired", 1, "backfill"), *[("skipped", 1, "backfills-waiting")] * 2]
+    while open_tasks := world.open_tasks():
+        world.end(*open_tasks)
+    assert world.fired() == [BEGIN - 3 * DAY, BEGIN - 2 * DAY, BEGIN - 9 * DAY, BEGIN - 8 * DAY]
+    world.agree()

@@ -16,7 +16,13 @@ from msgspec import Meta
 
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.decode import Reason, bad_query, check_reason, if_match
-from fleetlog_gateway.definition_views import DefinitionSummary, DefinitionView, VersionSummary, summary
+from fleetlog_gateway.definition_views import (
+    DefinitionSummary,
+    DefinitionView,
+    VersionSummary,
+    scheduled,
+    summary,
+)
 from fleetlog_gateway.definitions import version_of
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
@@ -27,7 +33,7 @@ from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
 from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX, DEFINITIONS_MAX
-from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, Workflow, kind
+from fleetlog_schemas.spec import Blob, Build, Script, SpecError, TaskSpec, Workflow, kind
 from fleetlog_schemas.targets import TargetError, resolve
 
 VERSIONS_PAGE_MAX = 50
@@ -127,7 +133,9 @@ async def definitions_list(call: Call[Nothing, DefinitionsQuery]) -> web.Respons
     ]
     page = fitting[: query.limit]
     cursor = page[-1].definition.name if len(fitting) > len(page) else None
-    items = [DefinitionSummary(**summary(known)) for known in page]
+    of_them = scheduled(call.gateway.access.schedules, {known.definition.name for known in page})
+    now_ms = call.gateway.now_ms()
+    items = [DefinitionSummary(**summary(known, of_them.get(known.definition.name, ()), now_ms)) for known in page]
     return reply({"seq": seq, "data": Paged(items=items, next_cursor=cursor)})
 
 
@@ -168,7 +176,9 @@ async def show_definition(call: Call[Nothing, VersionQuery]) -> web.Response:
     """
     gateway = call.gateway
     known = await version_of(gateway, _named(gateway, call.path["name"]), call.query.version)
-    shown = DefinitionView(definition=known.definition, **summary(known))
+    name = known.definition.name
+    fields = summary(known, scheduled(gateway.access.schedules, {name}).get(name, ()), gateway.now_ms())
+    shown = DefinitionView(definition=known.definition, **fields)
     body = {"seq": gateway.tail.next_seq - 1, "data": shown}
     return reply(body, headers=_etag(known.version))
 
@@ -338,6 +348,8 @@ def _contents(spec: TaskSpec) -> dict[str, _Content]:
         ("env", "/options/env", spec.options.env),
     )
     found = {name: _Content(pointer, blob) for name, pointer, blob in given if blob is not None}
+    for index, one in enumerate(spec.payload.inputs if isinstance(spec.payload, Build) else ()):
+        found[f"input/{one.path}"] = _Content(f"/payload/inputs/{index}/content", one.content)
     for index, part in enumerate(spec.payload.parts if isinstance(spec.payload, Workflow) else ()):
         of_part = _contents(part.task) if part.task is not None else {}
         found |= {

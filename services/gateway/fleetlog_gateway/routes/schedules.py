@@ -143,12 +143,11 @@ def view(gateway: Gateway, schedule: Schedule, count: int) -> ScheduleView:
     """Return a schedule as it is now."""
     now_ms = gateway.now_ms()
     state = schedule.state(now_ms)
-    after_ms = schedule.paused_until_ms if state == "paused" else now_ms
-    fires = state == "active" or (state == "paused" and after_ms)
+    after_ms = schedule.fires_after_ms(now_ms)
     return ScheduleView(
         name=schedule.name, rule=schedule.rule, state=state, registered_at=rfc3339(schedule.registered_ms),
         registered_by=schedule.registered_by, etag=schedule.changed_seq,
-        next=next_ticks(schedule.rule, after_ms, count) if fires else [],
+        next=[] if after_ms is None else next_ticks(schedule.rule, after_ms, count),
         paused_reason=schedule.paused_reason if state == "paused" else "",
         paused_until=rfc3339(after_ms) if state == "paused" and after_ms else None,
     )
@@ -164,19 +163,20 @@ def named(gateway: Gateway, name: str) -> Schedule:
 
 def check_rule(gateway: Gateway, rule: Rule, prefix: str = "/rule") -> Rule:
     """Check a rule, and that its definition can be run as it says. Raises HttpProblem."""
-    _check_when(rule, prefix)
+    check_when(rule, prefix)
     if rule.kind == "once" and rule.begins_ms <= gateway.now_ms():
         raise invalid(f"{prefix}/begins_ms", "this time is over: run it now instead, or name a later one")
     _task_of(gateway, rule, prefix)
     return rule
 
 
-def _check_when(rule: Rule, prefix: str) -> None:
+def check_when(rule: Rule, prefix: str, policy: str = "/policy") -> None:
+    """Check when a rule means, and its policy, which stands at this place in what was sent. Raises HttpProblem."""
     try:
         check_times(rule)
     except RuleError as error:
         raise invalid(prefix + error.pointer, error.message) from None
-    _check_policy(rule.policy, prefix)
+    _check_policy(rule.policy, prefix + policy)
 
 
 def _task_of(gateway: Gateway, rule: Rule, prefix: str) -> TaskSpec:
@@ -193,14 +193,14 @@ def _check_policy(policy: SchedulePolicy, prefix: str) -> None:
         ("jitter_ms", limits.JITTER_MS_MAX),
     ):
         if not 0 <= getattr(policy, field) <= most:
-            raise invalid(f"{prefix}/policy/{field}", f"must be between 0 and {most}")
+            raise invalid(f"{prefix}/{field}", f"must be between 0 and {most}")
     if len(policy.windows) > limits.SCHEDULE_WINDOWS_MAX:
-        raise invalid(f"{prefix}/policy/windows", f"at most {limits.SCHEDULE_WINDOWS_MAX} windows")
+        raise invalid(f"{prefix}/windows", f"at most {limits.SCHEDULE_WINDOWS_MAX} windows")
     for index, window in enumerate(policy.windows):
         try:
             check_window(window)
         except PolicyError as error:
-            raise invalid(f"{prefix}/policy/windows/{index}{error.pointer}", error.message) from None
+            raise invalid(f"{prefix}/windows/{index}{error.pointer}", error.message) from None
 
 
 @route("GET", "/api/v1/schedules", auth=Permission.READ, query=SchedulesQuery, answer=Answered[Paged[ScheduleView]],
@@ -226,7 +226,7 @@ async def schedules_list(call: Call[Nothing, SchedulesQuery]) -> web.Response:
 async def preview_schedule(call: Call[Preview, Nothing]) -> web.Response:
     """Say when a rule would fire, without registering it."""
     gateway, body = call.gateway, call.body
-    _check_when(body.rule, "/rule")
+    check_when(body.rule, "/rule")
     after_ms = body.from_ms - 1 if body.from_ms else gateway.now_ms()
     return reply({"seq": gateway.tail.next_seq - 1, "data": next_ticks(body.rule, after_ms, body.count)})
 

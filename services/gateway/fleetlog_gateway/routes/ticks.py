@@ -1,4 +1,4 @@
-"""Ticks of schedules: the ledger of what became of each, and running past ones now."""
+"""Ticks of schedules: the ledger of what became of each, running past ones now, and the past under another rule."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from fleetlog_gateway.decode import Reason, check_reason
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
-from fleetlog_gateway.routes.schedules import named
+from fleetlog_gateway.routes.schedules import check_when, named
 from fleetlog_schemas import events, ledger, limits, questions
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.occurrences import LATEST_MS, ticks
+from fleetlog_schemas.schedule_events import Rule
+from fleetlog_schemas.what_if import RuleChange, WhatIf, WhatIfQuestion, changed
 
 _CHANGES = ("invalid", "conflict", "bus-unavailable", "unsettled")
 _Text = Annotated[str, Meta(max_length=100)]
 BACKFILL_SCAN_MAX = 20_000
 """Ticks of the period of one backfill that are looked at: two weeks of minutes."""
+WHAT_IF_MS_MAX = 30_000
+"""How long a replay may take."""
 
 
 class TicksQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +64,18 @@ class Backfilled(msgspec.Struct, frozen=True):
     ticks: list[str]
     seq: int | None = None
     """Null: it was a preview, or there is nothing to run."""
+
+
+class WhatIfAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which past, and what would have been otherwise."""
+
+    since_ms: Annotated[int, Meta(ge=1, le=LATEST_MS)]
+    """Ticks later than this ..."""
+    until_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)] = 0
+    """... and not later than this; 0: until now."""
+    change: RuleChange = RuleChange()
+    schedules: Annotated[tuple[_Text, ...], Meta(max_length=limits.WHAT_IF_SCHEDULES_MAX)] = ()
+    """Names, also of schedules that were removed; none: all that ever were."""
 
 
 class _Fired(msgspec.Struct, frozen=True):
@@ -102,6 +118,21 @@ async def backfill_schedule(call: Call[Backfill, Nothing]) -> web.Response:
 
     seq = await gateway.change(events.SCHEDULE, decide, call.principal, f"look at the ticks of {schedule.name}, then try again")
     return reply(msgspec.structs.replace(answer, seq=seq))
+
+
+@route("POST", "/api/v1/schedules/what-if", auth=Permission.READ, body=WhatIfAsked, answer=Answered[WhatIf],
+       problems=("invalid", "schedule-not-found", "too-far", "service-unavailable", "behind"))
+async def schedule_what_if(call: Call[WhatIfAsked, Nothing]) -> web.Response:
+    """Replay a past period under another rule, by the code that fires, and compare. It touches nothing."""
+    gateway, body = call.gateway, call.body
+    now_ms = gateway.now_ms()
+    until_ms = min(body.until_ms or now_ms, now_ms)
+    if body.since_ms >= until_ms:
+        raise invalid("/since_ms", "this period has no past: name a time before until_ms, and before now")
+    # What cannot be in any rule is refused here; a schedule has its own definition and zone.
+    check_when(changed(Rule(definition="", kind="cron", cron="@daily"), body.change), "/change", policy="")
+    fields = {"schedules": body.schedules, "since_ms": body.since_ms, "until_ms": until_ms, "change": body.change}
+    return handed_on(await gateway.asker.report("what-if", WhatIfQuestion, fields, WHAT_IF_MS_MAX))
 
 
 async def _fired(gateway: Gateway, name: str, from_ms: int, until_ms: int) -> set[str]:

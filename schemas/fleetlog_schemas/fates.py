@@ -1,24 +1,29 @@
 """The fate of ticks: which are fired, which are missed, skipped or have to wait, and why. Pure; by the schedule's policy.
 
-Ticks are settled in order. Several in a row with the same fate are one entry of the ledger, so that a year's absence
-costs a line and not a million.
+The scheduler decides by it, and a replay of the past (`replay.py`) too. Ticks are settled in order. Several in a row
+with the same fate are one entry of the ledger, so that a year's absence costs a line and not a million.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from fleetlog_scheduler.live import jitter_ms
-from fleetlog_schemas import policies
-from fleetlog_schemas.occurrences import last_tick, ticks
+from fleetlog_schemas import limits, policies
+from fleetlog_schemas.occurrences import LATEST_MS, last_tick, next_tick, ticks
 from fleetlog_schemas.schedule_events import Rule, TickDecision
-from fleetlog_schemas.schedules import Period, Schedule, Track
+from fleetlog_schemas.schedules import Period, Schedule, Schedules, Track
+
+NEVER_MS = LATEST_MS + 1
 
 TICKS_COUNTED_MAX = 10_000
 """Ticks that are counted one by one; of a longer absence the ledger says `more`. A cron of seconds has as many in three hours."""
+
+CANCELS_MAX = 500
+"""Runs that one schedule cancels at once, the oldest; the rest is asked to end with the next tick."""
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -31,6 +36,85 @@ class Due(msgspec.Struct, frozen=True):
 
 
 Fate = TickDecision | Due
+
+
+class Settled(msgspec.Struct):
+    """What a look at one schedule comes to."""
+
+    ticks: list[TickDecision] = []
+    cancels: list[str] = []
+    """Tasks that are asked to end, because the schedule runs again."""
+
+
+def jitter_ms(rule: Rule, name: str, nominal_ms: int) -> int:
+    """Return by how much a tick is fired later: the same for the same tick, whoever asks."""
+    if not rule.policy.jitter_ms:
+        return 0
+    digest = hashlib.sha256(f"{name}\0{nominal_ms}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % (rule.policy.jitter_ms + 1)
+
+
+def look_ms(schedules: Schedules, name: str) -> int:
+    """Return when a schedule has to be looked at: 0 is at once, NEVER_MS only after its next change."""
+    track = schedules.tracks.get(name)
+    if track is None:
+        return NEVER_MS
+    schedule = schedules.by_name.get(name)
+    if (track.queued_ms or track.backfills) and (schedule is None or not schedule.active):
+        return 0
+    if sum(len(one.ticks) for one in track.backfills) > limits.BACKFILL_WAITING_MAX:
+        return 0
+    look = NEVER_MS
+    if schedule is not None and (track.queued_ms or track.backfills):
+        overlaps = schedule.rule.policy.overlap == "allow" and not track.queued_ms
+        if overlaps or not track.running:
+            look = schedule.paused_until_ms if schedule.paused_ms else 0
+            look = look or (NEVER_MS if schedule.paused_ms else 0)
+    for period in track.periods:
+        tick = next_tick(period.rule, max(track.settled_ms, period.from_ms))
+        if tick is None or (period.until_ms and tick.at_ms > period.until_ms):
+            continue
+        if period.paused is None:
+            return min(look, tick.at_ms + jitter_ms(period.rule, name, tick.at_ms))
+        if period.until_ms:
+            return min(look, period.until_ms)  # what is skipped meanwhile is told at the end of the pause
+    return look
+
+
+def settle(
+    name: str, schedule: Schedule | None, track: Track, grace_ms: int, now_ms: int, fire: Callable[[Due], TickDecision]
+) -> Settled:
+    """Return what becomes of every tick that can be settled now, with the runs that are still open in mind.
+
+    *fire* makes the run of a tick: its decision names the task, or says why there is none.
+    """
+    settled = Settled()
+    running = list(track.running)
+    queued = bool(track.queued_ms)
+    for fate in fates(name, schedule, track, grace_ms, now_ms):
+        queued = queued and fate.nominal_ms != track.queued_ms
+        if isinstance(fate, TickDecision):
+            settled.ticks.append(fate)
+            continue
+        assert schedule is not None
+        overlap = schedule.rule.policy.overlap
+        if running and fate.backfill_seq and overlap != "allow":
+            break  # one after the other, as the runs end
+        if running and not fate.backfill_seq and overlap in ("skip", "queue-one"):
+            waits = overlap == "queue-one" and not queued
+            settled.ticks.append(
+                TickDecision(name=name, outcome="queued" if waits else "skipped", nominal_ms=fate.nominal_ms, reason="overlap")
+            )
+            queued = queued or waits
+            continue
+        decision = fire(fate)
+        settled.ticks.append(decision)
+        if decision.task_id:
+            if overlap == "cancel-running":
+                settled.cancels += [one for one in running if one not in track.cancelled][:CANCELS_MAX]
+                running.clear()
+            running.append(decision.task_id)
+    return settled
 
 
 def fates(name: str, schedule: Schedule | None, track: Track, grace_ms: int, now_ms: int) -> Iterator[Fate]:
@@ -52,12 +136,22 @@ def fates(name: str, schedule: Schedule | None, track: Track, grace_ms: int, now
 
 def _backfilled(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:
     ended = "unregistered" if schedule is None else "" if schedule.active else "stopped"
+    room = limits.BACKFILL_WAITING_MAX
+    for backfill in () if ended else track.backfills:
+        for at_ms in backfill.ticks[max(0, room) :]:
+            yield TickDecision(
+                name=name, outcome="skipped", nominal_ms=at_ms, reason="backfills-waiting", backfill_seq=backfill.requested_seq,
+                message=f"{limits.BACKFILL_WAITING_MAX} ticks of earlier backfills still waited: ask again when they have run",
+            )
+        room -= len(backfill.ticks)
+    room = limits.BACKFILL_WAITING_MAX
     for backfill in track.backfills:
-        for at_ms in backfill.ticks:
+        for at_ms in backfill.ticks if ended else backfill.ticks[: max(0, room)]:
             if ended:
                 yield TickDecision(name=name, outcome="skipped", nominal_ms=at_ms, reason=ended, backfill_seq=backfill.requested_seq)
             elif schedule is not None and schedule.state(now_ms) == "active":
                 yield Due(at_ms, "backfill", backfill.requested_seq)
+        room -= len(backfill.ticks)
 
 
 def _queued(name: str, schedule: Schedule | None, track: Track, now_ms: int) -> Iterator[Fate]:
