@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 
+from fleetlog.toml_text import toml_lines
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.spec import Blob, Part, Script, TaskSpec, Workflow
 
 FILE_SUFFIX = ".toml"
 FILE_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of one file: a script and a stdin of the largest size, as text."""
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _VERSION_LINE = re.compile(r"^version[ \t]*=[ \t]*[0-9]+[ \t]*(?=#|$)", re.MULTILINE)
 _TABLE_LINE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
@@ -37,6 +37,8 @@ class Contents(msgspec.Struct):
     """What a definition refers to, by digest."""
 
     by_digest: dict[str, bytes] = {}
+    kept: dict[str, str] = {}
+    """Versions of task files, as `PATH@VERSION`, to their digests: what the server has by this name, and a file may say."""
 
     def add(self, content: bytes, name: str) -> dict[str, Any]:
         """Keep content and return the reference to it."""
@@ -47,6 +49,15 @@ class Contents(msgspec.Struct):
     def of(self, blob: Blob) -> bytes:
         """Return what a reference means."""
         return self.by_digest[blob.sha256]
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A version of a task file, as the server has it."""
+
+    name: str
+    """`PATH@VERSION`."""
+    content: bytes
+    interpreter: tuple[str, ...]
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -108,6 +119,8 @@ def _task_table(spec_of: TaskSpec, contents: Contents) -> dict[str, Any]:
 def _content(part: str, blob: Blob, contents: Contents) -> dict[str, Any]:
     """Return the fields that stand for content: text, or base64 where it is none."""
     content = contents.of(blob)
+    if part == "script" and contents.kept.get(blob.name) == blob.sha256:
+        return {"task_file": blob.name}
     name = {f"{part}_name": blob.name} if blob.name != _usual_name(part) else {}
     try:
         return {part: content.decode(), **name}
@@ -166,8 +179,8 @@ def _renamed(table: dict[str, Any], rename: Callable[[str, Any], tuple[str, Any]
     return found
 
 
-def read(text: str, beside: Callable[[str], bytes]) -> Read:
-    """Return the definition of a file's text; *beside* reads a file that it names.
+def read(text: str, beside: Callable[[str], bytes], kept: Callable[[str], Kept]) -> Read:
+    """Return the definition of a file's text; *beside* reads a file that it names, *kept* a task file of the server.
 
     Raises:
         TextError: it is no TOML, or no definition.
@@ -181,7 +194,10 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     version = top.pop("version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
         raise TextError("version: must be the number of a version")
+    parts = found if isinstance(found := top.get("parts"), dict) else {}
     spec = {key: value for key, value in top.items() if key not in ("name", "description", "parameters")}
+    for table in (spec, *(part for part in parts.values() if isinstance(part, dict))):
+        _take_kept(table, contents, kept)
     _take_task(spec, contents, beside)
     made = {"name": top.get("name", ""), "spec": spec}
     made.update({key: top[key] for key in ("description", "parameters") if key in top})
@@ -189,6 +205,20 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
         return Read(msgspec.convert(made, Definition), version, contents, schedules)
     except msgspec.ValidationError as error:
         raise TextError(_plain(str(error), list(top.get("parts", ())))) from None
+
+
+def _take_kept(table: dict[str, Any], contents: Contents, kept: Callable[[str], Kept]) -> None:
+    """Put a task file's content and interpreter where a file names it: the script of a version, which never changes."""
+    if "task_file" not in table:
+        return
+    if others := sorted(table.keys() & {"script", "script_base64", "script_file", "script_name", "argv"}):
+        raise TextError(f"task_file: stands in the place of {', '.join(others)}")
+    if not isinstance(name := table.pop("task_file"), str):
+        raise TextError('task_file: must be a text, as "maintenance/cleanup.py" or "maintenance/cleanup.py@3"')
+    one = kept(name)
+    contents.kept[one.name] = hashlib.sha256(one.content).hexdigest()
+    table.update(script_base64=base64.b64encode(one.content).decode(), script_name=one.name)
+    table.setdefault("interpreter", list(one.interpreter))
 
 
 def _take_task(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
@@ -326,64 +356,6 @@ def with_version(text: str, version: int) -> str:
     except tomllib.TOMLDecodeError:
         pass
     return text  # the line stands within a text: better an old number than another script
-
-
-def toml_lines(table: dict[str, Any], path: str) -> list[str]:
-    """Return the lines of a table: values first, then the tables in it."""
-    inline = {key for key, value in table.items() if isinstance(value, dict) and (key == "for_each" or path.endswith(".given"))}
-    lines = [
-        f"{_key(key)} = {_value(value)}" for key, value in table.items()
-        if key in inline or (not isinstance(value, dict) and _says(key, value, path))
-    ]
-    for key, value in table.items():
-        if isinstance(value, dict) and key not in inline and (value or path == "parameters"):
-            inner = f"{path}.{_key(key)}" if path else _key(key)
-            below = toml_lines(value, inner)
-            if all(isinstance(one, dict) for one in value.values()) and value and not inner.endswith(".given"):
-                lines += below  # nothing stands between: no header of its own
-            else:
-                lines += ["", f"[{inner}]", *below]
-    return lines
-
-
-def _says(key: str, value: Any, path: str) -> bool:
-    """Tell whether a line is needed: what is empty at the top says nothing."""
-    return bool(path) or value not in ("", 0, None) or key in ("max_retries", "script", "stdin")
-
-
-def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _basic(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _long(value) if "\n" in value else _basic(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_value(one) for one in value)}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(key)} = {_value(one)}' for key, one in value.items())} }}"
-    return repr(value)
-
-
-def _escape(text: str) -> str:
-    return "".join(
-        f"\\u{ord(mark):04x}" if (mark < " " and mark not in "\t\n") or mark == "\x7f" else mark for mark in text
-    )
-
-
-def _basic(text: str) -> str:
-    marked = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{_escape(marked)}"'
-
-
-def _long(text: str) -> str:
-    """Return a text of several lines; a carriage return is written as an escape, for readers of TOML drop it."""
-    marked = text.replace("\\", "\\\\").replace('"""', '""\\"')
-    if marked.endswith('"'):
-        marked = marked[:-1] + '\\"'
-    return f'"""\n{_escape(marked)}"""'
 
 
 def canonical(found: Read) -> str:
