@@ -2,7 +2,8 @@
 
 Field names are those of the API, with two things made easier: times are `..._seconds` instead of milliseconds, and
 `max_retries` stands for the attempts. Content (script, stdin, environment) stands in the file, or beside it
-(`script_file`). Reading the canonical text gives the same definition, byte for byte. Pure.
+(`script_file`), or is a version of a task file (`task_file`). A function stands as `function`, `args` and `kwargs`; without a
+target it goes to any one host that offers it, unless `anywhere = false`. Reading the canonical text gives the same definition, byte for byte. Pure.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import msgspec
 
 from fleetlog.toml_text import toml_lines
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Blob, Part, Script, TaskSpec, Workflow
+from fleetlog_schemas.spec import Blob, Choose, Function, Part, Script, TaskSpec, Workflow
 
+ANYWHERE = ("all", Choose())
+"""Target and choice of a function that names no host: any one that offers it and serves its queue."""
 FILE_SUFFIX = ".toml"
 FILE_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of one file: a script and a stdin of the largest size, as text."""
@@ -100,6 +103,12 @@ def _task_table(spec_of: TaskSpec, contents: Contents) -> dict[str, Any]:
     if isinstance(spec_of.payload, Script):
         top.update(_content("script", spec_of.payload.content, contents))
         del top["content"]
+    if isinstance(spec_of.payload, Function):
+        top = {"kind": "function", **_call_table(spec_of.payload)}
+        if (spec_of.target, spec_of.choose) == ANYWHERE:
+            del spec["target"], spec["choose"]
+        elif not spec_of.target and spec_of.choose is None:
+            top["anywhere"] = False
     around = spec_of.options
     for part, blob in (("stdin", around.stdin), ("env", around.env)):
         if blob is not None:
@@ -114,6 +123,13 @@ def _task_table(spec_of: TaskSpec, contents: Contents) -> dict[str, Any]:
     top["timeout_ms"] = spec_of.timeout_ms
     top.update(spec, options=options)
     return top
+
+
+def _call_table(call: Function) -> dict[str, Any]:
+    """Return the fields that stand for a call: its arguments as TOML has them, or as JSON where there is a null among them."""
+    if b"null" in msgspec.json.encode((call.args, call.kwargs)):
+        return {"function": call.name, "arguments_json": msgspec.json.encode({"args": call.args, "kwargs": call.kwargs}).decode()}
+    return {"function": call.name, "args": list(call.args), "kwargs": call.kwargs}
 
 
 def _content(part: str, blob: Blob, contents: Contents) -> dict[str, Any]:
@@ -173,7 +189,7 @@ def _renamed(table: dict[str, Any], rename: Callable[[str, Any], tuple[str, Any]
         new_key, new = rename(key, value)
         if key == "parts" and isinstance(new, dict):
             new = {name: _renamed(part, rename) if isinstance(part, dict) else part for name, part in new.items()}
-        elif isinstance(new, dict) and key not in ("parameters", "env", "given"):
+        elif isinstance(new, dict) and key not in ("parameters", "env", "given", "kwargs"):
             new = _renamed(new, rename)
         found[new_key] = new
     return found
@@ -211,7 +227,7 @@ def _take_kept(table: dict[str, Any], contents: Contents, kept: Callable[[str], 
     """Put a task file's content and interpreter where a file names it: the script of a version, which never changes."""
     if "task_file" not in table:
         return
-    if others := sorted(table.keys() & {"script", "script_base64", "script_file", "script_name", "argv"}):
+    if others := sorted(table.keys() & {"script", "script_base64", "script_file", "script_name", "argv", "function"}):
         raise TextError(f"task_file: stands in the place of {', '.join(others)}")
     if not isinstance(name := table.pop("task_file"), str):
         raise TextError('task_file: must be a text, as "maintenance/cleanup.py" or "maintenance/cleanup.py@3"')
@@ -282,9 +298,23 @@ def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[st
     payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args", "steps", "artifacts", "inputs") if key in spec})
     if blob:
         payload["content"] = blob
+    if "function" in spec:
+        payload = {"kind": "function", "name": spec.pop("function"), **_arguments(spec, payload)}
+        if spec.pop("anywhere", True) and "target" not in spec and "choose" not in spec:
+            spec["target"], spec["choose"] = ANYWHERE[0], {}
     if "parts" in spec:
         payload = {"kind": "workflow", "parts": _take_parts(spec.pop("parts"), contents, beside)}
     spec["payload"] = payload
+
+
+def _arguments(spec: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
+    if "arguments_json" not in spec:
+        return {"args": payload.get("args", []), "kwargs": spec.pop("kwargs", {})}
+    try:
+        found = json.loads(spec.pop("arguments_json"))
+        return {"args": found["args"], "kwargs": found["kwargs"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise TextError('arguments_json: is a text such as {"args": [1, null], "kwargs": {}}') from None
 
 
 def _take_surroundings(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:

@@ -1,4 +1,4 @@
-"""TOML as people would write it: values first, then tables; texts of several lines as such. The standard library only reads it."""
+"""Write a table as TOML, one canonical text for each: values first, then tables, small ones on a line of their own. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 def toml_lines(table: dict[str, Any], path: str) -> list[str]:
     """Return the lines of a table: values first, then the tables in it."""
-    inline = {key for key, value in table.items() if isinstance(value, dict) and (key == "for_each" or path.endswith(".given"))}
+    inline = {key for key, value in table.items() if isinstance(value, dict) and (key in ("for_each", "kwargs") or path.endswith(".given"))}
     lines = [
         f"{_key(key)} = {_value(value)}" for key, value in table.items()
         if key in inline or (not isinstance(value, dict) and _says(key, value, path))
@@ -28,7 +28,7 @@ def toml_lines(table: dict[str, Any], path: str) -> list[str]:
 
 def _says(key: str, value: Any, path: str) -> bool:
     """Tell whether a line is needed: what is empty at the top says nothing."""
-    return bool(path) or value not in ("", 0, None) or key in ("max_retries", "script", "stdin")
+    return bool(path) or value not in ("", 0, None) or key in ("max_retries", "script", "stdin", "anywhere")
 
 
 def _key(key: str) -> str:

@@ -14,8 +14,13 @@ from typing import Any
 
 import pytest
 
+from fleetlog_schemas import reports, subjects, wire
+from fleetlog_schemas.builds import ArtifactRule, Build, Step
+from fleetlog_schemas.outcomes import Outcome
+from fleetlog_testing.agent_process import fleet
 from fleetlog_testing.fleet import Fleet
 from fleetlog_testing.typed_page import Operator
+from fleetlog_testing.waiting import until
 
 
 class Builder(Operator):
@@ -124,3 +129,38 @@ def test_the_folder_of_a_build_is_gone_when_it_has_ended(builder: Builder) -> No
     folder = Path(builder.type("fleetlog artifact get last here --to -").strip())
     assert folder.name.endswith(".work")
     assert not folder.exists()
+
+
+def test_an_agent_that_is_killed_while_it_sends_an_artifact_sends_it_again(tmp_path: Path) -> None:
+    size = 64 * 1024 * 1024
+    steps = (Step(("/bin/sh", "-ec", f"head -c {size} /dev/urandom > big; sha256sum big")),)
+
+    async def scenario() -> None:
+        async with fleet(tmp_path) as (dispatcher, (agent,)):
+            subject = subjects.artifacts(agent.host_id)
+
+            async def chunks(from_seq: int = 1, count: int = 1) -> list[tuple[int, reports.ArtifactChunk]]:
+                stored = await dispatcher.looker.get_range(subjects.OUTPUT, from_seq, count, subject)
+                return [(one.seq, wire.decode(one.body, reports.ArtifactChunk)) for one in stored]
+
+            task = await dispatcher.start(agent, Build(steps, (ArtifactRule("big"),)))
+            await until(chunks, 30, "a chunk is stored", 0.005)
+            agent.kill()
+            assert not await dispatcher.items(reports.ReportEnded, task), "it was killed before it was done"
+            agent.start()
+            end = await dispatcher.end_of(task, 60)
+            (kept,) = end.artifacts
+            assert (end.outcome, kept.size) == (Outcome.SUCCESS, size)
+            whole, digest, seq, begun = 0, hashlib.sha256(), 1, 0
+            while found := await chunks(seq, 64):
+                for at, chunk in found:
+                    begun += chunk.offset == 0
+                    if kept.first_seq <= at <= kept.last_seq and chunk.offset == whole:
+                        whole += len(chunk.data)
+                        digest.update(chunk.data)
+                seq = found[-1][0] + 1
+            assert begun == 2, "the first upload was interrupted"
+            assert (whole, digest.hexdigest()) == (size, kept.sha256)
+            assert kept.sha256 in end.tail
+
+    asyncio.run(scenario())
