@@ -27,7 +27,6 @@ ENVIRONMENT_PREFIX = "FLEETLOG_PARAM_"
 NAME_RULE = "1-63 of a-z 0-9 _ -, and begins with a letter or digit"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PARAMETER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-
 _SIZED = ("string", "integer", "number", "list")
 
 
@@ -155,8 +154,8 @@ def _check_parameter(pointer: str, parameter: Parameter) -> None:
     if of_type not in _SIZED and (parameter.min is not None or parameter.max is not None):
         raise SpecError(f"{pointer}/min", f"a parameter of type {of_type} has neither min nor max")
     least, most = parameter.min, parameter.max
-    check_integer(f"{pointer}/min", least)
-    check_integer(f"{pointer}/max", most)
+    for field, bound in (("min", least), ("max", most)):
+        check_integer(f"{pointer}/{field}", bound)
     if least is not None and most is not None and least > most:
         raise SpecError(f"{pointer}/min", "min is above max")
     if (of_type == "enum") != bool(parameter.values):
