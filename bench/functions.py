@@ -15,14 +15,14 @@ from bench.figures import Figure
 from bench.system import System, until
 from fleetlog_schemas.spec import Choose, Function, TaskSpec
 
-WORKERS = 2
+PROCESSES = 2
 MANY_SLOTS = 64
 """Calls on their way to one host; with few, the time of a round trip is the limit."""
 POLICY = f"""
 [functions]
 modules = ["bench.called"]
 path = ["{Path(__file__).resolve().parent.parent}"]
-workers = {WORKERS}
+workers = {PROCESSES}
 calls_max = 1000000
 """
 
@@ -51,5 +51,5 @@ def functions(tasks: int, rounds: int) -> list[Figure]:
         measure.throughput_once(client, watcher, min(tasks, 100), call_of("warm-up"))
         samples = tuple(measure.throughput_once(client, watcher, tasks, call_of(f"round-{number}")) for number in range(rounds))
         watcher.feed.close()
-    name = f"function calls on one host, {WORKERS} workers, {tasks} tasks"
+    name = f"function calls on one host, {PROCESSES} workers, {tasks} tasks"
     return [*figures, Figure(name, "tasks/s", samples, note="in the log, and readable")]
