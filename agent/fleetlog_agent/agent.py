@@ -36,7 +36,7 @@ from fleetlog_runtime.shell.clock import boot_ms
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_schemas import subjects, wire
-from fleetlog_schemas.reports import Frame
+from fleetlog_schemas.reports import ArtifactChunk, Frame
 from fleetlog_schemas.version import VERSION
 
 SESSION_ANSWER_MS_MAX = 5_000
@@ -90,7 +90,7 @@ class Agent:
         self._listening = False
         self._runner = Runner(
             identity.host_id, folder, self.tell, self._bus_if_up, self._store_frame,
-            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, fail=self.fail, functions=policy.functions, boot_id=self._boot,
+            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, store_chunk=self._store_chunk, fail=self.fail, functions=policy.functions, boot_id=self._boot,
         )
         self._runner.pool.on_offered = self._measure_facts
         self._wake: asyncio.TimerHandle | None = None
@@ -113,6 +113,7 @@ class Agent:
         if self._journal.torn_bytes:
             self._log.warning("removed an interrupted write at the journal's end", bytes=self._journal.torn_bytes)
         await self._runner.holder.find()
+        self._runner.sweep({str(key) for key in self.core.attempts.open})
         await self._runner.pool.find({str(key) for key in self.core.state.entries})
         for work in (self._connect_for_ever(), self._measure_for_ever(), self._watch_room_for_ever(), self._stop_when(stop)):
             self._go(work)
@@ -237,6 +238,10 @@ class Agent:
         last = "/last" if frame.last else ""
         name = f"{self.identity.host_id}/{frame.task_id}.{frame.attempt}/{frame.stream}/{frame.offset}{last}"
         return await self._append(draft, name)
+
+    async def _store_chunk(self, chunk: ArtifactChunk, upload: str) -> int:
+        draft = Draft(subject=subjects.artifacts(self.identity.host_id), body=wire.encode(chunk))
+        return await self._append(draft, f"{self.identity.host_id}/{upload}/{chunk.offset}")
 
     async def _append(self, draft: Draft, message_id: str) -> int:
         """Store one message. Raises NotStored."""

@@ -15,7 +15,7 @@ from fleetlog_agent import core_settings as limits
 from fleetlog_agent import messages as m
 from fleetlog_agent.journal_records import Ended, Entry, JournalState, Key, Record, Started, Stopping
 from fleetlog_runtime.pure.settings import AgentSettings
-from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.events import Artifact, OutputSummary
 from fleetlog_schemas.limits import (
     ERROR_TEXT_BYTES_MAX,
     OUTPUT_TAIL_BYTES_MAX,
@@ -164,7 +164,7 @@ class Attempts:
             _Fate(
                 outcome, Ran.YES, exit_code=news.exit_code, signal=news.signal, started_ms=started_ms,
                 ended_ms=ended_ms, duration_ms=news.duration_ms, error=news.error or news.raised or news.note, tail=news.tail, output=news.output,
-                return_value=news.return_value, traceback=news.traceback,
+                return_value=news.return_value, traceback=news.traceback, artifacts=news.artifacts,
             ),
         )
 
@@ -183,7 +183,7 @@ class Attempts:
                     exit_code=fate.exit_code, signal=fate.signal, started_ms=fate.started_ms, ended_ms=fate.ended_ms,
                     duration_ms=fate.duration_ms, error=bounded(fate.error, ERROR_TEXT_BYTES_MAX),
                     tail=bounded(fate.tail, OUTPUT_TAIL_BYTES_MAX), output=fate.output,
-                    return_value=fate.return_value, traceback=bounded(fate.traceback, TRACEBACK_BYTES_MAX),
+                    return_value=fate.return_value, artifacts=fate.artifacts, traceback=bounded(fate.traceback, TRACEBACK_BYTES_MAX),
                 )
             )
         )
@@ -302,6 +302,7 @@ class _Fate(msgspec.Struct, frozen=True):
     output: OutputSummary | None = None
     return_value: str | None = None
     traceback: str = ""
+    artifacts: tuple[Artifact, ...] = ()
 
 
 def _was_stopped(news: m.Exited, live: Live) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from fleetlog_agent.journal_records import Commit, Key
-from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.events import Artifact, OutputSummary
 from fleetlog_schemas.pushes import StartAttempt
 from fleetlog_schemas.reports import FarReported, Heartbeat, Load, OpenSession, Report
 
@@ -73,6 +73,8 @@ class Exited(msgspec.Struct, frozen=True):
     """By the boot clock, when it is known better than now."""
     return_value: str | None = None
     """As JSON."""
+    artifacts: tuple[Artifact, ...] = ()
+    """Of a build: the files that are kept."""
     note: str = ""
     """What is wrong with what it returned; how it ended is not touched by that."""
     raised: str = ""

@@ -31,7 +31,7 @@ from typing import Annotated
 import msgspec
 
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import QUEUE_DEFAULT, Function, Script, Shell, kind_of
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Build, Function, HostPayload, Script, Shell, kind_of
 
 POLICY_BYTES_MAX = 64 * 1024
 
@@ -87,19 +87,35 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return "this host offers no functions: name their modules under [functions] in its policy.toml"
         if self is OPEN:
             return ""
-        asked: dict[str, tuple[str, ...]] = {"kinds": (kind_of(payload),), "users": (start.options.user or pwd.getpwuid(os.getuid()).pw_name,)}
-        if isinstance(payload, Shell | Script):
-            program = payload.argv[0] if isinstance(payload, Shell) else payload.interpreter[0]
-            resolved = shutil.which(program) or program
-            asked["programs"] = (program, resolved, str(Path(resolved).resolve()), Path(program).name)
-        for what, names in asked.items():
-            pattern = _match(getattr(self.forbid, what), names)
-            if pattern is not None:
-                return f"this host's policy forbids {what[:-1]} {names[0]!r} (rule {pattern!r} in policy.toml)"
-            allowed = getattr(self.allow, what)
-            if allowed is not None and _match(allowed, names) is None:
-                return f"this host's policy does not allow {what[:-1]} {names[0]!r} (see [allow] in policy.toml)"
+        asked = [("kinds", (kind_of(payload),)), ("users", (start.options.user or pwd.getpwuid(os.getuid()).pw_name,))]
+        return next(filter(None, (self._refuses(what, names) for what, names in [*asked, *map(_named, _programs(payload))])), "")
+
+    def _refuses(self, what: str, names: tuple[str, ...]) -> str:
+        pattern = _match(getattr(self.forbid, what), names)
+        if pattern is not None:
+            return f"this host's policy forbids {what[:-1]} {names[0]!r} (rule {pattern!r} in policy.toml)"
+        allowed = getattr(self.allow, what)
+        if allowed is not None and _match(allowed, names) is None:
+            return f"this host's policy does not allow {what[:-1]} {names[0]!r} (see [allow] in policy.toml)"
         return ""
+
+
+def _programs(payload: HostPayload) -> list[str]:
+    """Return the programs that a payload names; a build's steps name one each."""
+    match payload:
+        case Shell(argv=argv):
+            return [argv[0]]
+        case Script(interpreter=interpreter):
+            return [interpreter[0]]
+        case Build(steps=steps):
+            return [step.argv[0] for step in steps]
+        case _:
+            return []
+
+
+def _named(program: str) -> tuple[str, tuple[str, ...]]:
+    resolved = shutil.which(program) or program
+    return "programs", (program, resolved, str(Path(resolved).resolve()), Path(program).name)
 
 
 NO_FUNCTIONS = Functions()

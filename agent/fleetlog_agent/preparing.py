@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 from fleetlog_agent import process_tree, returned
@@ -14,10 +15,11 @@ from fleetlog_agent.journal_records import Key
 from fleetlog_agent.launch import RETURN_FD, SCRIPT_FD
 from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
+from fleetlog_schemas.builds import script_of
 from fleetlog_schemas.definitions import variables
 from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import Script, Shell, kind_of
+from fleetlog_schemas.spec import Build, Script, Shell, kind_of
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -61,11 +63,14 @@ class Preparation:
             body = await self._blobs.fetch(options.stdin, self._token(start, options.stdin.sha256))
             stdin = self._write(key, "stdin", body, 0o600)
         launch: dict[str, object] | None = None
-        limits = (options.cwd, options.umask, options.memory_bytes_max, options.files_max)
+        cwd = options.cwd
+        if isinstance(start.payload, Build) and cwd is None:
+            cwd = await self._folder(key, start, start.payload)
+        limits = (cwd, options.umask, options.memory_bytes_max, options.files_max)
         other = options.user is not None and who.pw_uid != os.getuid()
         if other or any(value is not None for value in limits):
             launch = {
-                "cwd": options.cwd, "umask": options.umask, "memory": options.memory_bytes_max,
+                "cwd": cwd, "umask": options.umask, "memory": options.memory_bytes_max,
                 "files": options.files_max,
             }
             if other:
@@ -120,15 +125,31 @@ class Preparation:
         payload = start.payload
         if isinstance(payload, Shell):
             return list(payload.argv), None
+        if isinstance(payload, Build):
+            return self._script(key, script_of(payload), ("/bin/sh",), (), who)
         if not isinstance(payload, Script):
             raise Unrunnable(f"the kind {kind_of(payload)} is nothing that a host runs")
         body = await self._blobs.cached(payload.content, self._token(start, payload.content.sha256))
+        return self._script(key, body, payload.interpreter, payload.args, who)
+
+    def _script(
+        self, key: Key, body: bytes, interpreter: tuple[str, ...], args: tuple[str, ...], who: pwd.struct_passwd
+    ) -> tuple[list[str], str | None]:
         path = self._write(key, "script", body, 0o700)
         if who.pw_uid == os.getuid():
-            return [*payload.interpreter, path, *payload.args], None
+            return [*interpreter, path, *args], None
         # That user cannot enter our folder; the file itself is theirs, and reaches them as an open descriptor.
         os.chown(path, who.pw_uid, who.pw_gid)
-        return [*payload.interpreter, f"/dev/fd/{SCRIPT_FD}", *payload.args], path
+        return [*interpreter, f"/dev/fd/{SCRIPT_FD}", *args], path
+
+    async def _folder(self, key: Key, start: StartAttempt, build: Build) -> str:
+        """Make the folder in which a build runs, with its inputs in it. Raises BlobFailed, OSError."""
+        folder = Path(self.file(key, "work"))
+        await asyncio.to_thread(_make_empty, folder)
+        for given in build.inputs:
+            body = await self._blobs.cached(given.content, self._token(start, given.content.sha256))
+            _put(folder / given.path, body)
+        return str(folder)
 
     def _token(self, start: StartAttempt, sha256: str) -> str:
         token = start.blob_tokens.get(sha256)
@@ -146,3 +167,13 @@ class Preparation:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(body)
         return path
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(0o700)
+
+
+def _put(path: Path, body: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)

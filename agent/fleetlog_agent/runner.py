@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import structlog
 
 from fleetlog_agent import messages as m
 from fleetlog_agent import process_tree, returned
+from fleetlog_agent.artifacts import Artifacts, KeepFailed
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.calls import decoded_parameters
 from fleetlog_agent.functions import Pool
@@ -30,9 +32,9 @@ from fleetlog_agent.preparing import Preparation, Run, Unrunnable
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas.definitions import parameter_of, variable
-from fleetlog_schemas.events import OutputSummary
-from fleetlog_schemas.reports import FarReported, Frame
-from fleetlog_schemas.spec import Function
+from fleetlog_schemas.events import Artifact, OutputSummary
+from fleetlog_schemas.reports import ArtifactChunk, FarReported, Frame
+from fleetlog_schemas.spec import Build, Function
 from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
@@ -49,6 +51,7 @@ class Runner:
         tell: Callable[[m.Observation], None],
         bus: Callable[[], Bus | None],
         store_frame: Callable[[int, Frame], Awaitable[int]],
+        store_chunk: Callable[[ArtifactChunk, str], Awaitable[int]],
         unix_ms: Callable[[], int],
         fail: Callable[[BaseException | None], None],
         functions: Functions = NO_FUNCTIONS,
@@ -66,6 +69,7 @@ class Runner:
         self._unix_ms = unix_ms
         self._fail = fail
         self._preparation = Preparation(host_id, self._out, Blobs(host_id, folder / "blobs", bus))
+        self._artifacts = Artifacts(self._out, store_chunk, available=lambda: bus() is not None)
         self._runs: dict[Key, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
@@ -130,6 +134,18 @@ class Runner:
         for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._preparation.file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
+        if run is None or isinstance(run.start.payload, Build):
+            self._remove(self._preparation.file(key, "work"))
+
+    def sweep(self, open_keys: set[str]) -> None:
+        """Remove the folders of builds that have ended, where a former agent did not come to it."""
+        for folder in Path(self._out).glob("*.work"):
+            if folder.name.removesuffix(".work") not in open_keys:
+                self._remove(str(folder))
+
+    def _remove(self, folder: str) -> None:
+        if os.path.isdir(folder):  # noqa: PTH112 - once for each command: pathlib costs more
+            self._go(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     async def close(self, *, retire: bool) -> None:
         """Let go of everything; commands go on under the holder."""
@@ -215,7 +231,7 @@ class Runner:
             self._unrunnable(key, run, news["error"])
         elif news is not None and state == "exited":
             run.settled = True
-            if run.following is None and self._is_silent(key):
+            if run.following is None and not isinstance(run.start.payload, Build) and self._is_silent(key):
                 self._tell(_exited(key, run, news, None, ""))
             else:
                 self._follow(key, run)
@@ -305,8 +321,20 @@ class Runner:
         exited = _exited(key, run, news, *await run.following)
         if not isinstance(run.start.payload, Function):
             value, note = returned.read(self._preparation.file(key, returned.SUFFIX), run.masker)
-            exited = msgspec.structs.replace(exited, return_value=value, note=note)
+            artifacts, why = await self._keep(key, run, news)
+            error = exited.error or why
+            exited = msgspec.structs.replace(exited, return_value=value, note=note, artifacts=artifacts, error=error)
         self._tell(exited)
+
+    async def _keep(self, key: Key, run: Run, news: News) -> tuple[tuple[Artifact, ...], str]:
+        """Return the artifacts of a build that ended well, or why they are not kept."""
+        build, options = run.start.payload, run.start.options
+        if not isinstance(build, Build) or news["signal"] is not None or news["exit_code"] not in options.exit_codes:
+            return (), ""
+        try:
+            return await self._artifacts.keep(key, options.cwd or self._preparation.file(key, "work"), build.artifacts), ""
+        except KeepFailed as error:
+            return (), str(error)
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

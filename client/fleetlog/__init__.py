@@ -1,7 +1,7 @@
 """The command line `fleetlog` and the Python client.
 
-`from fleetlog import Client, task, report_progress, TaskFailed` is the public interface, with `fleetlog.aio` for event loops;
-it is loaded on first use, so that the command line starts without it.
+The names below are the public interface, with `fleetlog.aio` for event loops; each is loaded on first use, so that the
+command line starts without it. `CliError` is what every refusal and every failure to reach the gateway is raised as.
 """
 
 from __future__ import annotations
@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fleetlog.client import Client as Client
+    from fleetlog.client import new_task_id as new_task_id
+    from fleetlog.exits import CliError as CliError
+    from fleetlog.exits import NotEnded as NotEnded
+    from fleetlog.functions import Handle as Handle
     from fleetlog.functions import TaskFailed as TaskFailed
+    from fleetlog.tasks import WrongArguments as WrongArguments
     from fleetlog.tasks import report_progress as report_progress
     from fleetlog.tasks import task as task
 
-__all__ = ["Client", "TaskFailed", "report_progress", "task"]
-_WHERE = {"Client": "client", "TaskFailed": "functions", "report_progress": "tasks", "task": "tasks"}
+__all__ = ["CliError", "Client", "Handle", "NotEnded", "TaskFailed", "WrongArguments", "new_task_id", "report_progress", "task"]
+_WHERE = {
+    "Client": "client", "CliError": "exits", "Handle": "functions", "NotEnded": "exits", "TaskFailed": "functions",
+    "WrongArguments": "tasks", "new_task_id": "client", "report_progress": "tasks", "task": "tasks",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,17 +7,19 @@ gather them a few dozen at a time, or follow the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from fleetlog.client import Client
-from fleetlog.functions import Handle
+from fleetlog.functions import Handle, Options
 from fleetlog.http import Gateway
 from fleetlog.place import Place
+from fleetlog.tasks import Task
 from fleetlog_schemas.view import HowFarView, TaskView
 
+P = ParamSpec("P")
 R = TypeVar("R")
 WAITS_MAX = 32
 """Waits at once: each has a connection."""
@@ -38,15 +40,32 @@ class AsyncClient:
         place = Place(None, None)
         return cls(place.url, place.token, str(place.ca) if place.ca else None)
 
-    async def submit(self, name: str, *args: Any, **kwargs: Any) -> AsyncHandle:
-        """Submit a function as `Client.submit` does."""
-        handle = await self._run(lambda: self._client.submit(name, *args, **kwargs))
-        return AsyncHandle(self, handle.task_id)
+    async def __aenter__(self) -> AsyncClient:
+        return self
 
-    async def submit_many(self, name: str, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncHandle]:
-        """Submit one task for each tuple of arguments as `Client.submit_many` does."""
-        handles = await self._run(lambda: self._client.submit_many(name, calls, **options))
-        return [AsyncHandle(self, handle.task_id) for handle in handles]
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of threads and connections, once what they wait for has come."""
+        self._one_by_one.shutdown(wait=False)
+        self._waits.shutdown(wait=False)
+        self._client.gateway.close()
+
+    @overload
+    async def submit(self, what: str, *args: Any, **kwargs: Any) -> AsyncHandle[Any]: ...
+    @overload
+    async def submit(self, what: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> AsyncHandle[R]: ...
+    async def submit(self, what: Any, *args: Any, **kwargs: Any) -> Any:
+        """Submit a function, or the one of this name, as `Client.submit` does."""
+        return AsyncHandle(self, await self._run(lambda: self._client.submit(what, *args, **kwargs)))
+
+    async def submit_many(
+        self, what: str | Task[..., R], calls: Iterable[Sequence[Any] | Mapping[str, Any]], /, **options: Unpack[Options]
+    ) -> list[AsyncHandle[R]]:
+        """Submit one task for each tuple or dict of arguments as `Client.submit_many` does."""
+        handles = await self._run(lambda: self._client.submit_many(what, calls, **options))
+        return [AsyncHandle(self, handle) for handle in handles]
 
     async def _run(self, work: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._one_by_one, work)
@@ -55,32 +74,48 @@ class AsyncClient:
         """Return what *work* returns, which is given a connection of its own on another thread."""
 
         def alone() -> Any:
-            return work(Client.over(Gateway(*self._at)))
+            gateway = Gateway(*self._at)
+            try:
+                return work(Client.over(gateway))
+            finally:
+                gateway.close()
 
         return await asyncio.get_running_loop().run_in_executor(self._waits, alone)
 
 
-class AsyncHandle:
+class AsyncHandle(Generic[R]):
     """One submitted task."""
 
-    def __init__(self, client: AsyncClient, task_id: str) -> None:
-        self._client, self.task_id = client, task_id
+    def __init__(self, client: AsyncClient, handle: Handle[R]) -> None:
+        self._client, self._handle, self.task_id = client, handle, handle.task_id
 
-    async def value(self, timeout_s: float | None = None) -> Any:
+    def __repr__(self) -> str:
+        return f"AsyncHandle({self.task_id!r})"
+
+    async def _ask(self, work: Callable[[Handle[R]], Any]) -> Any:
+        return await self._client.wait(lambda client: work(self._handle.by(client)))
+
+    async def value(self, timeout_s: float | None = None) -> R:
         """Return what `Handle.value` returns, and raise what it raises."""
-        return await self._client.wait(lambda client: Handle(client, self.task_id).value(timeout_s))
+        value: R = await self._ask(lambda handle: handle.value(timeout_s))
+        return value
+
+    async def values(self, timeout_s: float | None = None) -> dict[str, R]:
+        """Return what `Handle.values` returns, and raise what it raises."""
+        values: dict[str, R] = await self._ask(lambda handle: handle.values(timeout_s))
+        return values
 
     async def wait(self, timeout_s: float | None = None) -> TaskView:
         """Return the task when it has ended."""
-        view: TaskView = await self._client.wait(lambda client: Handle(client, self.task_id).wait(timeout_s))
+        view: TaskView = await self._ask(lambda handle: handle.wait(timeout_s))
         return view
 
     async def progress(self) -> HowFarView | None:
         """Return what `Handle.progress` returns."""
-        found: HowFarView | None = await self._client.wait(lambda client: Handle(client, self.task_id).progress())
+        found: HowFarView | None = await self._ask(lambda handle: handle.progress())
         return found
 
     async def cancel(self, reason: str = "") -> bool:
         """Do what `Handle.cancel` does."""
-        done: bool = await self._client.wait(lambda client: Handle(client, self.task_id).cancel(reason))
+        done: bool = await self._ask(lambda handle: handle.cancel(reason))
         return done

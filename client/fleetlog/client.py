@@ -12,20 +12,23 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 import msgspec
 
-from fleetlog.exits import CliError, Exit
+from fleetlog.exits import CliError, Exit, NotEnded
 from fleetlog.follow import Fold, StoredRaw, decode_stored
-from fleetlog.functions import Handle, function_spec, in_batches
+from fleetlog.functions import Handle, Options, Submitter, batches
 from fleetlog.http import Gateway, GatewayError, segment
 from fleetlog.place import Place
 from fleetlog.sse import Feed, Item
+from fleetlog.tasks import Task
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.spec import Blob, TaskSpec
 from fleetlog_schemas.view import TaskView, task_view
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SUBMIT_TRIES_MAX = 3
 """A submission without an answer is repeated with the same id, which the log takes once."""
 SUBMIT_PAUSE_S = 0.5
@@ -88,36 +91,48 @@ class Client:
     def submit(self, what: TaskSpec, task_id: str = "") -> str: ...
     @overload
     def submit(self, what: str, *args: Any, **kwargs: Any) -> Handle[Any]: ...
-    def submit(self, what: TaskSpec | str, *args: Any, **kwargs: Any) -> Any:
-        """Submit a task and return its id; or, with the name of a function and its arguments, its handle.
+    @overload
+    def submit(self, what: Task[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
+    def submit(self, what: Any, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task and return its id; or, with a function (or its name) and its arguments, its handle.
 
-        Such a task goes to any host that offers the function; `submit_many` and `fleetlog.functions.function_spec` take options.
+        Such a task goes to any one host that offers the function; `function` takes options.
 
         Raises:
+            WrongArguments: they do not fit the function; nothing was sent.
             CliError: the gateway refused it, or could not be reached.
         """
-        if isinstance(what, str):
-            return Handle(self, self.submit(function_spec(what, args, kwargs, {})))
+        if not isinstance(what, TaskSpec):
+            return Submitter(what, {}, self).submit(*args, **kwargs)
         (task_id,) = args or (kwargs.get("task_id", ""),)
         return self._submit("/tasks", msgspec.to_builtins(what), task_id or new_task_id())
 
-    def submit_many(self, name: str, calls: Iterable[Sequence[Any]], **options: Any) -> list[Handle[Any]]:
-        """Submit one task of a function for each tuple of arguments; *options* as in `Task.options`.
+    def function(self, name: str, /, **options: Unpack[Options]) -> Submitter[..., Any]:
+        """Return a function, known by its name only, to be submitted with *options*: `.submit(...)`, `.submit_many([...])`.
 
         Raises:
+            TypeError: there is no such option.
+        """
+        return Submitter(name, options, self)
+
+    def submit_many(
+        self, what: str | Task[..., R], calls: Iterable[Sequence[Any] | Mapping[str, Any]], /, **options: Unpack[Options]
+    ) -> list[Handle[R]]:
+        """Submit one task of a function for each tuple of arguments by position, or dict of arguments by name.
+
+        Raises:
+            WrongArguments: they do not fit the function; nothing was sent.
             CliError: the gateway refused them, or could not be reached. Of each 10,000 all were taken or none.
         """
-        return self.submit_specs([function_spec(name, tuple(args), {}, options) for args in calls])
+        return Submitter(what, options, self).submit_many(calls)
 
-    def submit_specs(self, specs: Sequence[TaskSpec]) -> list[Handle[Any]]:
-        """Submit many tasks, each 10,000 of them in one request. Raises what `submit_many` raises."""
-        handles: list[Handle[Any]] = []
-        for part in in_batches(specs):
-            ids = [new_task_id() for _ in part]
-            body = {"tasks": [{"spec": msgspec.to_builtins(spec), "task_id": one} for spec, one in zip(part, ids, strict=True)]}
-            self._repeat(lambda body=body: self.gateway.post("/tasks/batch", body))  # type: ignore[misc]
-            handles += [Handle(self, one) for one in ids]
-        return handles
+    def submit_specs(self, specs: Iterable[TaskSpec]) -> list[str]:
+        """Submit many tasks, as many with each request as it takes, and return their ids. Raises CliError."""
+        submitted: list[str] = []
+        for ids, body in batches((new_task_id(), spec) for spec in specs):
+            self._repeat(lambda body=body: self.gateway.post("/tasks/batch", body, Content_Type="application/json"))  # type: ignore[misc]
+            submitted += ids
+        return submitted
 
     def run(
         self, name: str, parameters: Mapping[str, Any] | None = None, *, target: str = "", narrow: str = "", version: int = 0,
@@ -172,7 +187,8 @@ class Client:
         """Return the task when it has ended or was refused.
 
         Raises:
-            CliError: there is no such task, `timeout_s` is over (code WAITED), or the gateway stayed away.
+            NotEnded: `timeout_s` is over; it is a TimeoutError (and a CliError, code WAITED). The task goes on.
+            CliError: there is no such task, or the gateway stayed away.
         """
         task_id = self.resolve(task_id)
         fold = Fold(task_id)
@@ -182,7 +198,7 @@ class Client:
             while not fold.over:
                 left_s = 60.0 if deadline is None else deadline - time.monotonic()
                 if left_s <= 0:
-                    raise CliError(Exit.WAITED, f"task {task_id} has not ended in {timeout_s:g} s; it goes on")
+                    raise NotEnded(Exit.WAITED, f"task {task_id} has not ended in {timeout_s:g} s; it goes on")
                 item = feed.take(left_s)
                 if isinstance(item, Item) and item.event != "reset":
                     fold.feed(decode_stored(item.data))

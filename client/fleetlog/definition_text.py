@@ -2,7 +2,8 @@
 
 Field names are those of the API, with two things made easier: times are `..._seconds` instead of milliseconds, and
 `max_retries` stands for the attempts. Content (script, stdin, environment) stands in the file, or beside it
-(`script_file`). Reading the canonical text gives the same definition, byte for byte. Pure.
+(`script_file`). A function stands as `function`, `args` and `kwargs`; without a
+target it goes to any one host that offers it, unless `anywhere = false`. Reading the canonical text gives the same definition, byte for byte. Pure.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from typing import Any
 
 import msgspec
 
+from fleetlog.toml_text import toml_lines
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Blob, Part, Script, TaskSpec, Workflow
+from fleetlog_schemas.spec import Blob, Choose, Function, Part, Script, TaskSpec, Workflow
 
+ANYWHERE = ("all", Choose())
+"""Target and choice of a function that names no host: any one that offers it and serves its queue."""
 FILE_SUFFIX = ".toml"
 FILE_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of one file: a script and a stdin of the largest size, as text."""
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _VERSION_LINE = re.compile(r"^version[ \t]*=[ \t]*[0-9]+[ \t]*(?=#|$)", re.MULTILINE)
 _TABLE_LINE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
@@ -89,6 +92,12 @@ def _task_table(spec_of: TaskSpec, contents: Contents) -> dict[str, Any]:
     if isinstance(spec_of.payload, Script):
         top.update(_content("script", spec_of.payload.content, contents))
         del top["content"]
+    if isinstance(spec_of.payload, Function):
+        top = {"kind": "function", **_call_table(spec_of.payload)}
+        if (spec_of.target, spec_of.choose) == ANYWHERE:
+            del spec["target"], spec["choose"]
+        elif not spec_of.target and spec_of.choose is None:
+            top["anywhere"] = False
     around = spec_of.options
     for part, blob in (("stdin", around.stdin), ("env", around.env)):
         if blob is not None:
@@ -103,6 +112,13 @@ def _task_table(spec_of: TaskSpec, contents: Contents) -> dict[str, Any]:
     top["timeout_ms"] = spec_of.timeout_ms
     top.update(spec, options=options)
     return top
+
+
+def _call_table(call: Function) -> dict[str, Any]:
+    """Return the fields that stand for a call: its arguments as TOML has them, or as JSON where there is a null among them."""
+    if b"null" in msgspec.json.encode((call.args, call.kwargs)):
+        return {"function": call.name, "arguments_json": msgspec.json.encode({"args": call.args, "kwargs": call.kwargs}).decode()}
+    return {"function": call.name, "args": list(call.args), "kwargs": call.kwargs}
 
 
 def _content(part: str, blob: Blob, contents: Contents) -> dict[str, Any]:
@@ -160,7 +176,7 @@ def _renamed(table: dict[str, Any], rename: Callable[[str, Any], tuple[str, Any]
         new_key, new = rename(key, value)
         if key == "parts" and isinstance(new, dict):
             new = {name: _renamed(part, rename) if isinstance(part, dict) else part for name, part in new.items()}
-        elif isinstance(new, dict) and key not in ("parameters", "env", "given"):
+        elif isinstance(new, dict) and key not in ("parameters", "env", "given", "kwargs"):
             new = _renamed(new, rename)
         found[new_key] = new
     return found
@@ -247,14 +263,28 @@ def by_name(place: str, parts: list[str]) -> str:
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
     blob = _take_content(spec, "script", contents, beside)
-    of_kind = spec.pop("kind", "script" if blob else "shell")
+    of_kind = spec.pop("kind", "script" if blob else "build" if "steps" in spec else "shell")
     payload: dict[str, Any] = {"kind": of_kind}
-    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args") if key in spec})
+    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args", "steps", "artifacts", "inputs") if key in spec})
     if blob:
         payload["content"] = blob
+    if "function" in spec:
+        payload = {"kind": "function", "name": spec.pop("function"), **_arguments(spec, payload)}
+        if spec.pop("anywhere", True) and "target" not in spec and "choose" not in spec:
+            spec["target"], spec["choose"] = ANYWHERE[0], {}
     if "parts" in spec:
         payload = {"kind": "workflow", "parts": _take_parts(spec.pop("parts"), contents, beside)}
     spec["payload"] = payload
+
+
+def _arguments(spec: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
+    if "arguments_json" not in spec:
+        return {"args": payload.get("args", []), "kwargs": spec.pop("kwargs", {})}
+    try:
+        found = json.loads(spec.pop("arguments_json"))
+        return {"args": found["args"], "kwargs": found["kwargs"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise TextError('arguments_json: is a text such as {"args": [1, null], "kwargs": {}}') from None
 
 
 def _take_surroundings(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
@@ -326,64 +356,6 @@ def with_version(text: str, version: int) -> str:
     except tomllib.TOMLDecodeError:
         pass
     return text  # the line stands within a text: better an old number than another script
-
-
-def toml_lines(table: dict[str, Any], path: str) -> list[str]:
-    """Return the lines of a table: values first, then the tables in it."""
-    inline = {key for key, value in table.items() if isinstance(value, dict) and (key == "for_each" or path.endswith(".given"))}
-    lines = [
-        f"{_key(key)} = {_value(value)}" for key, value in table.items()
-        if key in inline or (not isinstance(value, dict) and _says(key, value, path))
-    ]
-    for key, value in table.items():
-        if isinstance(value, dict) and key not in inline and (value or path == "parameters"):
-            inner = f"{path}.{_key(key)}" if path else _key(key)
-            below = toml_lines(value, inner)
-            if all(isinstance(one, dict) for one in value.values()) and value and not inner.endswith(".given"):
-                lines += below  # nothing stands between: no header of its own
-            else:
-                lines += ["", f"[{inner}]", *below]
-    return lines
-
-
-def _says(key: str, value: Any, path: str) -> bool:
-    """Tell whether a line is needed: what is empty at the top says nothing."""
-    return bool(path) or value not in ("", 0, None) or key in ("max_retries", "script", "stdin")
-
-
-def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _basic(key)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _long(value) if "\n" in value else _basic(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_value(one) for one in value)}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(key)} = {_value(one)}' for key, one in value.items())} }}"
-    return repr(value)
-
-
-def _escape(text: str) -> str:
-    return "".join(
-        f"\\u{ord(mark):04x}" if (mark < " " and mark not in "\t\n") or mark == "\x7f" else mark for mark in text
-    )
-
-
-def _basic(text: str) -> str:
-    marked = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{_escape(marked)}"'
-
-
-def _long(text: str) -> str:
-    """Return a text of several lines; a carriage return is written as an escape, for readers of TOML drop it."""
-    marked = text.replace("\\", "\\\\").replace('"""', '""\\"')
-    if marked.endswith('"'):
-        marked = marked[:-1] + '\\"'
-    return f'"""\n{_escape(marked)}"""'
 
 
 def canonical(found: Read) -> str:

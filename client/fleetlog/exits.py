@@ -47,6 +47,10 @@ class CliError(Exception):
         self.hint = hint
 
 
+class NotEnded(CliError, TimeoutError):
+    """The time to wait for a task's end is over; the task goes on."""
+
+
 def of_counts(counts: Mapping[str, int]) -> Exit:
     """Return the exit code of an ended task from how many of its commands ended how."""
     present = {outcome for outcome, count in counts.items() if count}

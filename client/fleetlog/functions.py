@@ -11,26 +11,54 @@ A handle belongs to one task; it asks the gateway, keeps nothing but the end, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar
 
 import msgspec
 
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError, segment
+from fleetlog.tasks import Task, WrongArguments, plain_arguments
 from fleetlog_schemas.limits import TASKS_PER_SUBMIT_MAX
 from fleetlog_schemas.spec import Choose, Function, Retry, TaskSpec
 from fleetlog_schemas.view import HowFarView, TaskView
 
 if TYPE_CHECKING:
     from fleetlog.client import Client
-    from fleetlog.tasks import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
 ANY_HOST = "all"
 """Together with `choose`: any one host that offers the function and serves its queue."""
-OPTIONS = ("target", "queue", "priority", "timeout_s", "retries", "name", "key", "tags", "wait_offline_s")
+BATCH_BYTES_MAX = 6 * 1024 * 1024
+"""Of the tasks in one request; the gateway takes 8 MiB."""
+
+
+class Options(TypedDict, total=False):
+    """How a function is submitted."""
+
+    target: str
+    """On every host that this means, instead of any one host that offers the function and serves the queue."""
+    queue: str
+    priority: int
+    """From 1 to 10."""
+    timeout_s: float
+    """Longest run of one attempt."""
+    retries: int
+    """How many more attempts when one fails, times out or cannot be run."""
+    name: str
+    key: str
+    """What this is a run of."""
+    tags: Sequence[str]
+    wait_offline_s: float
+    """How long to wait for a host of the target that is offline."""
+    task_id: str
+    """An id of `fleetlog.new_task_id()`: submitted again with the same id and arguments, it is the same task. Only for `submit`."""
+
+
+OPTIONS = tuple(Options.__annotations__)
 
 
 class TaskFailed(Exception):
@@ -42,48 +70,58 @@ class TaskFailed(Exception):
 
 
 class Handle(Generic[R]):
-    """One submitted task."""
+    """One submitted task. Like its client, not for several threads."""
 
-    def __init__(self, client: Client, task_id: str) -> None:
+    def __init__(self, client: Client, task_id: str, decode: Callable[[str], Any] = msgspec.json.decode) -> None:
+        """Speak of the task *task_id*; *decode* makes a value of the JSON text that a function returned."""
         self.client, self.task_id = client, task_id
+        self._decode = decode
         self._ended: TaskView | None = None
 
     def __repr__(self) -> str:
         return f"Handle({self.task_id!r})"
 
+    def by(self, client: Client) -> Handle[R]:
+        """Return a handle of the same task that asks by another client, for another thread."""
+        return Handle(client, self.task_id, self._decode)
+
     def wait(self, timeout_s: float | None = None) -> TaskView:
         """Return the task when it has ended.
 
         Raises:
-            CliError: `timeout_s` is over (code WAITED), or the gateway stayed away.
+            NotEnded: `timeout_s` is over; it is a TimeoutError. The task goes on.
+            CliError: the gateway stayed away.
         """
         if self._ended is None:
             self._ended = self.client.wait(self.task_id, timeout_s)
         return self._ended
 
     def value(self, timeout_s: float | None = None) -> R:
-        """Return what the function returned, as JSON gives it back; wait for it.
+        """Return what the function returned; wait for it.
+
+        Of a decorated function it is of the type that its return hint says; of one known by its name, what JSON gives back.
 
         Raises:
             TaskFailed: it raised, or did not run.
-            CliError: it ran on several hosts (`values` has them), `timeout_s` is over, or the gateway stayed away.
+            WrongValue: the value is not what the return hint says.
+            NotEnded: `timeout_s` is over; it is a TimeoutError. The task goes on.
+            CliError: it ran on several hosts (`values` has them), or the gateway stayed away.
         """
         found = list(self.values(timeout_s).values())
         if len(found) != 1:
             raise CliError(Exit.TYPED_WRONG, f"task {self.task_id} ran on {len(found)} hosts", "take them from values(), by host name")
-        value: R = found[0]
-        return value
+        return found[0]
 
-    def values(self, timeout_s: float | None = None) -> dict[str, Any]:
+    def values(self, timeout_s: float | None = None) -> dict[str, R]:
         """Return what the function returned on each host, by host name; wait for it. Raises what `value` raises."""
         view = self.wait(timeout_s)
-        values = {}
+        values: dict[str, R] = {}
         for command in view.commands:
             last = command.attempts[-1] if command.attempts else None
             if command.outcome != "success" or last is None:
                 error = (last.error if last else "") or f"on {command.host}"
                 raise TaskFailed(self.task_id, str(command.outcome), error, last.traceback if last else "")
-            values[command.host] = None if last.return_value is None else msgspec.json.decode(last.return_value)
+            values[command.host] = self._decode("null" if last.return_value is None else last.return_value)
         if not values:
             raise TaskFailed(self.task_id, str(view.outcome or view.state), view.refusal or "it ran nowhere", "")
         return values
@@ -110,40 +148,57 @@ class Handle(Generic[R]):
 class Submitter(Generic[P, R]):
     """A function together with how it is to be submitted."""
 
-    def __init__(self, declared: Task[P, R], options: Mapping[str, Any], client: Client | None = None) -> None:
-        """Take *options*: `target`, `queue`, `priority`, `timeout_s`, `retries`, `name`, `key`, `tags`, `wait_offline_s`.
+    def __init__(self, function: Task[P, R] | str, options: Options, client: Client | None = None) -> None:
+        """Take a decorated function, or the name of one that this program does not have.
 
         Raises:
             TypeError: there is no such option.
         """
-        self._declared, self._client = declared, client
-        self._options = {"queue": declared.queue, **options}
-        function_spec("x", (), {}, self._options)
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            raise TypeError(f"there is no option {unknown[0]!r}; there are: {', '.join(OPTIONS)}")
+        self._function, self._client = function, client
+        self._options: Options = options if isinstance(function, str) else {"queue": function.queue, **options}
+        self._decode: Callable[[str], Any] = msgspec.json.decode if isinstance(function, str) else function.decoded
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Submit one task. Raises WrongArguments before anything is sent, CliError when it was not taken."""
-        self._declared.check(args, kwargs)
-        client = self._client or _client_here()
-        return Handle(client, client.submit(function_spec(self._declared.name, args, kwargs, self._options)))
+        spec = self._spec(args, kwargs)
+        client = self._client or client_here()
+        return Handle(client, client.submit(spec, self._options.get("task_id", "")), self._decode)
 
-    def submit_many(self, calls: Iterable[Sequence[Any]]) -> list[Handle[R]]:
-        """Submit one task for each tuple of arguments, all or none. Raises what `submit` raises."""
-        asked = [tuple(one) for one in calls]
-        for args in asked:
-            self._declared.check(args, {})
-        client = self._client or _client_here()
-        return client.submit_specs([function_spec(self._declared.name, args, {}, self._options) for args in asked])
+    def submit_many(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[Handle[R]]:
+        """Submit one task for each call: a tuple of arguments by position, or a dict of arguments by name.
+
+        All arguments are checked before anything is sent. As many tasks as one request takes are stored all or none.
+
+        Raises:
+            WrongArguments: they do not fit; nothing was sent.
+            CliError: a request was not taken.
+        """
+        if "task_id" in self._options:
+            raise TypeError("task_id is the id of one task: use submit()")
+        specs = [self._spec(*_call_of(one)) for one in calls]
+        client = self._client or client_here()
+        return [Handle(client, task_id, self._decode) for task_id in client.submit_specs(specs)]
+
+    def _spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskSpec:
+        if isinstance(self._function, str):
+            return function_spec(self._function, *plain_arguments(self._function, args, kwargs), self._options)
+        return function_spec(self._function.name, *self._function.plain(args, kwargs), self._options)
 
 
-def function_spec(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> TaskSpec:
-    """Return the task that calls a function. Without a target it goes to any one host that offers it.
+def _call_of(one: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    if isinstance(one, Mapping):
+        return (), one
+    if isinstance(one, list | tuple):
+        return one, {}
+    # A text is a sequence too, of characters that nobody meant.
+    raise WrongArguments(f"each call is a tuple of arguments, or a dict of them by name, not {one!r:.100}: write ({one!r:.100},)")
 
-    Raises:
-        TypeError: an option that there is not, or an argument that is no JSON value.
-    """
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise TypeError(f"there is no option {unknown[0]!r}; there are: {', '.join(OPTIONS)}")
+
+def function_spec(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> TaskSpec:
+    """Return the task that calls a function with JSON values. Without a target it goes to any one host that offers it."""
     target = options.get("target", "")
     fields: dict[str, Any] = {field: options[field] for field in ("queue", "priority", "name", "key") if field in options}
     if "timeout_s" in options:
@@ -154,25 +209,43 @@ def function_spec(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], opt
         fields["retry"] = Retry(attempts_max=1 + options["retries"])
     if "tags" in options:
         fields["tags"] = tuple(options["tags"])
-    given = msgspec.to_builtins((tuple(args), dict(kwargs)))
-    payload = Function(name=name, args=tuple(given[0]), kwargs=given[1])
+    payload = Function(name=name, args=tuple(args), kwargs=dict(kwargs))
     return TaskSpec(payload=payload, target=target or ANY_HOST, choose=None if target else Choose(), **fields)
 
 
-def in_batches(specs: Sequence[TaskSpec]) -> Iterable[Sequence[TaskSpec]]:
-    """Yield as many tasks as one request takes."""
-    for begin in range(0, len(specs), TASKS_PER_SUBMIT_MAX):
-        yield specs[begin : begin + TASKS_PER_SUBMIT_MAX]
+_WHAT_SPECS_ARE = TaskSpec(payload=Function(name="x"))
 
 
-_here: Client | None = None
+def batches(specs: Iterable[tuple[str, TaskSpec]]) -> Iterator[tuple[list[str], bytes]]:
+    """Yield ids and JSON of as many tasks as one request takes, by number and by size."""
+    ids: list[str] = []
+    body = bytearray()
+    for task_id, spec in specs:
+        # Only what is not as always: ten thousand whole specifications would be more than a request may carry.
+        said = {name: value for name in spec.__struct_fields__ if (value := getattr(spec, name)) != getattr(_WHAT_SPECS_ARE, name)}
+        one = msgspec.json.encode({"task_id": task_id, "spec": {"payload": spec.payload, **said}})
+        if ids and (len(ids) >= TASKS_PER_SUBMIT_MAX or len(body) + len(one) > BATCH_BYTES_MAX):
+            yield ids, b'{"tasks":[' + body + b"]}"
+            ids, body = [], bytearray()
+        body += (b"," if ids else b"") + one
+        ids.append(task_id)
+    if ids:
+        yield ids, b'{"tasks":[' + body + b"]}"
 
 
-def _client_here() -> Client:
-    """Return the client that calls of decorated functions use: of FLEETLOG_URL and the like, made once."""
-    global _here  # noqa: PLW0603 - one connection for a program that names none
-    if _here is None:
+_here = threading.local()
+
+
+def client_here() -> Client:
+    """Return the client that calls of decorated functions use: of FLEETLOG_URL and the like, one for each thread.
+
+    Raises:
+        CliError: nothing says where the gateway is.
+    """
+    # A connection that a child inherits by a fork is its parent's: two would read each other's answers.
+    if getattr(_here, "pid", 0) != os.getpid():
         from fleetlog.client import Client
 
-        _here = Client.here()
-    return _here
+        _here.client, _here.pid = Client.here(), os.getpid()
+    client: Client = _here.client
+    return client

@@ -11,7 +11,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -20,10 +20,13 @@ from fleetlog.exits import CliError, Exit, of_status
 
 REQUEST_TIMEOUT_S = 30.0
 """Longest wait for one answer: questions that rebuild the past are the slowest."""
+DOWNLOAD_BYTES = 256 * 1024
+"""Of a large answer, read at once."""
 VERSION_PREFIX = "/api/v1"
 
 FLAGS = {
     "/target": "-t", "/host_ids": "-t", "/payload/argv": "ARGV", "/payload/args": "ARGS", "/payload/content": "FILE",
+    "/payload/steps": "--step", "/payload/artifacts": "--artifact", "/payload/inputs": "--input",
     "/payload/interpreter": "--interpreter", "/name": "--name", "/timeout_ms": "--timeout",
     "/task_timeout_ms": "--task-timeout", "/wait_offline_ms": "--wait-offline", "/parallel": "--parallel",
     "/retry/attempts_max": "--retries", "/retry/on": "--retry-on", "/retry/backoff_ms": "--backoff",
@@ -107,6 +110,27 @@ class Gateway:
     def get_bytes(self, path: str, **query: Any) -> bytes:
         """Return the body of the answer to a question."""
         return self._call("GET", VERSION_PREFIX + path + _query(query), None, {})
+
+    def download(self, path: str, take: Callable[[bytes], object]) -> None:
+        """Give the body of an answer, which may be large, to *take* piece by piece. Raises GatewayError, CliError."""
+        connection = self._connect(self._timeout_s)
+        try:
+            connection.request("GET", self._prefix + VERSION_PREFIX + path, headers=self._authorization())
+            response = connection.getresponse()
+            if response.status != 200:
+                raise _problem(response.status, response.read(), self.url)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error) from None
+        with contextlib.closing(connection):
+            while data := self._piece(response):
+                take(data)
+
+    def _piece(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read(DOWNLOAD_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
 
     def post(self, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
         """Send *body* (bytes as they are, anything else as JSON) and return the decoded answer.

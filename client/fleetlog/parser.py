@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetlog.alert_options import alert_verbs, webhook_verbs
+from fleetlog.build_options import artifact_verbs, build_verb
 from fleetlog.definition_options import definition_verbs, workflow_verbs
 from fleetlog.file_options import file_verbs
 from fleetlog.function_options import function_verbs
@@ -24,7 +25,9 @@ DEFAULTS: dict[str, Any] = {
 }
 """Values of the options that stand before or after the verb, when nobody gives them."""
 
-TELL_FROZEN = frozenset({"exec", "run", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor", "function run", "file run"})
+TELL_FROZEN = frozenset({
+    "exec", "run", "build", "rerun", "batch", "ls", "show", "watch", "why", "host ls", "doctor", "function run", "file run",
+})
 """Verbs that say on stderr when something is frozen."""
 
 EPILOG = (
@@ -119,6 +122,10 @@ def _running(add: _AddVerb) -> None:
     verb.add_argument("--interpreter", metavar="PROGRAM", help="what runs it (default: its #! line, else /bin/sh)")
     task_options(verb, target_required=False)
     verb.set_defaults(rest=[])
+    build_verb(add(
+        "build", "builds:build", "run steps on hosts, one after the other, and keep the files that they make", wait_alias=False,
+    ))
+    artifact_verbs(_group(add, "artifact", "artifacts: the files that builds left, by digest"))
     verb = add("rerun", "submit:rerun", "run a task again, on all of its hosts or on those where it failed")
     _task_argument(verb)
     verb.add_argument("--failed", action="store_true", help="only hosts with failure, timeout, error or unreached")

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from fleetlog.definition_text import TextError, toml_lines
+from fleetlog.definition_text import TextError
+from fleetlog.toml_text import toml_lines
 from fleetlog.values import DAYS, duration_ms, moment_ms, window
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.schedule_events import Rule, SchedulePolicy

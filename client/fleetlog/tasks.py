@@ -7,13 +7,14 @@ Nothing here knows of agents or sockets; `worker.py` is the process that calls.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import os
+import re
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, get_type_hints, overload
 
 import msgspec
 
@@ -23,13 +24,16 @@ from fleetlog_schemas.spec_fields import check_function_name
 from fleetlog_schemas.workers import Finished, Offered
 
 if TYPE_CHECKING:
-    from fleetlog.functions import Handle, Submitter
+    from fleetlog.client import Client
+    from fleetlog.functions import Handle, Options, Submitter
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 IN_WORKER = "FLEETLOG_IN_WORKER"
 """Set in worker processes: there, calling a decorated function runs it."""
+_RUNS_COROUTINES = re.compile(r"(fleetlog/tasks|asyncio/(runners|base_events))\.py$")
+"""Files whose frames stand above those of an async function."""
 _SUMMARY_CHARACTERS_MAX = 200
 _SIGNATURE_CHARACTERS_MAX = 400
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -41,6 +45,10 @@ class WrongArguments(TypeError):
 
 class Unserialisable(TypeError):
     """A function returned what is no JSON value, or one that is too large."""
+
+
+class WrongValue(TypeError):
+    """What a function returned on a host is not what its return hint says here."""
 
 
 class DuplicateName(ValueError):
@@ -68,33 +76,39 @@ class Task(Generic[P, R]):
         check_function_name("/name", name)
         check_queue_name("/queue", queue)
         known = _registry.get(name)
-        if known is not None and (known.module, known.function.__qualname__) != (function.__module__, function.__qualname__):
+        # The same place in the same file is the same function: a module that is reloaded, or run and imported too.
+        if known is not None and _place(known.function) != _place(function):
             raise DuplicateName(f"{function.__module__} and {known.module} both declare the task {name!r}: rename one of them")
         functools.update_wrapper(self, function)
         self.function: Callable[P, Any] = function
         self.name, self.queue = name, queue
         self.module: str = function.__module__
-        self._signature = inspect.signature(function)
+        self._signature = _readable(inspect.signature(function))
         self._hints: dict[str, Any] | None = None
         _registry[name] = self
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Submit a task that runs the function, and return its handle; in a worker, run the function in place."""
         if os.environ.get(IN_WORKER):
-            return self.local(*args, **kwargs)  # type: ignore[return-value]  # what a function calls inside another is no task
+            # What a function calls inside another is no task: the undecorated function, which an async one awaits.
+            return self.function(*args, **kwargs)  # type: ignore[no-any-return]
         return self.options().submit(*args, **kwargs)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now, as without the decorator; a coroutine is run to its end."""
+        """Run the function here and now; a coroutine is run to its end. On an event loop, await `function(...)` instead."""
         found = self.function(*args, **kwargs)
-        value: R = asyncio.run(found) if inspect.iscoroutine(found) else found
+        value: R = _to_its_end(found) if inspect.iscoroutine(found) else found
         return value
 
-    def options(self, **options: Any) -> Submitter[P, R]:
-        """Return the same task to be submitted with *options*: see `fleetlog.functions.Submitter`."""
+    def options(self, *, client: Client | None = None, **options: Unpack[Options]) -> Submitter[P, R]:
+        """Return the same task to be submitted with *options*, and by another *client* than that of the surroundings.
+
+        Raises:
+            TypeError: there is no such option.
+        """
         from fleetlog.functions import Submitter
 
-        return Submitter(self, options)
+        return Submitter(self, options, client)
 
     def offered(self) -> Offered:
         """Return what a host says of it."""
@@ -121,14 +135,39 @@ class Task(Generic[P, R]):
             kind = self._signature.parameters[name].kind
             try:
                 if kind is inspect.Parameter.VAR_POSITIONAL:
-                    bound.arguments[name] = tuple(msgspec.convert(one, hint) for one in value)
+                    bound.arguments[name] = tuple(_converted(one, hint) for one in value)
                 elif kind is inspect.Parameter.VAR_KEYWORD:
-                    bound.arguments[name] = {key: msgspec.convert(one, hint) for key, one in value.items()}
+                    bound.arguments[name] = {key: _converted(one, hint) for key, one in value.items()}
                 else:
-                    bound.arguments[name] = msgspec.convert(value, hint)
+                    bound.arguments[name] = _converted(value, hint)
             except (msgspec.ValidationError, TypeError) as error:
                 raise WrongArguments(f"argument {name} of {self.name}: {error}") from None
         return bound
+
+    def plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments as the JSON values that are sent, checked as the worker will check them.
+
+        Raises:
+            WrongArguments: one is missing, unknown, not of its type, or cannot be sent.
+        """
+        given = plain_arguments(self.name, args, kwargs)
+        self.check(*given)
+        return given
+
+    def decoded(self, value: str) -> Any:
+        """Return a value that came back, as the function's return hint says.
+
+        Raises:
+            WrongValue: it does not fit: the host has another version of the function.
+        """
+        found = msgspec.json.decode(value)
+        hint = self._hint("return")
+        if hint is inspect.Parameter.empty or hint is None:
+            return found
+        try:
+            return _converted(found, hint)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise WrongValue(f"{self.name} returned what does not fit its type here: {error}; the task's view has it as JSON") from None
 
     def takes(self, parameter: str) -> bool:
         """Tell whether the function has a parameter of this name, or takes any."""
@@ -146,10 +185,76 @@ class Task(Generic[P, R]):
         return self._hints.get(name, inspect.Parameter.empty)
 
 
+def plain_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of the function *name* as JSON values. Raises WrongArguments."""
+    try:
+        return tuple(_plain(one) for one in args), {key: _plain(one) for key, one in kwargs.items()}
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise WrongArguments(f"an argument of {name} is no JSON value: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value, enc_hook=_encode_hook, str_keys=True)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    return msgspec.convert(value, hint, dec_hook=_decode_hook)
+
+
+def _encode_hook(value: Any) -> Any:
+    """Let paths be sent as texts."""
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"objects of type {type(value).__qualname__} are none")
+
+
+def _decode_hook(hint: type, value: Any) -> Any:
+    """Take a text for the path that it is, and leave hints that JSON has nothing for to the function."""
+    if not issubclass(hint, PurePath):
+        return value
+    if not isinstance(value, str | PurePath):
+        raise TypeError(f"Expected a path as `str`, got `{type(value).__name__}`")
+    return hint(value)
+
+
+def _place(function: Callable[..., Any]) -> tuple[str, str]:
+    """Return the file and the name in it of a function."""
+    inner = inspect.unwrap(function)
+    code = getattr(inner, "__code__", None)
+    return (code.co_filename if code else inner.__module__, inner.__qualname__)
+
+
+class _Bare:
+    """A hint that is a text, as with postponed evaluation: shown as it was written, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    def bare(hint: Any) -> Any:
+        return _Bare(hint) if isinstance(hint, str) else hint
+
+    parameters = [one.replace(annotation=bare(one.annotation)) for one in signature.parameters.values()]
+    return signature.replace(parameters=parameters, return_annotation=bare(signature.return_annotation))
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def task(name: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 @overload
 def task(name: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(name: str = "", *, queue: str = QUEUE_DEFAULT) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(name: str = "", *, queue: str = QUEUE_DEFAULT) -> _Decorator: ...
 def task(name: Any = "", *, queue: str = QUEUE_DEFAULT) -> Any:
     """Declare a function, plain or async, that can run as a task: `@task`, `@task("name")`, `@task("name", queue="mail")`.
 
@@ -188,16 +293,22 @@ def call(declared: Task[Any, Any], bound: inspect.BoundArguments, on_progress: C
     try:
         found = declared.function(*bound.args, **bound.kwargs)
         if inspect.iscoroutine(found):
-            found = asyncio.run(found)
+            found = _to_its_end(found)
     finally:
         _progress = None
     return encoded(found)
 
 
+def _to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio  # only here: the command line loads this module too, and must start soon
+
+    return asyncio.run(coroutine)
+
+
 def encoded(value: Any) -> str:
     """Return a value as JSON. Raises Unserialisable."""
     try:
-        body = msgspec.json.encode(value)
+        body = msgspec.json.encode(value, enc_hook=_encode_hook)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise Unserialisable(f"the returned value is no JSON: {error}") from None
     if len(body) > RETURN_VALUE_BYTES_MAX:
@@ -213,6 +324,8 @@ def failure(error: BaseException, key: str, began_ms: int, ended_ms: int) -> Fin
     while frames is not None and frames.tb_frame.f_code is not call.__code__:
         frames = frames.tb_next
     frames = error.__traceback__ if frames is None else frames.tb_next
+    while frames is not None and frames.tb_next is not None and _RUNS_COROUTINES.search(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     said = "".join(traceback.format_exception_only(type(error), error)).strip()
     return Finished(
@@ -226,4 +339,4 @@ def cut(text: str, bytes_max: int) -> str:
     return body.decode() if len(body) <= bytes_max else body[-bytes_max:].decode("utf-8", "ignore")
 
 
-__all__ = ["DuplicateName", "SpecError", "Task", "Unserialisable", "WrongArguments", "report_progress", "task"]
+__all__ = ["DuplicateName", "SpecError", "Task", "Unserialisable", "WrongArguments", "WrongValue", "report_progress", "task"]

@@ -375,6 +375,17 @@ class OutputSummary(Data, frozen=True):
     index: tuple[OutputMark, ...] = ()
 
 
+class Artifact(Data, frozen=True):
+    """A file that an attempt left and that is kept, in the stream OUTPUT on `out.<host_id>.artifacts`."""
+
+    name: str
+    size: int
+    sha256: str
+    first_seq: int
+    last_seq: int
+    """Its chunks are between these two sequences of OUTPUT; both 0: it is empty."""
+
+
 class End(AttemptKey, frozen=True):
     """How one attempt ended. The first end of an attempt stands, for every reader."""
 
@@ -393,6 +404,8 @@ class End(AttemptKey, frozen=True):
     output: OutputSummary | None = None
     return_value: str | None = None
     """JSON text."""
+    artifacts: tuple[Artifact, ...] = ()
+    """Of a build that succeeded."""
 
 
 @event(

@@ -144,6 +144,18 @@ RETURN_VALUE_BYTES_MAX = 64 * 1024
 """Bytes of what a command returns, as JSON: it is kept in the log; four of them fit into one event."""
 TRACEBACK_BYTES_MAX = 8 * 1024
 """Bytes of a traceback in the log: its end, where the error is."""
+BUILD_STEPS_MAX = 100
+"""Steps of one build: each has a heading in its output."""
+BUILD_INPUTS_MAX = 100
+"""Files that are put into a build's folder: each is fetched and kept by its digest."""
+ARTIFACTS_PER_ATTEMPT_MAX = 100
+"""Artifacts of one attempt: each is named in the log; of many files, keep their folder."""
+ARTIFACT_BYTES_MAX = 1024**3
+"""Bytes of one artifact: it is kept beside the output of commands, whose stream has 20 GiB."""
+ARTIFACTS_BYTES_MAX = 2 * 1024**3
+"""Bytes of all artifacts of one attempt."""
+ARTIFACT_CHUNK_BYTES = 256 * 1024
+"""Bytes of an artifact in one message: a quarter of what the bus carries."""
 PROGRESS_NOTE_BYTES_MAX = 200
 """Bytes of what a function says beside how far it is: one line."""
 PROGRESS_MS_MIN = 1_000

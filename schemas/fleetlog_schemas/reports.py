@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.events import Artifact, OutputSummary
 from fleetlog_schemas.limits import BLOB_CHUNK_BYTES
 from fleetlog_schemas.outcomes import Outcome, Ran
 
@@ -119,6 +119,7 @@ class ReportEnded(msgspec.Struct, frozen=True, tag="ended", tag_field="report", 
     return_value: str | None = None
     """JSON text."""
     traceback: str = ""
+    artifacts: tuple[Artifact, ...] = ()
 
 
 class ReportFacts(msgspec.Struct, frozen=True, tag="facts", tag_field="report"):
@@ -162,6 +163,16 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     """Bytes dropped before this frame because the quota was reached."""
     last: bool = False
     """The end marker: no frame of this attempt follows."""
+
+
+class ArtifactChunk(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of an artifact. Duplicates are recognised by attempt, name and offset."""
+
+    task_id: str
+    attempt: int
+    name: str
+    offset: int
+    data: bytes
 
 
 class BlobRequest(msgspec.Struct, frozen=True):

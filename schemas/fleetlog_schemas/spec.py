@@ -10,17 +10,21 @@ from typing import Any, Literal
 import msgspec
 
 from fleetlog_schemas import limits
+from fleetlog_schemas.builds import Build as Build  # noqa: PLC0414  # taken from here by others
+from fleetlog_schemas.builds import check_build
 from fleetlog_schemas.graph import Binding, GraphError, Item, When, check_parts
 from fleetlog_schemas.ids import InvalidId, check_host_id
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import Parameter
 from fleetlog_schemas.parameters import ParameterValue as ParameterValue  # noqa: PLC0414  # taken from here by others
+from fleetlog_schemas.spec_fields import Blob as Blob  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import Choose as Choose  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import Retry as Retry  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import Rollout as Rollout  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import SpecError as SpecError  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import (
     check_argv,
+    check_blob,
     check_call,
     check_choose,
     check_rollout,
@@ -32,20 +36,11 @@ from fleetlog_schemas.spec_fields import (
 from fleetlog_schemas.spec_fields import check_queue_name as check_queue_name  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.spec_fields import share as share  # noqa: PLC0414  # taken from here by others
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 PRIORITY_MAX = 10
 QUEUE_DEFAULT = "default"
 SUMMARY_CHARACTERS_MAX = 200
 """Length of a one-line summary: it is for lists."""
-
-
-class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A reference to content that is kept outside the log."""
-
-    sha256: str
-    size: int
-    name: str = ""
 
 
 class Shell(msgspec.Struct, frozen=True, tag="shell", tag_field="kind", forbid_unknown_fields=True):
@@ -119,7 +114,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", 
     """Parts that are taken over from an earlier run."""
 
 
-HostPayload = Shell | Script | Function
+HostPayload = Shell | Script | Function | Build
 """What a host runs."""
 Payload = HostPayload | Workflow
 
@@ -222,6 +217,8 @@ def summary(payload: Payload) -> str:
     elif isinstance(payload, Function):
         given = [("", value) for value in payload.args] + [(f"{name}=", value) for name, value in payload.kwargs.items()]
         text = f"{payload.name}({', '.join(name + msgspec.json.encode(value).decode() for name, value in given)})"
+    elif isinstance(payload, Build):
+        text = "; ".join(step.name or shlex.join(step.argv) for step in payload.steps)
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -353,10 +350,13 @@ def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
     if isinstance(payload, Function):
         _check_function(spec, payload)
         return
+    if isinstance(payload, Build):
+        check_build(payload, other_user=spec.options.user is not None, cwd=spec.options.cwd is not None)
+        return
     if isinstance(payload, Shell):
         check_argv("/payload/argv", payload.argv, at_least=1)
         return
-    _check_blob("/payload/content", payload.content)
+    check_blob("/payload/content", payload.content)
     check_argv("/payload/interpreter", payload.interpreter, at_least=1)
     check_argv("/payload/args", payload.args, at_least=0)
 
@@ -365,7 +365,7 @@ def _check_options(options: Options) -> None:
     for field in ("env", "stdin"):
         blob = getattr(options, field)
         if blob is not None:
-            _check_blob(f"/options/{field}", blob)
+            check_blob(f"/options/{field}", blob)
     for index, name in enumerate(options.env_names):
         if not _ENV_NAME.fullmatch(name):
             raise SpecError(f"/options/env_names/{index}", "an environment name is letters, digits and _")
@@ -388,10 +388,3 @@ def _check_options(options: Options) -> None:
     in_range("/options/exit_codes", len(options.exit_codes), 1, 256)
     for index, code in enumerate(options.exit_codes):
         in_range(f"/options/exit_codes/{index}", code, 0, 255)
-
-
-def _check_blob(pointer: str, blob: Blob) -> None:
-    if not _DIGEST.fullmatch(blob.sha256):
-        raise SpecError(f"{pointer}/sha256", "a digest is 64 lower-case hexadecimal digits")
-    in_range(f"{pointer}/size", blob.size, 0, limits.BLOB_BYTES_MAX)
-    in_range(f"{pointer}/name", utf8_bytes(f"{pointer}/name", blob.name), 0, limits.PATH_BYTES_MAX)

@@ -13,6 +13,7 @@ from fleetlog_schemas.graph import VARIABLE
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import ParameterValue
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARE = re.compile(r"(\d{1,6})(%?)")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}")
 _WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
@@ -26,6 +27,14 @@ class SpecError(ValueError):
         super().__init__(message)
         self.pointer = pointer
         self.message = message
+
+
+class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A reference to content that is kept outside the log."""
+
+    sha256: str
+    size: int
+    name: str = ""
 
 
 class Retry(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -170,3 +179,16 @@ def check_argv(pointer: str, argv: tuple[str, ...], *, at_least: int) -> None:
 def check_queue_name(pointer: str, name: str) -> None:
     """Check the name of a queue. Raises SpecError."""
     check_word(pointer, name, "a queue's name")
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is a SHA-256 as it is written here."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def check_blob(pointer: str, blob: Blob) -> None:
+    """Check a reference to content. Raises SpecError."""
+    if not is_digest(blob.sha256):
+        raise SpecError(f"{pointer}/sha256", "a digest is 64 lower-case hexadecimal digits")
+    in_range(f"{pointer}/size", blob.size, 0, limits.BLOB_BYTES_MAX)
+    in_range(f"{pointer}/name", utf8_bytes(f"{pointer}/name", blob.name), 0, limits.PATH_BYTES_MAX)

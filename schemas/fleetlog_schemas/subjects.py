@@ -81,6 +81,11 @@ def output(host_id: str, slot: int) -> str:
     return f"out.{host_id}.{slot}"
 
 
+def artifacts(host_id: str) -> str:
+    """Return where the chunks of a host's artifacts are stored: they are kept like output, and as long."""
+    return f"out.{host_id}.artifacts"
+
+
 def push(host_id: str) -> str:
     """Return where a host hears what it is asked to do. Not stored."""
     return f"cmd.{host_id}"

@@ -60,6 +60,8 @@ class AttemptView(msgspec.Struct, frozen=True):
     return_value: str | None = None
     """What a function returned, as JSON text."""
     traceback: str = ""
+    artifacts: tuple[events.Artifact, ...] = ()
+    """Files of a build that are kept."""
     progress: HowFarView | None = None
     """Of a function, while it runs."""
 
@@ -333,6 +335,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         ),
         return_value=end.return_value if end else None,
         traceback=end.traceback if end else "",
+        artifacts=end.artifacts if end else (),
         progress=HowFarView(start.progress.done, start.progress.total, start.progress.note) if start and start.progress and not end else None,
     )
 

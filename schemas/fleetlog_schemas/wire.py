@@ -18,6 +18,7 @@ _BYTES_MAX: dict[Any, int] = {
     reports.Heartbeat: limits.HEARTBEAT_BYTES_MAX,
     reports.Report: limits.REPORT_BYTES_MAX,
     reports.Frame: limits.OUTPUT_FRAME_BYTES_MAX + 1024,
+    reports.ArtifactChunk: limits.ARTIFACT_CHUNK_BYTES + 1024,
     reports.BlobRequest: 1024,
     reports.BlobChunk: limits.BLOB_CHUNK_BYTES + 1024,
 }

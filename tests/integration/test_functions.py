@@ -162,7 +162,7 @@ def test_a_decorated_function_is_checked_where_it_is_called(fleet: Fleet, monkey
     def add(a: int, b: int = 1) -> int:
         return a + b
 
-    monkeypatch.setattr("fleetlog.functions._here", fleet.client)
+    monkeypatch.setattr("fleetlog.functions.client_here", lambda: fleet.client)
     handle: Handle[int] = add(20, b=1)
     assert handle.value(END_S_MAX) == 21
     assert add.local(1, 1) == 2

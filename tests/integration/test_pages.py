@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -61,7 +62,7 @@ PAGES = {
     "definitions": Page({f"web{number:02}": {"role": "web"} for number in range(1, 4)}),
     "files": Page({"web01": {}}),
     "functions": Page(
-        {"py01": {}}, policies={"py01": OFFERS_FUNCTIONS}, first=lambda folder: (folder / "old.tmp").touch(),
+        {"py01": {}}, policies={"py01": OFFERS_FUNCTIONS}, first=lambda folder: shutil.copy(ROOT / "docs" / "examples" / "nightly.toml", folder),
     ),
     "rollouts": Page(
         {f"web{number:02}": {"env": "prod", "role": "canary" if number == 8 else "web"} for number in range(1, 9)},
@@ -70,6 +71,7 @@ PAGES = {
     ),
     "schedules": Page({"web01": {}}),
     "alerts": Page({"web01": {}}),
+    "builds": Page({"ci01": {}}),
     "workflows": Page({"ci01": {}, "web01": {"role": "web"}, "web02": {"role": "web"}}, first=check_script),
 }
 

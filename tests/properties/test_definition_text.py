@@ -25,6 +25,7 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import (
     Blob,
     Choose,
+    Function,
     Options,
     Part,
     Retry,
@@ -79,6 +80,12 @@ def workflows(draw: st.DrawFn, spec: TaskSpec) -> Workflow:
     ))
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False, width=32) | no_nul(TEXTS),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "timeout_ms", "x y"]), inner, max_size=2), max_leaves=4,
+)
+
+
 @st.composite
 def definitions(draw: st.DrawFn) -> tuple[Definition, Contents]:
     contents = Contents()
@@ -86,16 +93,20 @@ def definitions(draw: st.DrawFn) -> tuple[Definition, Contents]:
     def blob(content: bytes, name: str) -> Blob:
         return msgspec.convert(contents.add(content, name), Blob)
 
-    payload: Shell | Script = Shell((draw(WORDS), *draw(st.lists(no_nul(TEXTS), max_size=2))))
+    payload: Shell | Script | Function = Shell((draw(WORDS), *draw(st.lists(no_nul(TEXTS), max_size=2))))
     if draw(st.booleans()):
         script = draw(st.binary(max_size=20) | TEXTS.map(str.encode))
         payload = Script(blob(script, draw(st.sampled_from(["", "x.sh"]) | WORDS)), ("/bin/sh",), tuple(draw(st.lists(no_nul(TEXTS), max_size=2))))
+    elif draw(st.booleans()):
+        payload = Function(draw(st.sampled_from(["f", "ops.clean"])), tuple(draw(st.lists(JSON, max_size=2))), draw(st.dictionaries(WORDS, JSON, max_size=2)))
     environment = draw(st.dictionaries(st.sampled_from(["A", "B_1", "timeout_ms"]), TEXTS, max_size=2))
     options = Options(
         env=blob(environment_bytes(environment), draw(st.sampled_from(["env", "other"]))) if environment else None,
         env_names=tuple(sorted(environment)), stdin=draw(st.none() | st.binary(max_size=9).map(lambda one: blob(one, "stdin"))),
         umask=draw(st.none() | st.just(0o22)), cwd=draw(st.none() | st.just("/srv")),
     )
+    if isinstance(payload, Function):
+        options = msgspec.structs.replace(options, stdin=None, umask=None, cwd=None)
     spec = TaskSpec(
         payload=payload, target=draw(st.sampled_from(["", "web*", "env=prod and not dc=b"])), options=options,
         timeout_ms=draw(st.integers(1, 10**7)), wait_offline_ms=draw(st.integers(0, 10**7)),

@@ -12,7 +12,7 @@ from fleetlog.render.workflow import part_of_text, parts_table
 from fleetlog_schemas import hostset
 from fleetlog_schemas.definitions import as_text
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
-from fleetlog_schemas.spec import QUEUE_DEFAULT, Function, Origin, Script, Shell, TaskSpec, Workflow, summary
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Origin, Script, Shell, TaskSpec, summary
 from fleetlog_schemas.view import CommandView, FailureGroup, TaskView, WaveView
 
 ROWS_MAX = 50
@@ -36,6 +36,8 @@ def task_text(view: TaskView, style: Style) -> str:
     if view.commands:
         lines += ["", *_commands(view.commands, style)]
         lines += _traceback(view.commands, style)
+    if kept := _artifacts(view.commands, style):
+        lines += ["", *kept]
     return "\n".join(lines)
 
 
@@ -114,11 +116,10 @@ def _stopped(view: TaskView, style: Style) -> str:
 def what_runs(spec: TaskSpec) -> str:
     """Return what a task runs, in one line, as a person would type it."""
     payload = spec.payload
-    if isinstance(payload, Workflow | Function):
-        return summary(payload)
     if isinstance(payload, Shell):
         return " ".join(_quoted(part) for part in payload.argv)
-    assert isinstance(payload, Script)
+    if not isinstance(payload, Script):
+        return summary(payload)
     name = payload.content.name or payload.content.sha256[:12]
     return " ".join(_quoted(part) for part in (*payload.interpreter, name, *payload.args))
 
@@ -167,6 +168,18 @@ def _commands(commands: Sequence[CommandView], style: Style) -> list[str]:
         rows = [_command_row(command, style) for command in listed]
         lines.append(table(("HOST", "OUTCOME", "EXIT", "ATTEMPTS", "RAN", "STARTED", "LINE"), rows, style))
     return lines
+
+
+def _artifacts(commands: Sequence[CommandView], style: Style) -> list[str]:
+    """Return what builds left, as far as it is a list to read."""
+    rows = [
+        (style.line(command.host), one.name, str(one.size), one.sha256)
+        for command in commands for attempt in command.attempts for one in attempt.artifacts
+    ]
+    if not rows:
+        return []
+    more = [f"  {count_of(len(rows) - ROWS_MAX, 'further artifact')}: see `fleetlog artifact ls`"] if len(rows) > ROWS_MAX else []
+    return [table(("HOST", "ARTIFACT", "BYTES", "SHA256"), rows[:ROWS_MAX], style), *more]
 
 
 def _traceback(commands: Sequence[CommandView], style: Style) -> list[str]:

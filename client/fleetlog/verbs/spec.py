@@ -35,7 +35,7 @@ from fleetlog_schemas.spec import (
 if TYPE_CHECKING:
     from fleetlog.client import Client
 
-_UNSENT = Blob(sha256="0" * 64, size=0)
+UNSENT = Blob(sha256="0" * 64, size=0)
 """Stands for content while the specification is checked."""
 
 
@@ -100,10 +100,10 @@ def of_file(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
         CliError: the file cannot be read or is too large.
     """
     content = Content(options)
-    content.script = _read(options.file)
+    content.script = read_file(options.file)
     content.script_name = Path(options.file).name
     interpreter = tuple(shlex.split(options.interpreter)) if options.interpreter else interpreter_of(content.script)
-    payload = Script(content=_UNSENT, interpreter=interpreter, args=tuple(options.rest))
+    payload = Script(content=UNSENT, interpreter=interpreter, args=tuple(options.rest))
     return of_payload(options, payload), content
 
 
@@ -127,9 +127,9 @@ def of_payload(options: argparse.Namespace, payload: Payload) -> TaskSpec:
         target=options.target,
         name=options.name,
         options=Options(
-            env=_UNSENT if names else None, env_names=names,
+            env=UNSENT if names else None, env_names=names,
             secret_names=tuple(sorted({name for name, _ in options.secret})),
-            stdin=_UNSENT if options.stdin else None, cwd=options.cwd, user=options.user, umask=options.umask,
+            stdin=UNSENT if options.stdin else None, cwd=options.cwd, user=options.user, umask=options.umask,
             memory_bytes_max=options.memory, files_max=options.files, exit_codes=_codes(options.ok_codes), **fields,
         ),
         timeout_ms=options.timeout_ms, task_timeout_ms=options.task_timeout_ms,
@@ -231,7 +231,7 @@ def secret_of(name: str, path: str | None) -> str:
     """
     if path is None:
         return _from_here(name, "--secret")
-    return _read(path).decode("utf-8", "surrogateescape").removesuffix("\n")
+    return read_file(path).decode("utf-8", "surrogateescape").removesuffix("\n")
 
 
 def _from_here(name: str, flag: str) -> str:
@@ -244,10 +244,11 @@ def _from_here(name: str, flag: str) -> str:
 def _stdin(path: str | None) -> bytes | None:
     if path is None:
         return None
-    return _bounded(sys.stdin.buffer.read(limits.BLOB_BYTES_MAX + 1), "stdin") if path == "-" else _read(path)
+    return _bounded(sys.stdin.buffer.read(limits.BLOB_BYTES_MAX + 1), "stdin") if path == "-" else read_file(path)
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Return the content of a file that can be sent. Raises CliError."""
     try:
         with Path(path).open("rb") as file:
             return _bounded(file.read(limits.BLOB_BYTES_MAX + 1), path)

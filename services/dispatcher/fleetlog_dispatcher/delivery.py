@@ -21,7 +21,7 @@ from fleetlog_runtime.pure.effects import Send
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import limits, pushes, tokens
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.spec import Blob, Script, TaskSpec, Workflow
+from fleetlog_schemas.spec import Blob, Build, Script, TaskSpec, Workflow
 
 ATTEMPTS_PER_PUSH_MAX = 200
 """Attempts in one push: one signature for many, and small enough to be encoded and checked in a few milliseconds."""
@@ -114,6 +114,8 @@ def _start(keys: Keys, flight: Flight) -> pushes.StartAttempt:
 def _blobs(spec: TaskSpec) -> Iterator[Blob]:
     if isinstance(spec.payload, Script):
         yield spec.payload.content
+    if isinstance(spec.payload, Build):
+        yield from (given.content for given in spec.payload.inputs)
     for blob in (spec.options.env, spec.options.stdin):
         if blob is not None:
             yield blob

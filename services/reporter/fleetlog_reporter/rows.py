@@ -52,6 +52,7 @@ class Rest(msgspec.Struct, frozen=True, omit_defaults=True):
     signal: int | None = None
     traceback: str = ""
     return_value: str | None = None
+    artifacts: tuple[events.Artifact, ...] = ()
     output: events.OutputSummary | None = None
     refused: bool = False
     wave: int = 0
@@ -162,8 +163,8 @@ def _attempt_columns(attempt: Attempt, wave: int, waits: tuple[Wait, ...]) -> Ro
             _encode(rest).decode(),
         )
     rest = Rest(
-        attempt.epoch, attempt.dispatched_seq, attempt.start, end.signal, end.traceback, end.return_value, end.output,
-        attempt.refused, wave, waits,
+        attempt.epoch, attempt.dispatched_seq, attempt.start, end.signal, end.traceback, end.return_value,
+        end.artifacts, end.output, attempt.refused, wave, waits,
     )
     # Null stands for the usual: a text costs three times as much, even an empty one.
     return (
@@ -258,7 +259,7 @@ def _attempt_from_row(row: Sequence[Any], rest: Rest) -> Attempt:
             task_id=task_id, host_id=host_id, attempt=number, outcome=Outcome(outcome), ran=Ran(ran),
             exit_code=exit_code, signal=rest.signal, started_ms=started_ms, ended_ms=ended_ms,
             duration_ms=duration_ms, error=error or "", traceback=rest.traceback, tail=tail or "", output=rest.output,
-            return_value=rest.return_value,
+            return_value=rest.return_value, artifacts=rest.artifacts,
         )
         attempt.end_seq, attempt.end_ms, attempt.decided = end_seq, end_ms, decided
     return attempt

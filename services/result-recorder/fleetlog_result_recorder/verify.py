@@ -11,7 +11,9 @@ from collections.abc import Mapping
 import msgspec
 
 from fleetlog_schemas import events, limits, reports, tokens, wire
+from fleetlog_schemas.builds import is_artifact_name
 from fleetlog_schemas.outcomes import Outcome, Ran
+from fleetlog_schemas.spec_fields import is_digest
 
 REFUSED_ATTEMPTS_MAX = 100
 """Attempts named in one refusal event; the counts are always whole."""
@@ -105,7 +107,16 @@ def _end(host_id: str, item: reports.ReportEnded) -> events.End:
         exit_code=item.exit_code, signal=item.signal, started_ms=item.started_ms, ended_ms=item.ended_ms,
         duration_ms=item.duration_ms, error=cut(item.error, limits.ERROR_TEXT_BYTES_MAX),
         tail=cut(item.tail, limits.OUTPUT_TAIL_BYTES_MAX), output=output, traceback=cut(item.traceback, limits.TRACEBACK_BYTES_MAX),
-        return_value=_value(item.return_value),
+        return_value=_value(item.return_value), artifacts=_artifacts(item.artifacts),
+    )
+
+
+def _artifacts(found: tuple[events.Artifact, ...]) -> tuple[events.Artifact, ...]:
+    """Return the artifacts that can be kept under their names: what a host says of others is nothing that an agent sends."""
+    return tuple(
+        one for one in found[: limits.ARTIFACTS_PER_ATTEMPT_MAX]
+        if is_artifact_name(one.name) and is_digest(one.sha256) and 0 <= one.size <= limits.ARTIFACT_BYTES_MAX
+        and 0 <= one.first_seq <= one.last_seq <= _COUNTER_MAX
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fleetlog_agent.policy import PolicyError, read_policy
+from fleetlog_schemas.builds import Step
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import Blob, Options, Payload, Script, Shell
+from fleetlog_schemas.spec import Blob, Build, Options, Payload, Script, Shell
 
 
 def start(payload: Payload, user: str | None = None) -> StartAttempt:
@@ -29,6 +30,9 @@ def test_without_a_file_everything_may_run(tmp_path: Path) -> None:
         ('[allow]\nprograms = ["/usr/bin/*", "/bin/*"]', Shell(argv=("sh",)), None, ""),
         ('[allow]\nprograms = ["/opt/*"]', Shell(argv=("sh",)), None, "does not allow program 'sh'"),
         ('[allow]\nkinds = ["shell"]', Script(content=Blob("a" * 64, 1)), None, "does not allow kind 'script'"),
+        ('[forbid]\nkinds = ["build"]', Build((Step(("make",)),)), None, "forbids kind 'build'"),
+        ('[forbid]\nprograms = ["reboot"]', Build((Step(("make",)), Step(("reboot",)))), None, "forbids program 'reboot'"),
+        ('[allow]\nprograms = ["make"]', Build((Step(("make",)), Step(("make", "test")))), None, ""),
         ('[allow]\nusers = ["www-*"]', Shell(argv=("sh",)), "www-data", ""),
         ('[forbid]\nusers = ["root"]', Shell(argv=("sh",)), "root", "forbids user 'root'"),
     ],

@@ -131,3 +131,10 @@ def test_refusals_are_counted_by_host_and_minute_and_told_when_the_minute_is_ove
     assert (told.host_id, told.minute, told.counts) == ("h1", 1, {"token": 3})
     assert [key.task_id for key in told.attempts] == [TASK]
     assert refusals.due(500_000) == []
+
+
+def test_artifacts_that_no_agent_would_name_so_are_left_out() -> None:
+    good = events.Artifact("app.tar", 3, "a" * 64, 1, 2)
+    bad = [("../x", 3, "a" * 64, 1, 2), ("x", -1, "a" * 64, 1, 2), ("x", 3, "A", 1, 2), ("x", 3, "a" * 64, 5, 2), ("x", 1 << 60, "a" * 64, 1, 2)]
+    verdict = verify("h1", report(ended(artifacts=(good, *(events.Artifact(*one) for one in bad)))), KEYS)
+    assert [end.artifacts for end in verdict.ends] == [(good,)]

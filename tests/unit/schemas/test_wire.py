@@ -32,6 +32,7 @@ MESSAGES: list[tuple[Any, Any]] = [
     (reports.Heartbeat(2, "b", 7, 4, LOAD, (HELD,), goodbye=True), reports.Heartbeat),
     (reports.Report("r", 2, 7, (ENDED, reports.ReportFacts({"cpu": 2}))), reports.Report),
     (reports.Frame("t", 1, reports.Stream.STDERR, 0, 1, 9, b"\x00\xff", last=True), reports.Frame),
+    (reports.ArtifactChunk("t", 1, "app", 0, b"\x00"), reports.ArtifactChunk),
     (reports.BlobRequest("ab", "t", 0), reports.BlobRequest),
     (reports.BlobChunk(b"x", 1), reports.BlobChunk),
 ]

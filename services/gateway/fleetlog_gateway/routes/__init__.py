@@ -5,6 +5,7 @@ from __future__ import annotations
 from fleetlog_gateway.routes import (
     alerts,
     archive,
+    artifacts,
     control,
     definitions,
     files,
@@ -21,4 +22,7 @@ from fleetlog_gateway.routes import (
     webhooks,
 )
 
-__all__ = ["alerts", "archive", "control", "definitions", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system", "tasks", "ticks", "webhooks"]
+__all__ = [
+    "alerts", "archive", "artifacts", "control", "definitions", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system",
+    "tasks", "ticks", "webhooks",
+]

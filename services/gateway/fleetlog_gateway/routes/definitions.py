@@ -33,7 +33,7 @@ from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
 from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX, DEFINITIONS_MAX
-from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, Workflow, kind
+from fleetlog_schemas.spec import Blob, Build, Script, SpecError, TaskSpec, Workflow, kind
 from fleetlog_schemas.targets import TargetError, resolve
 
 VERSIONS_PAGE_MAX = 50
@@ -348,6 +348,8 @@ def _contents(spec: TaskSpec) -> dict[str, _Content]:
         ("env", "/options/env", spec.options.env),
     )
     found = {name: _Content(pointer, blob) for name, pointer, blob in given if blob is not None}
+    for index, one in enumerate(spec.payload.inputs if isinstance(spec.payload, Build) else ()):
+        found[f"input/{one.path}"] = _Content(f"/payload/inputs/{index}/content", one.content)
     for index, part in enumerate(spec.payload.parts if isinstance(spec.payload, Workflow) else ()):
         of_part = _contents(part.task) if part.task is not None else {}
         found |= {

@@ -1,0 +1,185 @@
+"""The files that builds left: which there are, their bytes from the stream OUTPUT, and where they come from.
+
+The log names an artifact by digest, size and two sequences between which its chunks are. Chunks are taken in the order
+of their offsets, so what is stored twice, or by an interrupted upload, is passed over. The last chunk is handed out only
+when the digest of the whole is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from fleetlog_gateway import decode
+from fleetlog_gateway.finding import check_identifier
+from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.problems import HttpProblem
+from fleetlog_runtime.pure.bus import Bus
+from fleetlog_schemas import events, questions, reports, subjects, wire
+from fleetlog_schemas.spec import Build, TaskSpec
+from fleetlog_schemas.version import VERSION
+
+CHUNKS_AT_ONCE = 8
+"""Chunks read together: two megabytes."""
+BUILD_TYPE = "urn:fleetlog:build:v1"
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """What is needed of an attempt."""
+
+    number: int
+    started_at: str | None
+    ended_at: str | None
+    outcome: str | None
+    artifacts: tuple[events.Artifact, ...] = ()
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What is needed of a command."""
+
+    host_id: str
+    host: str
+    attempts: tuple[Attempt, ...]
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A task, as far as its artifacts go."""
+
+    task_id: str
+    spec: TaskSpec
+    submitted_by: str
+    submitted_at: str
+    commands: tuple[Command, ...]
+
+
+class ArtifactView(msgspec.Struct, frozen=True):
+    """A file that a build left on one host."""
+
+    host: str
+    host_id: str
+    attempt: int
+    name: str
+    size: int
+    sha256: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An artifact, and of which attempt it is."""
+
+    command: Command
+    attempt: Attempt
+    artifact: events.Artifact
+
+
+async def ran(gateway: Gateway, given: str) -> Ran:
+    """Return the task that *given* names. Raises HttpProblem."""
+    answer = await gateway.asker.report("task", questions.TaskQuestion, {"task_id": check_identifier(given)})
+    return decode.json_answer(answer.data, Ran, "reporter")
+
+
+def kept(task: Ran) -> list[Kept]:
+    """Return the artifacts of a task, by host and in the order of its rules: those of the last attempt that left any."""
+    found = []
+    for command in task.commands:
+        attempt = next((one for one in reversed(command.attempts) if one.artifacts), None)
+        found += [Kept(command, attempt, one) for one in attempt.artifacts] if attempt else []
+    return found
+
+
+def find(task: Ran, host: str, name: str) -> Kept:
+    """Return one artifact; *host* is a host's id or name. Raises HttpProblem."""
+    for one in kept(task):
+        if host in (one.command.host_id, one.command.host) and one.artifact.name == name:
+            return one
+    raise HttpProblem("artifact-not-found", f"the task left no {name[:130]!r} on {host[:260]!r}: `fleetlog artifact ls` names what it left")
+
+
+async def content(bus: Bus, task_id: str, one: Kept) -> AsyncIterator[bytes]:
+    """Yield the bytes of an artifact. Raises HttpProblem when OUTPUT has not all of them any more."""
+    artifact, digest, held, offset = one.artifact, hashlib.sha256(), b"", 0
+    from_seq, subject = artifact.first_seq, subjects.artifacts(one.command.host_id)
+    while offset < artifact.size:
+        found = await bus.get_range(subjects.OUTPUT, from_seq, CHUNKS_AT_ONCE, subject)
+        for stored in found:
+            data = _chunk_at(stored.body, task_id, one, offset) if stored.seq <= artifact.last_seq else b""
+            if not data:
+                continue
+            if held:
+                yield held
+            held = data
+            digest.update(data)
+            offset += len(data)
+        if not found or (found[-1].seq >= artifact.last_seq and offset < artifact.size):
+            raise gone(artifact)
+        from_seq = found[-1].seq + 1
+    if digest.hexdigest() != artifact.sha256:
+        raise HttpProblem("artifact-gone", f"what is stored of {artifact.name} does not have its digest: it was damaged")
+    if held:
+        yield held
+
+
+def _chunk_at(body: bytes, task_id: str, one: Kept, offset: int) -> bytes:
+    """Return the data of a chunk, when it is the one of this artifact at *offset*."""
+    try:
+        chunk: reports.ArtifactChunk = wire.decode(body, reports.ArtifactChunk)
+    except wire.BadMessage:
+        return b""
+    of = (chunk.task_id, chunk.attempt, chunk.name, chunk.offset)
+    return chunk.data if of == (task_id, one.attempt.number, one.artifact.name, offset) else b""
+
+
+def gone(artifact: events.Artifact) -> HttpProblem:
+    """Return the answer for an artifact that is named in the log and not kept any more."""
+    return HttpProblem("artifact-gone", f"{artifact.name} is not kept any more: artifacts go with output, the oldest first, after"
+                       f" 30 days at the latest. Its digest was {artifact.sha256}: run the build again and compare")
+
+
+def provenance(task: Ran, build: Build) -> dict[str, Any]:
+    """Return where a build's artifacts come from: an in-toto statement with a SLSA provenance (https://slsa.dev/provenance/v1)."""
+    found = kept(task)
+    times = [one.attempt for one in found] or [attempt for command in task.commands for attempt in command.attempts[-1:]]
+    several = len(task.commands) > 1
+    options = msgspec.to_builtins(task.spec.options)
+    options.pop("env", None)
+    return {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {"name": f"{one.command.host}/{one.artifact.name}" if several else one.artifact.name, "digest": {"sha256": one.artifact.sha256}}
+            for one in found
+        ],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {
+                    "steps": msgspec.to_builtins(build.steps), "artifacts": msgspec.to_builtins(build.artifacts), "options": options,
+                    "definition": msgspec.to_builtins(task.spec.definition), "parameters": msgspec.to_builtins(task.spec.parameters),
+                },
+                "internalParameters": {"submitted_by": task.submitted_by, "submitted_at": task.submitted_at},
+                "resolvedDependencies": [
+                    {"name": one.path, "digest": {"sha256": one.content.sha256}} for one in build.inputs
+                ],
+            },
+            "runDetails": {
+                "builder": {
+                    "id": "urn:fleetlog:hosts:" + ",".join(command.host_id for command in task.commands),
+                    "version": {"fleetlog": VERSION},
+                },
+                "metadata": {
+                    "invocationId": f"urn:fleetlog:task:{task.task_id}",
+                    "startedOn": min((one.started_at for one in times if one.started_at), default=None),
+                    "finishedOn": max((one.ended_at for one in times if one.ended_at), default=None),
+                },
+                "byproducts": [
+                    {"name": "host", "annotations": {
+                        "host": command.host, "host_id": command.host_id, "attempts": len(command.attempts),
+                        "outcome": command.attempts[-1].outcome if command.attempts else None,
+                    }}
+                    for command in task.commands
+                ],
+            },
+        },
+    }
