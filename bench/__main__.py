@@ -12,6 +12,7 @@ from bench.archive import archive
 from bench.decisions import decisions
 from bench.figures import Figure, as_table, write_json
 from bench.fleet import fleet
+from bench.functions import functions
 from bench.history import history
 from bench.memory import memory
 from bench.output import output
@@ -35,11 +36,15 @@ def _machine(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 def _one_host(options: argparse.Namespace, known: dict[str, Figure]) -> list[Figure]:
     starts = next((one for name, one in known.items() if "process starts" in name), None) or machine.process_starts(1)
     with measure.fresh_system() as system:
-        figures = measure.idle(system) + measure.latency(system) + measure.command_line(system)
+        figures = measure.idle(system) + measure.shell_latency(system) + measure.command_line(system)
         figures.append(measure.throughput(system, options.tasks, options.rounds, starts.median, slots=4))
     with measure.fresh_system("--set", f"dispatcher.slots_per_host={MANY_SLOTS}") as system:
         figures.append(measure.throughput(system, options.tasks, options.rounds, starts.median, slots=MANY_SLOTS))
     return figures
+
+
+def _functions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return functions(options.tasks, options.rounds)
 
 
 def _start(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
@@ -98,7 +103,7 @@ def _archive(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 
 
 SECTIONS: dict[str, Section] = {
-    "machine": _machine, "start": _start, "one-host": _one_host, "agents": _agents, "crowd": _crowd, "output": _output,
+    "machine": _machine, "start": _start, "one-host": _one_host, "functions": _functions, "agents": _agents, "crowd": _crowd, "output": _output,
     "projection": _projection, "history": _history, "archive": _archive, "decisions": _decisions, "memory": _memory,
     "fleet": _fleet, "questions": _questions, "schedules": _schedules,
 }

@@ -91,5 +91,5 @@ def _measured(folder: Path, tasks: int, rounds: int) -> tuple[list[float], float
 def _throughput(system: System, tasks: int, rounds: int) -> list[float]:
     client = system.client()
     watcher = measure.Watcher(client)
-    measure.throughput_once(client, watcher, min(tasks, 100), f"warm-{time.time_ns()}")
-    return [measure.throughput_once(client, watcher, tasks, f"round-{time.time_ns()}") for _ in range(rounds)]
+    measure.throughput_once(client, watcher, min(tasks, 100), measure.spec_of("all", f"warm-{time.time_ns()}"))
+    return [measure.throughput_once(client, watcher, tasks, measure.spec_of("all", f"round-{time.time_ns()}")) for _ in range(rounds)]

@@ -69,8 +69,13 @@ class Watcher:
 
 def fan_out_once(client: Client, watcher: Watcher, target: str, hosts: int) -> float:
     """Run one task on *hosts* hosts; return the seconds from submitting to the last outcome readable."""
+    return run_once(client, watcher, spec_of(target), hosts)
+
+
+def run_once(client: Client, watcher: Watcher, spec: TaskSpec, hosts: int) -> float:
+    """Run a task on *hosts* hosts; return the seconds from submitting to the last outcome readable. Raises BenchError."""
     began = time.perf_counter()
-    task_id = client.submit(spec_of(target))
+    task_id = client.submit(spec)
     watcher.until_ended(task_id)
     task = client.show(task_id)
     seconds = time.perf_counter() - began
@@ -89,30 +94,37 @@ def fan_out(system: System, target: str, hosts: int, rounds: int, name: str) -> 
     return Figure(name, "s", samples)
 
 
-def latency(system: System, samples: int = LATENCY_SAMPLES) -> list[Figure]:
+def latency(client: Client, watcher: Watcher, spec: TaskSpec, what: str, samples: int = LATENCY_SAMPLES) -> list[Figure]:
     """Return how long one no-op task on one host takes on an idle system."""
-    client = system.client()
-    watcher = Watcher(client)
     for _ in range(5):
-        fan_out_once(client, watcher, "all", 1)
-    waits = [1000 * fan_out_once(client, watcher, "all", 1) for _ in range(samples)]
-    watcher.feed.close()
+        run_once(client, watcher, spec, 1)
+    waits = [1000 * run_once(client, watcher, spec, 1) for _ in range(samples)]
     groups = [waits[start::5] for start in range(5)]
     return [
-        Figure("latency of one `true`, p50", "ms", tuple(percentile(group, 0.50) for group in groups), note=f"{samples} tasks"),
-        Figure("latency of one `true`, p99", "ms", (percentile(waits, 0.99),), note=f"max {max(waits):.1f} ms"),
+        Figure(f"latency of {what}, p50", "ms", tuple(percentile(group, 0.50) for group in groups), note=f"{samples} tasks"),
+        Figure(f"latency of {what}, p99", "ms", (percentile(waits, 0.99),), note=f"max {max(waits):.1f} ms"),
     ]
 
 
-def throughput_once(client: Client, watcher: Watcher, tasks: int, name: str) -> float:
+def shell_latency(system: System) -> list[Figure]:
+    """Return how long one `true` takes on an idle system."""
+    client = system.client()
+    watcher = Watcher(client)
+    try:
+        return latency(client, watcher, spec_of("all"), "one `true`")
+    finally:
+        watcher.feed.close()
+
+
+def throughput_once(client: Client, watcher: Watcher, tasks: int, spec: TaskSpec) -> float:
     """Submit *tasks* tasks in batches on one host; return how many per second were readable as ended."""
-    spec = msgspec.to_builtins(spec_of("all", name))
+    sent = msgspec.to_builtins(spec)
     began = time.perf_counter()
     for start in range(0, tasks, BATCH_TASKS):
-        batch = [{"task_id": new_task_id(), "spec": spec} for _ in range(min(BATCH_TASKS, tasks - start))]
+        batch = [{"task_id": new_task_id(), "spec": sent} for _ in range(min(BATCH_TASKS, tasks - start))]
         client.gateway.post("/tasks/batch", {"tasks": batch})
     watcher.until_tasks_ended(tasks)
-    ended = f"SELECT count(*) FROM tasks WHERE name = '{name}' AND outcome = 'success'"
+    ended = f"SELECT count(*) FROM tasks WHERE name = '{spec.name}' AND outcome = 'success'"
     until(lambda: _count(client, ended) >= tasks, f"{tasks} tasks", TASK_SECONDS_MAX)
     return tasks / (time.perf_counter() - began)
 
@@ -126,8 +138,8 @@ def throughput(system: System, tasks: int, rounds: int, starts_per_second: float
     """Return no-op tasks per second on one host, each in the log and readable."""
     client = system.client()
     watcher = Watcher(client)
-    throughput_once(client, watcher, min(tasks, 100), "warm-up")
-    samples = tuple(throughput_once(client, watcher, tasks, f"round-{number}") for number in range(rounds))
+    throughput_once(client, watcher, min(tasks, 100), spec_of("all", "warm-up"))
+    samples = tuple(throughput_once(client, watcher, tasks, spec_of("all", f"round-{number}")) for number in range(rounds))
     name = f"`true` as {tasks} tasks on one host, {slots} slots"
     return Figure(name, "tasks/s", samples, limit=starts_per_second)
 

@@ -63,6 +63,8 @@ MEMORY_BYTES_PER_TASK = {
 requests for a day (some hundred bytes with their dictionary), the bus caches what it stores up to a limit of its own.
 The reporter's database keeps what it stores in memory up to `reporter.memory_bytes_max`: in twenty minutes of this load both its file and its
 memory grew by 17 KB for each task. An agent and its holder forget a command that is settled."""
+MEMORY_MIB_ONCE = {"keeper": 40.0}
+"""What a process may gain once: the keeper holds a segment of the archive, 16 MiB of it, plain and packed, while it seals the first one."""
 FLAT = ("fds", "threads", "tasks", "connections", "subscriptions", "consumers")
 
 
@@ -287,7 +289,7 @@ def verdicts(series: dict[tuple[str, str], list[tuple[float, float]]]) -> list[V
             allowed = COUNTS_SPREAD / hours
         elif measure == "memory" and part in MEMORY_BYTES_PER_TASK:
             many = AGENTS if part in ("agent", "holder") else 1
-            allowed = many * (MEMORY_BYTES_PER_TASK[part] * tasks_per_hour / 1024**2 + MEMORY_MIB_MAX / hours)
+            allowed = many * (MEMORY_BYTES_PER_TASK[part] * tasks_per_hour / 1024**2 + MEMORY_MIB_ONCE.get(part, MEMORY_MIB_MAX) / hours)
         found.append(Verdict(part, measure, points[0][1], points[-1][1], 3600 * slope(points), allowed))
     return found
 

@@ -72,8 +72,8 @@ class System:
         url = (self.folder / "gateway" / "url").read_text().strip()
         return Client(url, (self.folder / "gateway" / "token").read_text().strip())
 
-    def join(self, count: int, prefix: str) -> float:
-        """Join *count* agents as processes of this machine; return the seconds until all were online."""
+    def join(self, count: int, prefix: str, policy: str = "") -> float:
+        """Join *count* agents as processes of this machine, with this policy; return the seconds until all were online."""
         client, began = self.client(), time.perf_counter()
         for number in range(count):
             name = f"{prefix}{number:03d}"
@@ -81,6 +81,8 @@ class System:
             folder = self.folder / "joined" / name
             command = [FLEETLOG, *shlex.split(line)[1:], "--no-start", "--data", str(folder)]
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=READY_SECONDS_MAX)
+            if policy:
+                (folder / "policy.toml").write_text(policy)
             with (folder / "agent.log").open("ab") as log:
                 self.agents.append(
                     subprocess.Popen(

@@ -321,7 +321,8 @@ class Pool:
         if self._workers.pop(worker.name, None) is None or self._closing:
             return
         key = worker.running
-        if key and self.known[key]["state"] == "running":
+        # A worker of a former agent may run what this agent's journal does not know.
+        if key and self.known.get(key, {}).get("state") == "running":
             # What it had finished stands in its file, also if it could not say so any more.
             self._read_file(worker.name, {key}, running="")
             if self.known[key].get("died"):

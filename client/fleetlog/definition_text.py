@@ -2,7 +2,7 @@
 
 Field names are those of the API, with two things made easier: times are `..._seconds` instead of milliseconds, and
 `max_retries` stands for the attempts. Content (script, stdin, environment) stands in the file, or beside it
-(`script_file`). A function stands as `function`, `args` and `kwargs`; without a
+(`script_file`), or is a version of a task file (`task_file`). A function stands as `function`, `args` and `kwargs`; without a
 target it goes to any one host that offers it, unless `anywhere = false`. Reading the canonical text gives the same definition, byte for byte. Pure.
 """
 
@@ -40,6 +40,8 @@ class Contents(msgspec.Struct):
     """What a definition refers to, by digest."""
 
     by_digest: dict[str, bytes] = {}
+    kept: dict[str, str] = {}
+    """Versions of task files, as `PATH@VERSION`, to their digests: what the server has by this name, and a file may say."""
 
     def add(self, content: bytes, name: str) -> dict[str, Any]:
         """Keep content and return the reference to it."""
@@ -50,6 +52,15 @@ class Contents(msgspec.Struct):
     def of(self, blob: Blob) -> bytes:
         """Return what a reference means."""
         return self.by_digest[blob.sha256]
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A version of a task file, as the server has it."""
+
+    name: str
+    """`PATH@VERSION`."""
+    content: bytes
+    interpreter: tuple[str, ...]
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -124,6 +135,8 @@ def _call_table(call: Function) -> dict[str, Any]:
 def _content(part: str, blob: Blob, contents: Contents) -> dict[str, Any]:
     """Return the fields that stand for content: text, or base64 where it is none."""
     content = contents.of(blob)
+    if part == "script" and contents.kept.get(blob.name) == blob.sha256:
+        return {"task_file": blob.name}
     name = {f"{part}_name": blob.name} if blob.name != _usual_name(part) else {}
     try:
         return {part: content.decode(), **name}
@@ -182,8 +195,8 @@ def _renamed(table: dict[str, Any], rename: Callable[[str, Any], tuple[str, Any]
     return found
 
 
-def read(text: str, beside: Callable[[str], bytes]) -> Read:
-    """Return the definition of a file's text; *beside* reads a file that it names.
+def read(text: str, beside: Callable[[str], bytes], kept: Callable[[str], Kept]) -> Read:
+    """Return the definition of a file's text; *beside* reads a file that it names, *kept* a task file of the server.
 
     Raises:
         TextError: it is no TOML, or no definition.
@@ -197,7 +210,10 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
     version = top.pop("version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**53:
         raise TextError("version: must be the number of a version")
+    parts = found if isinstance(found := top.get("parts"), dict) else {}
     spec = {key: value for key, value in top.items() if key not in ("name", "description", "parameters")}
+    for table in (spec, *(part for part in parts.values() if isinstance(part, dict))):
+        _take_kept(table, contents, kept)
     _take_task(spec, contents, beside)
     made = {"name": top.get("name", ""), "spec": spec}
     made.update({key: top[key] for key in ("description", "parameters") if key in top})
@@ -205,6 +221,20 @@ def read(text: str, beside: Callable[[str], bytes]) -> Read:
         return Read(msgspec.convert(made, Definition), version, contents, schedules)
     except msgspec.ValidationError as error:
         raise TextError(_plain(str(error), list(top.get("parts", ())))) from None
+
+
+def _take_kept(table: dict[str, Any], contents: Contents, kept: Callable[[str], Kept]) -> None:
+    """Put a task file's content and interpreter where a file names it: the script of a version, which never changes."""
+    if "task_file" not in table:
+        return
+    if others := sorted(table.keys() & {"script", "script_base64", "script_file", "script_name", "argv", "function"}):
+        raise TextError(f"task_file: stands in the place of {', '.join(others)}")
+    if not isinstance(name := table.pop("task_file"), str):
+        raise TextError('task_file: must be a text, as "maintenance/cleanup.py" or "maintenance/cleanup.py@3"')
+    one = kept(name)
+    contents.kept[one.name] = hashlib.sha256(one.content).hexdigest()
+    table.update(script_base64=base64.b64encode(one.content).decode(), script_name=one.name)
+    table.setdefault("interpreter", list(one.interpreter))
 
 
 def _take_task(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:

@@ -34,6 +34,8 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 """Above it no further call is taken: the agent starts another worker, with another file."""
 PROGRESS_SECONDS_MIN = 1.0
 """Between two words of progress that are sent."""
+FAR_MAX = 1e300
+"""Largest number that is told as progress; what is above, infinity and NaN are not."""
 _STDOUT, _STDERR = 1, 2
 
 
@@ -190,6 +192,8 @@ class Worker:
         return workers.Finished(call.key, began_ms, _boot_ms(), error=f"this host has no function {call.name!r}: {why}", called=False)
 
     def _progressed(self, key: str, done: float, total: float | None, note: str) -> None:
+        if not all(abs(number) <= FAR_MAX for number in (done, total or 0.0)):
+            return  # no number that a report can have: a share of nothing, for one
         now = time.monotonic()
         over = total is not None and done >= total
         if not over and now - self._said.get(key, -PROGRESS_SECONDS_MIN) < PROGRESS_SECONDS_MIN:

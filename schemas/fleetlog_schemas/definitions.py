@@ -20,14 +20,13 @@ from fleetlog_schemas.graph import GraphError, check_parts
 from fleetlog_schemas.parameters import Parameter as Parameter  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.parameters import ParameterValue
 from fleetlog_schemas.spec import Blob, Options, Origin, SpecError, TaskSpec, Workflow, check_spec
+from fleetlog_schemas.spec_fields import INTEGERS, check_integer
 
 ENVIRONMENT_PREFIX = "FLEETLOG_PARAM_"
 """Before a parameter's name in upper case: the variable in which a process finds its value."""
 NAME_RULE = "1-63 of a-z 0-9 _ -, and begins with a letter or digit"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _PARAMETER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_INTEGER = range(-(2**63), 2**63)
-
 _SIZED = ("string", "integer", "number", "list")
 
 
@@ -155,6 +154,8 @@ def _check_parameter(pointer: str, parameter: Parameter) -> None:
     if of_type not in _SIZED and (parameter.min is not None or parameter.max is not None):
         raise SpecError(f"{pointer}/min", f"a parameter of type {of_type} has neither min nor max")
     least, most = parameter.min, parameter.max
+    for field, bound in (("min", least), ("max", most)):
+        check_integer(f"{pointer}/{field}", bound)
     if least is not None and most is not None and least > most:
         raise SpecError(f"{pointer}/min", "min is above max")
     if (of_type == "enum") != bool(parameter.values):
@@ -244,7 +245,7 @@ def _fault_of(parameter: Parameter, value: Any) -> str:
 
 def _number_fault(parameter: Parameter, value: Any) -> str:
     if parameter.type == "integer":
-        if isinstance(value, bool) or not isinstance(value, int) or value not in _INTEGER:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in INTEGERS:
             return "must be an integer of 64 bits"
     elif isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         return "must be a number"
@@ -252,7 +253,7 @@ def _number_fault(parameter: Parameter, value: Any) -> str:
 
 
 def _is_finite(value: float) -> bool:
-    return value in _INTEGER if isinstance(value, int) else math.isfinite(value)
+    return value in INTEGERS if isinstance(value, int) else math.isfinite(value)
 
 
 def _size_fault(parameter: Parameter, size: float, unit: str) -> str:

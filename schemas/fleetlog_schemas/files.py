@@ -115,6 +115,19 @@ def check_path(path: str) -> None:
             raise SpecError("/path", f"{step!r} is the name of a device on some systems: take another one")
 
 
+def reference_of(text: str) -> tuple[str, int]:
+    """Return path and version of `PATH` or `PATH@VERSION`; 0 is the newest.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    path, at, number = text.partition("@")
+    if at and not re.fullmatch(r"[1-9][0-9]{0,15}", number, re.ASCII):
+        raise SpecError("/path", f"{text[:100]!r}: write PATH@VERSION, as {path[:100]}@3")
+    check_path(path)
+    return path, int(number or 0)
+
+
 def interpreter_for(path: str, content: str) -> tuple[str, ...]:
     """Return what runs a file: what its `#!` line says, else what its suffix means, else /bin/sh."""
     first = content.split("\n", 1)[0].rstrip("\r")

@@ -140,6 +140,8 @@ WORKFLOW_VALUE_BYTES_MAX = 64 * 1024
 """Bytes of what one part returned, all items and hosts together, as JSON: it is kept with the workflow."""
 FUNCTION_ARGUMENTS_BYTES_MAX = 64 * 1024
 """Bytes of a function's arguments as JSON: they are kept in the log, and repeated in each push."""
+FUNCTION_ARGUMENTS_DEPTH_MAX = 64
+"""Lists and objects in one another in a function's arguments: every reader of the log decodes them on its own stack."""
 RETURN_VALUE_BYTES_MAX = 64 * 1024
 """Bytes of what a command returns, as JSON: it is kept in the log; four of them fit into one event."""
 TRACEBACK_BYTES_MAX = 8 * 1024

@@ -17,6 +17,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHARE = re.compile(r"(\d{1,6})(%?)")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,62}")
 _WORD_RULE = "is 1-63 of A-Z a-z 0-9 _ . / - and starts with a letter or digit"
+INTEGERS = range(-(2**63), 2**63)
+"""What JSON's other readers and MessagePack take for an integer."""
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -135,6 +137,7 @@ def check_values(pointer: str, values: Mapping[str, ParameterValue]) -> None:
     for name, value in values.items():
         if not VARIABLE.fullmatch(name):
             raise SpecError(pointer, f"{name[:100]!r} is no name of a value: 1-63 of a-z 0-9 _, a letter first")
+        check_integer(f"{pointer}/{name}", value)
         for text in value if isinstance(value, tuple) else (str(value),):
             if "\x00" in text:
                 raise SpecError(f"{pointer}/{name}", "cannot contain a NUL character")
@@ -149,9 +152,31 @@ def check_function_name(pointer: str, name: str) -> None:
         raise SpecError(pointer, "a function's name is 1-128 of A-Z a-z 0-9 _ . - and begins with a letter or _")
 
 
+def check_integer(pointer: str, value: object) -> None:
+    """Check that a value, if it is an integer, can be pushed and kept: MessagePack has none of more bits. Raises SpecError."""
+    if isinstance(value, int) and value not in INTEGERS:
+        raise SpecError(pointer, "must be an integer of 64 bits: give a larger one as a text")
+
+
+def _check_json(pointer: str, value: Any) -> None:
+    """Check what a function is given, without recursion: whoever decodes it later has a stack of unknown height."""
+    waiting = [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        check_integer(pointer, one)
+        if isinstance(one, dict | list | tuple):
+            if depth > limits.FUNCTION_ARGUMENTS_DEPTH_MAX:
+                raise SpecError(
+                    pointer, f"lists and objects are nested more than {limits.FUNCTION_ARGUMENTS_DEPTH_MAX} deep: pass the name of a file"
+                )
+            waiting.extend((inner, depth + 1) for inner in (one.values() if isinstance(one, dict) else one))
+
+
 def check_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check a function's name and the size of its arguments. Raises SpecError."""
+    """Check a function's name and its arguments. Raises SpecError."""
     check_function_name("/payload/name", name)
+    _check_json("/payload/args", args)
+    _check_json("/payload/kwargs", kwargs)
     size = len(msgspec.json.encode((args, kwargs)))
     if size > limits.FUNCTION_ARGUMENTS_BYTES_MAX:
         raise SpecError(

@@ -105,6 +105,8 @@ class Work:
         script = fleet.folder / "greet.sh"
         script.write_text("#!/bin/sh\necho hello from a blob\n")
         ok(fleet, "run", str(script), "-t", "web0[1-3]", "--name", "greeting")
+        ok(fleet, "file", "push", str(script), "--as", "jobs/greet.sh")
+        ok(fleet, "file", "rm", "jobs/greet.sh")
         until_open = {name: f"while [ ! -e {gate} ]; do sleep 0.05; done" for name, gate in self.gates.items()}
         self.ends_before_loss = await fleet.submit(fleet.judge.command(until_open["before"]), target="web01")
         self.ends_after_loss = await fleet.submit(fleet.judge.command(until_open["after"]), target="web02")
@@ -186,6 +188,7 @@ async def drill(fleet: Fleet) -> None:
     ok(fleet, "rerun", greeting)
     assert fleet.judge.began(fresh) == 4
     assert "hello from a blob" in ok(fleet, "output", "last"), "new frames stand where the log says"
+    assert "hello from a blob" in ok(fleet, "file", "show", "jobs/greet.sh", "--version", "1"), "also of a file that was removed"
     old = fleet.client.show(greeting).commands[0].attempts[0]
     assert old.tail == "hello from a blob\n", "what the log itself keeps of old output is there"
     assert not [line for line, times in fleet.judge.lines().items() if times > 1], "a command ran twice"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fleetlog.aio import AsyncClient
+from fleetlog.exits import CliError
 from fleetlog.functions import Handle, TaskFailed
 from fleetlog.tasks import task as declared
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
@@ -85,6 +86,19 @@ def test_what_goes_wrong_is_said_so_that_it_can_be_mended(fleet: Fleet) -> None:
     assert "RecursionError" in failed("recurses").error
     assert "the worker process was gone before the function returned: (exit code 7)" in failed("leaves", 7).error
     assert client.submit("forks").value(END_S_MAX) == 0, "what the forked child returned is not the task's"
+
+
+def test_numbers_that_no_message_can_carry_stop_nobody(fleet: Fleet) -> None:
+    client = fleet.client
+    for value in (2**64, [[{"a": -(2**70)}]]):
+        with pytest.raises(CliError, match="integer of 64 bits"):
+            client.submit("echoes", value)
+    deep: list[object] = []
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(CliError, match="nested more than"):
+        client.submit("echoes", deep)
+    assert client.submit("echoes", [2**63 - 1, 1e300]).value(END_S_MAX) == [2**63 - 1, 1e300]
 
 
 def test_what_a_function_prints_is_its_output_also_that_of_its_children(fleet: Fleet) -> None:

@@ -166,14 +166,15 @@ def test_a_keeper_that_is_killed_again_and_again_leaves_no_half_segment_and_lose
 def test_the_last_message_of_each_subject_is_still_on_the_bus(fleet: Fleet) -> None:
     async def scenario() -> None:
         await work(fleet, 2)
-        assert set(events.PRUNABLE) - {events.TICK} <= (await stream(fleet))["subjects"], "nobody here has schedules"
+        quiet = {events.TICK, events.ALERT}  # nobody here has schedules, and nothing is wrong
+        assert set(events.PRUNABLE) - quiet <= (await stream(fleet))["subjects"]
 
     asyncio.run(scenario())
 
 
 def test_a_flipped_byte_is_refused_by_readers_and_found_by_verify_and_a_good_copy_heals_it(fleet: Fleet) -> None:
     async def scenario() -> None:
-        await pruned_beyond(fleet, 20)
+        await pruned_beyond(fleet, 19)
         path = archive(fleet) / segments.name(1)
         good = path.read_bytes()
         path.write_bytes(good[:-30] + bytes([good[-30] ^ 1]) + good[-29:])
@@ -197,7 +198,7 @@ def test_a_flipped_byte_is_refused_by_readers_and_found_by_verify_and_a_good_cop
 
 def test_a_missing_segment_is_named_and_the_log_is_read_again_when_it_is_back(fleet: Fleet) -> None:
     async def scenario() -> None:
-        await pruned_beyond(fleet, 20)
+        await pruned_beyond(fleet, 19)
         path = archive(fleet) / segments.name(1)
         away = path.rename(path.with_suffix(".away"))
         try:
@@ -221,7 +222,7 @@ def test_a_missing_segment_is_named_and_the_log_is_read_again_when_it_is_back(fl
 
 def test_the_archive_is_listed_and_read_without_the_system(fleet: Fleet) -> None:
     async def scenario() -> None:
-        await pruned_beyond(fleet, 20)
+        await pruned_beyond(fleet, 19)
         listed = json.loads(fleet.run("archive", "ls", "-o", "json").stdout)
         assert listed["segments"][0]["first_seq"] == 1
         assert listed["segments"][0]["pruned"]

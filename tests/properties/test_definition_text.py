@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fleetlog.definition_text import (
     Contents,
+    Kept,
     TextError,
     canonical,
     environment_bytes,
@@ -126,13 +127,17 @@ def nothing_beside(name: str) -> bytes:
     raise TextError(f"there is no {name}")
 
 
+def nothing_kept(name: str) -> Kept:
+    raise TextError(f"there is no task file {name}")
+
+
 @given(definitions(), st.integers(0, 10**6))
 def test_what_is_pulled_and_pushed_is_the_same_definition(made: tuple[Definition, Contents], version: int) -> None:
     definition, contents = made
     if not isinstance(definition.spec.payload, Workflow):  # whose bindings are drawn without regard to what they mean
         check_definition(definition)
     text = write(definition, version, contents)
-    found = read(text, nothing_beside)
+    found = read(text, nothing_beside, nothing_kept)
     assert found.definition == definition
     assert found.version == version
     assert found.contents.by_digest == {blob: contents.by_digest[blob] for blob in found.contents.by_digest}
@@ -161,7 +166,7 @@ def test_the_version_is_written_into_a_file_and_nothing_else_changes(
 @example("a = " + "[" * 2000)
 def test_any_text_is_read_or_refused_clearly(text: str) -> None:
     try:
-        found = read(text, nothing_beside)
+        found = read(text, nothing_beside, nothing_kept)
         check_definition(found.definition)
     except (TextError, SpecError) as error:
         assert str(error)
@@ -175,7 +180,7 @@ def test_any_text_is_read_or_refused_clearly(text: str) -> None:
 def test_a_field_of_any_shape_is_taken_or_refused_clearly(value: Any, field: str) -> None:
     text = f"{field} = {toml(value)}\n"
     try:
-        check_definition(read(text, nothing_beside).definition)
+        check_definition(read(text, nothing_beside, nothing_kept).definition)
     except (TextError, SpecError) as error:
         assert str(error)
 
@@ -202,7 +207,7 @@ def test_a_file_says_what_people_would_write() -> None:
         [parameters.path]
         default = "/"
     """
-    found = read(text, {"tools/disk.sh": b"df\n"}.__getitem__)
+    found = read(text, {"tools/disk.sh": b"df\n"}.__getitem__, nothing_kept)
     spec = found.definition.spec
     assert (spec.timeout_ms, spec.retry.attempts_max, spec.options.env_names) == (1500, 3, ("LANG",))
     assert isinstance(spec.payload, Script)
@@ -215,8 +220,47 @@ def test_a_file_says_what_people_would_write() -> None:
         ("timout_seconds = 3", "timout_seconds"), ("argv = 'df'", "argv"), ("max_retries = 'x'", "max_retries"), ("name = ", "not TOML"),
         ("stdin_name = 'x'", "there is no stdin"), ("script_base64 = '%'", "not base64"), ("version = -1", "version"),
         ("retry = {attempts_max = 3}", "max_retries"), ("options = {env = {}}", "outside"), ("script_file = 'no.sh'", "no.sh"),
+        ("task_file = 'no.sh'", "no task file no.sh"), ("task_file = 3", "must be a text"),
+        ("task_file = 'a'\nscript = 'b'", "in the place of script"), ("task_file = 'a'\nargv = ['b']", "in the place of argv"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(line: str, said: str) -> None:
     with pytest.raises(TextError, match=said):
-        read(f"name = 'a'\n{line}\n" if "name = " not in line or "_name" in line else line, nothing_beside)
+        read(f"name = 'a'\n{line}\n" if "name = " not in line or "_name" in line else line, nothing_beside, nothing_kept)
+
+
+TEXT_OF_KEPT = """
+name = "nightly"
+[parts.clean]
+task_file = "jobs/clean.py"
+target = "web*"
+[parts.report]
+task_file = "jobs/clean.py@2"
+interpreter = ["python3.12"]
+target = "web*"
+"""
+
+
+def test_a_task_file_stands_by_name_and_version_and_a_name_alone_is_the_newest() -> None:
+    versions = {"jobs/clean.py": 3, "jobs/clean.py@2": 2, "jobs/clean.py@3": 3}
+    kept = {name: Kept(f"jobs/clean.py@{number}", b"print(%d)\n" % number, ("python3",)) for name, number in versions.items()}
+    found = read(TEXT_OF_KEPT, nothing_beside, kept.__getitem__)
+    assert isinstance(found.definition.spec.payload, Workflow)
+    scripts = [part.task.payload for part in found.definition.spec.payload.parts if part.task]
+    assert [(one.content.name, one.interpreter, found.contents.of(one.content)) for one in scripts if isinstance(one, Script)] == [
+        ("jobs/clean.py@3", ("python3",), b"print(3)\n"), ("jobs/clean.py@2", ("python3.12",), b"print(2)\n"),
+    ]
+    text = write(found.definition, 1, found.contents)
+    assert [line for line in text.splitlines() if line.startswith("task_file")] == ['task_file = "jobs/clean.py@3"', 'task_file = "jobs/clean.py@2"']
+    assert read(text, nothing_beside, kept.__getitem__).definition == found.definition
+
+
+def test_content_that_only_bears_the_name_of_a_task_file_is_written_out() -> None:
+    contents = Contents()
+    blob = contents.add(b"echo other\n", "jobs/clean.py@2")
+    contents.kept["jobs/clean.py@2"] = "0" * 64
+    definition = Definition("a", TaskSpec(payload=Script(msgspec.convert(blob, Blob)), target="all"))
+    text = write(definition, 1, contents)
+    assert "echo other" in text
+    assert "task_file" not in text
+    assert read(text, nothing_beside, nothing_kept).definition == definition

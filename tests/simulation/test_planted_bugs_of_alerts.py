@@ -96,7 +96,7 @@ def keep_an_end_of_an_alert_to_itself(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("bug", "says"),
     [
-        (forget_the_fence_of_alerts, "raised twice|was not open|after it was over"),
+        (forget_the_fence_of_alerts, "raised twice|two alerts are open|was not open|after it was over"),
         (forget_what_is_owed_with_a_takeover, "owed and not taken"),
         (make_a_new_body_for_each_try, "two bodies"),
         (give_up_after_the_first_try, "owed and not taken"),

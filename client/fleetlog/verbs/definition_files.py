@@ -17,6 +17,7 @@ from fleetlog.console import Console
 from fleetlog.definition_text import (
     FILE_BYTES_MAX,
     FILE_SUFFIX,
+    Kept,
     Read,
     TextError,
     by_name,
@@ -29,7 +30,7 @@ from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway, GatewayError, segment
 from fleetlog.render.text import count_of
 from fleetlog.schedule_text import rules_of, schedules_text
-from fleetlog.verbs.definitions import fetched, listed
+from fleetlog.verbs.definitions import fetched, kept_file, listed
 from fleetlog.verbs.scheduled_files import as_registered, push_schedules, registered
 from fleetlog_schemas.definitions import check_definition, is_name
 from fleetlog_schemas.limits import BLOB_BYTES_MAX
@@ -55,7 +56,7 @@ class File(msgspec.Struct, frozen=True):
         return self.read.definition.name
 
 
-def _files(paths: list[str]) -> list[File]:
+def _files(console: Console, paths: list[str]) -> list[File]:
     """Return the definitions of files and folders, each once, by name.
 
     Raises:
@@ -70,26 +71,26 @@ def _files(paths: list[str]) -> list[File]:
         if not chosen:
             raise CliError(Exit.TYPED_WRONG, f"{given} has no {FILE_SUFFIX} files")
         for one in chosen:
-            file = _file(one)
+            file = _file(console, one)
             if file.name in found and found[file.name].path.resolve() != one.resolve():
                 raise CliError(Exit.TYPED_WRONG, f"{one} and {found[file.name].path} both define {file.name}")
             found[file.name] = file
     return [found[name] for name in sorted(found)]
 
 
-def read_file(path: Path) -> Read:
+def read_file(console: Console, path: Path) -> Read:
     """Return what a file defines, checked.
 
     Raises:
         CliError: it cannot be read, or is no definition.
     """
-    return _file(path).read
+    return _file(console, path).read
 
 
-def _file(path: Path) -> File:
+def _file(console: Console, path: Path) -> File:
     try:
         text = _bounded(path, FILE_BYTES_MAX).decode()
-        made = read(text, lambda name: _beside(path, name))
+        made = read(text, lambda name: _beside(path, name), lambda name: _kept(console.gateway, name))
         check_definition(made.definition)
         rules = rules_of(made.schedules, made.definition.name)
     except UnicodeDecodeError:
@@ -116,6 +117,21 @@ def _beside(path: Path, name: str) -> bytes:
     return _bounded(beside, BLOB_BYTES_MAX)
 
 
+def _kept(gateway: Gateway, reference: str) -> Kept:
+    """Return a version of a task file that a definition's file names; without a version, the newest. Raises TextError."""
+    try:
+        told = kept_file(gateway, reference)
+    except SpecError as error:
+        raise TextError(f"task_file: {error.message}") from None
+    except GatewayError as error:
+        if error.status != NOT_FOUND:
+            raise
+        raise TextError(f"task_file: {error.message}") from None
+    path, version = told["path"], told["version"]
+    content = gateway.get_bytes(f"/files/{segment(path)}/content", version=version)
+    return Kept(f"{path}@{version}", content, tuple(told["interpreter"]))
+
+
 def _bounded(path: Path, bytes_max: int) -> bytes:
     try:
         with path.open("rb") as file:
@@ -132,7 +148,7 @@ def push(console: Console) -> int:
     options, gateway = console.options, console.gateway
     if options.prune and not all(Path(path).is_dir() for path in options.paths):
         raise CliError(Exit.TYPED_WRONG, "--prune goes with folders: what they do not have is removed")
-    files = _files(options.paths)
+    files = _files(console, options.paths)
     done: list[Json] = []
     refused: GatewayError | CliError | None = None
     for file in files:
@@ -311,7 +327,7 @@ def _versions(console: Console, name: str, rest: list[str]) -> list[tuple[_Side,
 
 def _of_files(console: Console) -> list[tuple[_Side, _Side]]:
     pairs = []
-    for file in _files(console.options.paths):
+    for file in _files(console, console.options.paths):
         before = (f"{file.name} (there is none)", "")
         if _present(console.gateway, file.name) is not None:
             told, definition, contents = fetched(console.gateway, file.name)

@@ -10,14 +10,16 @@ import msgspec
 from fleetlog.console import Console
 from fleetlog.definition_text import Contents, write
 from fleetlog.exits import Exit
-from fleetlog.http import Gateway, segment
+from fleetlog.http import Gateway, GatewayError, segment
 from fleetlog.render.definitions import definitions_text, head_text, history_text
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Blob, Script, TaskSpec, Workflow
+from fleetlog_schemas.files import reference_of
+from fleetlog_schemas.spec import Blob, Script, SpecError, TaskSpec, Workflow
 
 Json = dict[str, Any]
 PAGE_MAX = 500
 VERSIONS_PAGE_MAX = 50
+NOT_FOUND = 404
 
 
 def listed(gateway: Gateway, **filters: str) -> list[Json]:
@@ -39,7 +41,33 @@ def fetched(gateway: Gateway, name: str, version: int = 0) -> tuple[Json, Defini
     contents, path = Contents(), f"/definitions/{segment(name)}/content"
     for part, blob in _references(definition.spec, ""):
         contents.add(gateway.get_bytes(path, part=part, version=told["version"]), blob.name)
+        if part.rpartition("/")[2] == "script" and _is_kept(gateway, blob):
+            contents.kept[blob.name] = blob.sha256
     return told, definition, contents
+
+
+def kept_file(gateway: Gateway, reference: str) -> Json:
+    """Return what the server says of a task file, `PATH` or `PATH@VERSION`.
+
+    Raises:
+        SpecError: it is no such reference.
+        GatewayError: there is none.
+    """
+    path, version = reference_of(reference)
+    told: Json = gateway.get(f"/files/{segment(path)}", version=version)["data"]
+    return told
+
+
+def _is_kept(gateway: Gateway, blob: Blob) -> bool:
+    """Tell whether content is what its name says: that version of a task file."""
+    try:
+        return "@" in blob.name and bool(kept_file(gateway, blob.name)["sha256"] == blob.sha256)
+    except SpecError:
+        return False
+    except GatewayError as error:
+        if error.status == NOT_FOUND:
+            return False
+        raise
 
 
 def _references(spec: TaskSpec, prefix: str) -> Iterator[tuple[str, Blob]]:

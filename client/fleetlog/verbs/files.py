@@ -17,7 +17,7 @@ from fleetlog.render.text import moment, shorten, table
 from fleetlog.verbs import spec as specs
 from fleetlog.verbs.spec import Content
 from fleetlog.verbs.submit import submit
-from fleetlog_schemas.files import check_path
+from fleetlog_schemas.files import check_path, reference_of
 from fleetlog_schemas.spec import Blob, Script, SpecError
 
 PAGE_MAX = 500
@@ -126,14 +126,15 @@ def pull(console: Console) -> int:
     """Write files into a folder of this machine. Raises CliError."""
     options = console.options
     for path in options.paths:
-        text, known = _text(console, path, options.file_version), _known(console, path, options.file_version)
+        known = _known(console, path, options.file_version)
+        content = console.gateway.get_bytes(f"/files/{segment(path)}/content", version=known["version"])
         check_path(known["path"])  # whatever a server says, nothing is written outside the folder
         place = Path(options.to) / known["path"]
         try:
+            if not place.resolve().is_relative_to(Path(options.to).resolve()):
+                raise CliError(Exit.REFUSED, f"{place} leads out of {options.to} by a link")
             place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.parent.resolve().is_relative_to(Path(options.to).resolve()):
-                raise CliError(Exit.REFUSED, f"{place.parent} is a link that leads out of {options.to}")
-            place.write_text(text)
+            place.write_bytes(content)
         except OSError as error:
             raise CliError(Exit.TYPED_WRONG, f"cannot write {place}: {error.strerror}") from None
         console.put(f"{place}: version {known['version']}")
@@ -152,20 +153,22 @@ def edit(console: Console) -> int:
         before, if_match = "", ""
     folder = Path(tempfile.mkdtemp(prefix="fleetlog-"))
     copy = folder / path.rpartition("/")[2]
-    copy.write_text(before)
+    copy.write_bytes(before.encode())
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     try:
         done = subprocess.run([*shlex.split(editor), str(copy)], check=False)
     except OSError as error:
         raise CliError(Exit.TYPED_WRONG, f"cannot start the editor {editor!r}: {error.strerror}", "set EDITOR") from None
-    after = _read(str(copy))
-    if done.returncode or after == before:
-        console.put("nothing was saved: " + (f"the editor left with {done.returncode}" if done.returncode else "nothing was changed"))
-    else:
-        try:
+    hint = f"your text is in {copy}: mend it or bring both together, then `fleetlog file push {copy} --as {path}`"
+    if done.returncode:
+        raise CliError(Exit.TYPED_WRONG, f"nothing was saved: the editor left with {done.returncode}", hint)
+    try:
+        if (after := _read(str(copy))) == before:
+            console.put("nothing was saved: nothing was changed")
+        else:
             _save(console, path, after, if_match)
-        except CliError as error:
-            raise CliError(error.code, error.message, f"your text is in {copy}: bring both together, then `fleetlog file push {copy} --as {path}`") from None
+    except CliError as error:
+        raise CliError(error.code, error.message, hint) from None
     copy.unlink()
     folder.rmdir()
     return Exit.OK
@@ -228,10 +231,11 @@ def check(console: Console) -> int:
 def run(console: Console) -> int:
     """Run a file on hosts. Raises CliError."""
     options = console.options
-    path, at, version = options.path.partition("@")
-    if at and not (version.isascii() and version.isdigit() and int(version)):
-        raise CliError(Exit.TYPED_WRONG, f"{options.path}: write PATH@VERSION, as {path}@3")
-    known = _known(console, path, int(version or 0))
+    try:
+        path, version = reference_of(options.path)
+    except SpecError as error:
+        raise CliError(Exit.TYPED_WRONG, error.message) from None
+    known = _known(console, path, version)
     content = Blob(sha256=known["sha256"], size=known["size"], name=f"{known['path']}@{known['version']}")
     interpreter = tuple(shlex.split(options.interpreter)) if options.interpreter else tuple(known["interpreter"])
     return submit(console, specs.of_payload(options, Script(content, interpreter, tuple(options.rest))), Content(options))

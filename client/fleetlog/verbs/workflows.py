@@ -21,8 +21,8 @@ from fleetlog_schemas.graph import ranks
 from fleetlog_schemas.spec import Part, TaskSpec, Workflow, summary
 
 
-def _workflow(given: str) -> tuple[Read, Workflow]:
-    found = read_file(Path(given))
+def _workflow(console: Console, given: str) -> tuple[Read, Workflow]:
+    found = read_file(console, Path(given))
     payload = found.definition.spec.payload
     if not isinstance(payload, Workflow):
         raise CliError(Exit.TYPED_WRONG, f"{given} is no workflow: it has no [parts.NAME]")
@@ -31,7 +31,7 @@ def _workflow(given: str) -> tuple[Read, Workflow]:
 
 def check(console: Console) -> int:
     """Check a workflow's file, and print the order in which its parts run. Needs no gateway."""
-    found, workflow = _workflow(console.options.file)
+    found, workflow = _workflow(console, console.options.file)
     by_name = {part.name: part for part in workflow.parts}
     ordered = ranks(workflow.parts)
     if console.json:
@@ -54,7 +54,7 @@ def _runs(part: Part) -> str:
 def run(console: Console) -> int:
     """Run a workflow's file; it becomes no definition."""
     options = console.options
-    found, _ = _workflow(options.file)
+    found, _ = _workflow(console, options.file)
     declared = found.definition.parameters
     if secrets := [name for name, one in declared.items() if one.type == "secret"]:
         raise CliError(Exit.TYPED_WRONG, f"{secrets[0]} is a secret, and a workflow cannot keep one",

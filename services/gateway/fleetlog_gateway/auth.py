@@ -26,9 +26,9 @@ class Permission(StrEnum):
     READ = "read"
     """Ask for tasks, output, events, hosts, statistics."""
     RUN = "run"
-    """Submit, rerun, steer and cancel tasks and store what they run; definitions; freezes, windows, limits of queues."""
+    """Submit, rerun, steer and cancel tasks and store what they run; definitions; freezes, windows, limits of queues; see to alerts."""
     HOSTS = "hosts"
-    """Invite, label, accept and revoke hosts."""
+    """Invite, label, accept and revoke hosts; webhooks, by which what happens leaves the system."""
     SQL = "sql"
     """Statements on the projection, and its verification."""
 

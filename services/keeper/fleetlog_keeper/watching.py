@@ -7,6 +7,7 @@ the log sends the message again, with the same id.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator
 
@@ -57,9 +58,12 @@ class Watching(msgspec.Struct):
     posted: dict[str, tuple[works.Post, works.Posted]] = {}
     """By id of the message: what came of it, until the log has it."""
     expected: dict[str, int] = {}
-    """Until when a tick of a schedule must have met its fate; 0: none is expected."""
-    soonest_ms: int = 0
-    """The first of them; 0: to be looked up."""
+    """Until when a tick of a schedule must have met its fate, of those that expect one."""
+    soonest_ms: int = _NEVER_MS
+    """The first of them."""
+    unknown: dict[str, None] = {}
+    """Schedules whose next tick has to be looked up."""
+    begun: bool = False
 
 
 # --- observing ---
@@ -80,8 +84,7 @@ def done(watching: Watching, post: works.Post, posted: works.Posted) -> None:
 def changed(watching: Watching, touched: tuple[str, ...]) -> None:
     """Learn that the log has news of these schedules."""
     for name in touched:
-        watching.expected.pop(name, None)
-    watching.soonest_ms = 0
+        watching.unknown[name] = None
 
 
 def ticked(settings: KeeperSettings, watch: Watch, watching: Watching) -> None:
@@ -91,20 +94,23 @@ def ticked(settings: KeeperSettings, watch: Watch, watching: Watching) -> None:
         message = outbox.waiting.get(message_id) if outbox is not None else None
         if message is None or message.attempts >= post.attempt:
             del watching.posted[message_id]
-    tracks = watch.schedules.tracks
-    if len(watching.expected) != len(tracks):
-        unknown = (name for name in tracks if name not in watching.expected)
-        for _, name in zip(range(EXPECTED_AT_ONCE), unknown, strict=False):
-            found_ms = _expected_ms(watch.schedules, name)
-            watching.expected[name] = found_ms + settings.tick_overdue_ms if found_ms else 0
-        watching.soonest_ms = 0
-    if not watching.soonest_ms:
-        watching.soonest_ms = min((at_ms for at_ms in watching.expected.values() if at_ms), default=_NEVER_MS)
+    if not watching.begun:
+        watching.begun, watching.unknown = True, dict.fromkeys(watch.schedules.tracks)
+    looked_up = list(itertools.islice(watching.unknown, EXPECTED_AT_ONCE))
+    for name in looked_up:
+        del watching.unknown[name]
+        watching.expected.pop(name, None)
+        if found_ms := _expected_ms(watch.schedules, name):
+            watching.expected[name] = found_ms + settings.tick_overdue_ms
+    if looked_up:
+        watching.soonest_ms = min(watching.expected.values(), default=_NEVER_MS)
 
 
 def _expected_ms(schedules: Schedules, name: str) -> int:
     """Return when the next tick of a schedule must have met its fate at the latest; 0 when none is expected."""
-    track = schedules.tracks[name]
+    track = schedules.tracks.get(name)
+    if track is None:
+        return 0
     for period in track.periods:
         tick = next_tick(period.rule, max(track.settled_ms, period.from_ms))
         if tick is not None and period.paused is None and not (period.until_ms and tick.at_ms > period.until_ms):
@@ -180,10 +186,10 @@ def _alert(troubles: Troubles, kind: Kind, ripe: dict[str, Trouble], through_ms:
 
 def _silent(troubles: Troubles, watching: Watching, now_ms: int) -> tuple[list[RaisedAlert], int]:
     """Return the alert that no scheduler fires, if it is due, and when the first tick is overdue."""
-    overdue_ms = watching.soonest_ms or _NEVER_MS
+    overdue_ms = watching.soonest_ms
     if overdue_ms > now_ms or "scheduler" in troubles.alert_of.get("scheduler-silent", {}):
         return [], overdue_ms
-    late = [name for name, at_ms in watching.expected.items() if 0 < at_ms <= now_ms]
+    late = [name for name, at_ms in watching.expected.items() if at_ms <= now_ms]
     alert = RaisedAlert(
         alert_id=new_alert_id(troubles, "scheduler-silent", "scheduler", overdue_ms), kind="scheduler-silent", subjects=("scheduler",),
         names=("scheduler",), count=1, since_ms=overdue_ms, through_ms=now_ms,

@@ -118,3 +118,35 @@ def test_the_parts_of_a_plan_stay_together() -> None:
     ]
     _, engine = leading([*parts])
     assert len(batch_of(engine).drafts) == 2
+
+
+class OnTwoSubjects(Wanting):
+    """One that writes a second subject of its own."""
+
+    subject = events.ARCHIVE
+    fences = (events.DISPATCH,)
+
+
+def on_two_subjects(wanted: list[events.Data]) -> Engine[list[events.Data], object]:
+    ids = itertools.count(1)
+    engine = Engine(OnTwoSubjects(wanted), "/fleetlog/wanting/1", lambda: f"id-{next(ids)}")
+    engine.lead(0)
+    engine.fence_seqs.update({events.ARCHIVE: 3, events.DISPATCH: 7})
+    return engine
+
+
+def test_a_decision_is_fenced_by_the_subject_that_it_begins_with() -> None:
+    sealed = events.SegmentSealed(1, 2, 3, 4, 5, "s", "c")
+    batch = batch_of(on_two_subjects([sealed]))
+    assert (batch.drafts[0].subject, batch.expected_subject, batch.expected_seq) == (events.ARCHIVE, events.ARCHIVE, 3)
+    engine = on_two_subjects(timed_out("a", "b"))
+    first = batch_of(engine)
+    assert (first.drafts[0].subject, first.expected_subject, first.expected_seq) == (events.DISPATCH, events.DISPATCH, 7)
+    read_back(engine, first, 9)
+    second = batch_of(engine)
+    assert (second.expected_subject, second.expected_seq) == (events.DISPATCH, 9)
+
+
+def test_a_long_decision_on_a_second_subject_expects_the_first_one_too() -> None:
+    batch = batch_of(on_two_subjects(timed_out("a", "b", "c", "d", "e")))
+    assert (batch.expected_subject, batch.expected_seq, batch.also_expected) == (events.DISPATCH, 7, ((events.ARCHIVE, 3),))

@@ -9,7 +9,18 @@ import pytest
 
 from fleetlog_schemas import limits
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.spec import Blob, Options, Retry, Script, Shell, SpecError, TaskSpec, check_spec, kind
+from fleetlog_schemas.spec import (
+    Blob,
+    Function,
+    Options,
+    Retry,
+    Script,
+    Shell,
+    SpecError,
+    TaskSpec,
+    check_spec,
+    kind,
+)
 
 D = "ab" * 32
 GOOD = Blob(sha256=D, size=1)
@@ -22,6 +33,13 @@ def spec(**fields: Any) -> TaskSpec:
 
 def options(**fields: Any) -> TaskSpec:
     return spec(options=Options(**fields))
+
+
+def nested(depth: int) -> tuple[Any, ...]:
+    value: tuple[Any, ...] = ()
+    for _ in range(depth):
+        value = (value,)
+    return value
 
 
 BROKEN: list[tuple[str, TaskSpec]] = [
@@ -82,6 +100,11 @@ BROKEN: list[tuple[str, TaskSpec]] = [
     ("/options/exit_codes", options(exit_codes=())),
     ("/options/exit_codes/1", options(exit_codes=(0, 256))),
     ("/options/exit_codes/0", options(exit_codes=(-1,))),
+    ("/payload/args", spec(payload=Function("add", (2**63,)))),
+    ("/payload/kwargs", spec(payload=Function("add", kwargs={"a": [{"b": -(2**63) - 1}]}))),
+    ("/payload/args", spec(payload=Function("add", nested(limits.FUNCTION_ARGUMENTS_DEPTH_MAX + 1)))),
+    ("/payload/args", spec(payload=Function("add", ("x" * limits.FUNCTION_ARGUMENTS_BYTES_MAX,)))),
+    ("/parameters/a", spec(parameters={"a": 2**63})),
     ("", spec(payload=Shell(argv=("echo", "\x01" * 60_000)))),
 ]
 
@@ -109,6 +132,7 @@ FULL = Options(
         spec(payload=Shell(argv=("echo", "", "ünïcode")), name="n" * 200, tags=("a/b.c-d_e",), parallel=1),
         spec(retry=Retry(attempts_max=100, on=(Outcome.LOST, Outcome.UNREACHED), backoff_ms=0, backoff_ms_max=0)),
         options(umask=0),
+        spec(payload=Function("add", nested(limits.FUNCTION_ARGUMENTS_DEPTH_MAX), {"a": 2**63 - 1, "b": [-(2**63), 1e300, None]})),
     ],
 )
 def test_what_keeps_the_rules_passes_and_fits_into_one_event(good: TaskSpec) -> None:

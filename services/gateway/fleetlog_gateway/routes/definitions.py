@@ -32,6 +32,7 @@ from fleetlog_schemas import definitions, events, questions
 from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
+from fleetlog_schemas.files import reference_of
 from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX, DEFINITIONS_MAX
 from fleetlog_schemas.spec import Blob, Build, Script, SpecError, TaskSpec, Workflow, kind
 from fleetlog_schemas.targets import TargetError, resolve
@@ -373,9 +374,22 @@ async def _check(gateway: Gateway, definition: Definition) -> None:
         except TargetError as error:
             raise invalid("/definition/spec/target", str(error)) from None
     for pointer, blob in _contents(definition.spec).values():
+        _check_kept(gateway, pointer, blob)
         try:
             await gateway.bus.get_blob(blob.sha256)
         except NotFound:
             raise invalid(
                 f"/definition/spec{pointer}", f"there is no content {blob.sha256[:12]}: store it first by POST /blobs"
             ) from None
+
+
+def _check_kept(gateway: Gateway, pointer: str, blob: Blob) -> None:
+    """Refuse other content under the name of a version of a task file: people trust that name. Raises HttpProblem."""
+    try:
+        path, version = reference_of(blob.name)
+    except SpecError:
+        return
+    file = gateway.access.files.named(path) if version else None
+    one = file.of_version(version) if file is not None else None
+    if one is not None and one.sha256 != blob.sha256:
+        raise invalid(f"/definition/spec{pointer}/name", f"the task file {blob.name} has other content: give it another name")

@@ -229,13 +229,18 @@ async def save_file(call: Call[SaveFile, Nothing]) -> web.Response:
 @route("POST", "/api/v1/files/{path}/restore", auth=Permission.RUN, body=RestoreFile, answer=SavedFile,
        problems=(*_CHANGES, "file-not-found", "version-not-found", "too-many-files"))
 async def restore_file(call: Call[RestoreFile, Nothing]) -> web.Response:
-    """Let a file be what an earlier version was, as a new version; also one that was removed."""
+    """Let a file be what an earlier version was, as a new version; also one that was removed.
+
+    With `If-Match` only if its newest version still is that one; nothing is lost without, for every version stays.
+    """
     gateway, path = call.gateway, call.path["path"]
     file = _named(gateway, path, also_removed=True)
     one = _version(file, call.body.version)
 
     def decide() -> events.Data:
         known = _named(gateway, path, also_removed=True)
+        if if_match(call.request) is not None:
+            _match(call, known)
         if not known.removed and known.newest.sha256 == one.sha256:
             raise _Unchanged(known)
         return FileSaved(
@@ -306,7 +311,7 @@ def _may_change(call: Call[SaveFile, Nothing], known: TaskFile | None, path: str
     _match(call, known)
 
 
-def _match(call: Call[SaveFile, Nothing] | Call[Nothing, RemoveFileQuery], known: TaskFile) -> None:
+def _match(call: Call[SaveFile, Nothing] | Call[RestoreFile, Nothing] | Call[Nothing, RemoveFileQuery], known: TaskFile) -> None:
     version, newest = if_match(call.request), known.newest
     if version is None:
         raise HttpProblem(
