@@ -73,12 +73,49 @@ def submit_without_a_fate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decide, "_fired", fired)
 
 
+def run_beside_an_earlier_run(patch: pytest.MonkeyPatch) -> None:
+    """Forget, now and then, what still runs."""
+    original = decide.settle
+
+    def settle(name: str, schedule: Any, track: Any, *rest: Any) -> Any:
+        return original(name, schedule, msgspec.structs.replace(track, running={}), *rest)
+
+    patch.setattr(decide, "settle", settle)
+
+
+def leave_what_was_to_make_room(patch: pytest.MonkeyPatch) -> None:
+    """Fire with `cancel-running` and cancel nothing."""
+    patch.setattr(decide, "_cancels", lambda _task_ids, _name: [])
+
+
+def forget_what_waits(patch: pytest.MonkeyPatch) -> None:
+    """Let a tick wait for ever."""
+    patch.setattr(fates, "_queued", lambda *_given: iter(()))
+
+
+def backfill_again(patch: pytest.MonkeyPatch) -> None:
+    """Forget that a tick of a backfill has its fate."""
+    original = schedules._decided
+
+    def decided(folded: Schedules, tick: TickDecision) -> None:
+        if tick.backfill_seq and tick.outcome == "fired":
+            folded.tracks[tick.name].running[tick.task_id] = tick.nominal_ms
+            folded.names[tick.task_id] = tick.name
+            return
+        original(folded, tick)
+
+    patch.setattr(schedules, "_decided", decided)
+
+
 @pytest.mark.parametrize(
     ("bug", "says"),
     [
         (forget_the_fence_of_changes, "when it was|second fate"), (fire_again_after_a_takeover, "second fate"),
         (drop_a_misfire, "ticks without a fate"), (ignore_a_pause, "when it was paused"),
         (submit_without_a_fate, "what fired is not what was submitted"),
+        (run_beside_an_earlier_run, "was fired beside"), (leave_what_was_to_make_room, "that nobody cancelled"),
+        (forget_what_waits, "a second tick of .* waits|still waiting|without a fate|does not come to an end"),
+        (backfill_again, "nobody asked for it, or it was already"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )

@@ -1,4 +1,4 @@
-"""What people do to schedules: they register, change, pause, resume, stop, start and unregister a few, all the time.
+"""What people do to schedules: they register, change, pause, resume, backfill, stop, start and unregister a few, all the time.
 
 The definition is made first, and the schedules are few and fast, so that changes meet ticks that are on their way.
 """
@@ -48,7 +48,7 @@ class Timetable:
     def _register(self, name: str) -> None:
         chance = self._chance
         policy = SchedulePolicy(
-            misfire=chance.choice(("latest", "skip", "all")), overlap=chance.choice(("allow", "skip")),
+            misfire=chance.choice(("latest", "skip", "all")), overlap=chance.choice(("allow", "skip", "queue-one", "cancel-running")),
             jitter_ms=chance.choice((0, 0, 1_500)),
         )
         every_ms = chance.choice((5_000, 10_000, 30_000))
@@ -57,10 +57,17 @@ class Timetable:
 
     def _change(self) -> None:
         name, chance = self._chance.choice(NAMES), self._chance
-        match chance.choice(("pause", "pause", "stop", "register", "unregister")):
+        match chance.choice(("pause", "pause", "pause-until", "stop", "register", "unregister", "backfill")):
             case "pause":
                 self._say(stored.SchedulePaused(name=name, reason="wait"))
                 self._fleet.soon(lambda: self._say(stored.ScheduleResumed(name=name)), 50, 30_000)
+            case "pause-until":
+                now_ms = self._fleet.world.now_ms
+                self._say(stored.SchedulePaused(name=name, reason="wait", until_ms=now_ms + chance.randint(50, 30_000)))
+            case "backfill":
+                last_ms = self._fleet.world.now_ms // 10_000 * 10_000 - 100_000
+                ticks = tuple(last_ms + 10_000 * number for number in range(chance.randint(1, 3)))
+                self._say(stored.BackfillRequested(name=name, ticks=ticks, reason="again"))
             case "stop":
                 self._say(stored.ScheduleStopped(name=name))
                 self._fleet.soon(lambda: self._say(stored.ScheduleStarted(name=name)), 50, 30_000)
