@@ -129,8 +129,9 @@ def decide(settings: KeeperSettings, watch: Watch, watching: Watching, now_ms: i
     data: list[Data] = [
         *split(lambda entries: WebhooksAttempted(attempts=entries), _attempts(settings, watch, watching, now_ms)),
         *_disabled(settings, watch, watching, now_ms),
-        *split(lambda entries: AlertsRaised(alerts=entries), [*raised, *silent]),
+        # What is over before what is new: a definition that failed, ran well and failed again has one open alert at any time.
         *split(lambda entries: AlertsResolved(alert_ids=entries), resolved),
+        *split(lambda entries: AlertsRaised(alerts=entries), [*raised, *silent]),
     ]
     effects: list[Effect] = [Append(tuple(data[: limits.BATCH_MESSAGES_MAX]))] if data else []
     wakes = [at_ms for at_ms in (wake_ms, overdue_ms) if now_ms < at_ms < _NEVER_MS]

@@ -116,6 +116,18 @@ def test_a_definition_that_is_removed_is_no_alert_any_more() -> None:
     assert stage.resolved == [stage.raised[0].alert_id]
 
 
+def test_what_is_over_is_told_before_what_is_new_of_the_same_subject() -> None:
+    stage = Watched()
+    stage.ran("deploy", Outcome.FAILURE)
+    stage.settle = lambda wait_ms=0: None  # type: ignore[method-assign]  # the keeper is slow
+    stage.ran("deploy", Outcome.SUCCESS)
+    stage.ran("deploy", Outcome.FAILURE)
+    del stage.settle
+    stage.settle()
+    kinds = [type(stage._decoded(one).data).__name__ for one in stage.log if one.subject == events.ALERT]
+    assert kinds == ["AlertsRaised", "AlertsResolved", "AlertsRaised"]
+
+
 # --- hosts ---
 
 
