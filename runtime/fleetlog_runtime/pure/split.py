@@ -9,6 +9,7 @@ import msgspec
 
 from fleetlog_schemas import limits
 from fleetlog_schemas.events import Data, TasksPlanned
+from fleetlog_schemas.schedule_events import TicksDecided
 
 APART_MAX = 4
 """Events stored one by one where that is as good: an append costs the bus 0.4 ms, an atomic batch at least 2.3 ms."""
@@ -60,8 +61,9 @@ def _fitting(make: Callable[[tuple[Any, ...]], Data], chunk: list[_T]) -> Iterat
 def separable(data: Sequence[Data]) -> bool:
     """Tell whether these events are better stored one by one: they are few, and each means something without the next.
 
-    The parts of a plan mean something only together.
+    The parts of a plan mean something only together. The fates of ticks are fenced by two subjects, and a message alone
+    carries one fence only.
     """
-    return len(data) <= APART_MAX and not any(
+    return len(data) <= APART_MAX and not any(isinstance(one, TicksDecided) for one in data) and not any(
         plan.parts > 1 for one in data if isinstance(one, TasksPlanned) for plan in one.plans
     )

@@ -49,6 +49,9 @@ def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -
         *split(lambda entries: events.TasksSubmitted(tasks=entries), collected.submissions),
         *collected.cancels,
     ]
+    if len(data) == 1:
+        # Each fence needs a message that carries it, and a decision has two: no ticks, and no change by a person, before it.
+        data.append(TicksDecided(ticks=()))
     effects: list[Effect] = [Append(tuple(data))] if data else []
     following = bisect.bisect_left(live.due, (now_ms + 1, ""))
     if following < len(live.due):

@@ -315,3 +315,17 @@ def test_backfills_that_wait_have_a_limit_and_the_ledger_says_so(world: Scheduli
         world.end(*open_tasks)
     assert world.fired() == [BEGIN - 3 * DAY, BEGIN - 2 * DAY, BEGIN - 9 * DAY, BEGIN - 8 * DAY]
     world.agree()
+
+
+def test_also_what_fires_nothing_is_refused_when_a_change_came_first(world: Scheduling) -> None:
+    world.register(cron="* * * * *", overlap="skip")
+    world.pass_until(BEGIN + MINUTE)
+    engine = world.instances[0]
+    world.now_ms = BEGIN + 2 * MINUTE
+    batch = world.decide(engine)
+    assert batch is not None
+    world.say(SchedulePaused(name="s", reason="wait"), settle=False)
+    assert not world.store(batch), "it was decided without the pause"
+    engine.append_refused(len(world.log))
+    world.settle()
+    assert world.fates()[-1] == ("missed", 1, "paused")
