@@ -74,6 +74,8 @@ class Pool:
         self.known: dict[str, News] = {}
         """The last thing known of each attempt."""
         self.offered: tuple[workers.Offered, ...] = ()
+        self.errors: tuple[str, ...] = ()
+        """Modules that could not be loaded, and why."""
         self.ready = asyncio.Event()
         """A worker said what it offers, or none is wanted."""
         self.on_offered: Callable[[], None] = lambda: None
@@ -207,8 +209,8 @@ class Pool:
             return
         for text in hello.errors:
             self._log.error("a module of [functions] could not be loaded", error=text)
-        if hello.functions != self.offered or not self.ready.is_set():
-            self.offered = hello.functions
+        if (hello.functions, hello.errors) != (self.offered, self.errors) or not self.ready.is_set():
+            self.offered, self.errors = hello.functions, hello.errors
             self.ready.set()
             self.on_offered()
         if worker.state == _STARTING:
@@ -372,4 +374,4 @@ class Pool:
         """Return what the host says of its functions; nothing where it offers none."""
         if not self._wanted.modules:
             return {}
-        return facts_of(self.offered, self._wanted.queues)
+        return facts_of(self.offered, self._wanted.queues, self.errors)

@@ -27,6 +27,7 @@ import msgspec
 
 from fleetlog import tasks
 from fleetlog_schemas import workers
+from fleetlog_schemas.limits import FUNCTIONS_PER_HOST_MAX
 
 IDLE_SECONDS_MAX = 60.0
 """Without an agent and without a call, exit after so long."""
@@ -36,6 +37,7 @@ PROGRESS_SECONDS_MIN = 1.0
 """Between two words of progress that are sent."""
 FAR_MAX = 1e300
 """Largest number that is told as progress; what is above, infinity and NaN are not."""
+DISK_FULL = "the disk of the agent's folder is full: nothing can be run safely"
 _STDOUT, _STDERR = 1, 2
 
 
@@ -91,7 +93,7 @@ class Worker:
                 former, self._client = self._client, client
                 self._waiting.clear()
                 hello = workers.Hello(
-                    pid=os.getpid(), functions=tuple(one.offered() for one in tasks.registered().values()),
+                    pid=os.getpid(), functions=tuple(one.offered() for _, one in sorted(tasks.registered().items())[:FUNCTIONS_PER_HOST_MAX]),
                     running=self._running, errors=tuple(self._errors),
                 )
                 self._send(hello)
@@ -139,11 +141,19 @@ class Worker:
                 if call is not None:
                     self._running = call.key
                     began_ms = _boot_ms()
-                    os.write(self._file, workers.frame(workers.Began(call.key, began_ms)))
+                    noted = self._note(workers.frame(workers.Began(call.key, began_ms)))
                 elif self._leaves or (self._client is None and time.monotonic() - self._alone_since > IDLE_SECONDS_MAX):
                     return
             if call is not None:
-                self._finished(self._call(call, began_ms))
+                unsafe = workers.Finished(call.key, began_ms, began_ms, error=DISK_FULL, called=False)
+                self._finished(self._call(call, began_ms) if noted else unsafe)
+
+    def _note(self, frame: bytes) -> bool:
+        """Write to the file of calls; False when the disk does not take it."""
+        try:
+            return os.write(self._file, frame) == len(frame)
+        except OSError:
+            return False
 
     def _finished(self, finished: workers.Finished) -> None:
         self._calls_left -= 1
@@ -153,7 +163,7 @@ class Worker:
                 self._leaves = True
                 self._waiting.clear()
             frame = workers.frame(msgspec.structs.replace(finished, leaves=self._leaves))
-            os.write(self._file, frame)
+            self._note(frame)  # where the disk is full, the agent that hears it writes it down
             self._running = ""
             if self._client is not None:
                 with suppress(OSError):

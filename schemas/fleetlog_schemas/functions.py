@@ -16,17 +16,21 @@ from fleetlog_schemas.workers import Offered
 
 NAMES_FACT = "functions"
 QUEUES_FACT = "functions.queues"
+ERRORS_FACT = "functions.errors"
+ERRORS_CHARACTERS_MAX = 500
 DESCRIBED_FACT = "function."
 DESCRIPTIONS_BYTES_MAX = 8 * 1024
 """Of all signatures and summaries of one host: half of what its facts may take."""
 DESCRIPTION_CHARACTERS_MAX = 200
 
 
-def facts_of(offered: Iterable[Offered], queues: Iterable[str]) -> dict[str, str]:
-    """Return the facts that say what a host offers."""
+def facts_of(offered: Iterable[Offered], queues: Iterable[str], errors: Iterable[str] = ()) -> dict[str, str]:
+    """Return the facts that say what a host offers, and which of its modules could not be loaded."""
     by_name = {one.name: one for one in offered}
     names = sorted(by_name)[: limits.FUNCTIONS_PER_HOST_MAX]
     facts = {NAMES_FACT: " ".join(names), QUEUES_FACT: " ".join(queues)}
+    if text := "; ".join(errors):
+        facts[ERRORS_FACT] = text[:ERRORS_CHARACTERS_MAX]
     room = DESCRIPTIONS_BYTES_MAX
     for name in names:
         text = f"{by_name[name].signature}\n{by_name[name].summary}"[:DESCRIPTION_CHARACTERS_MAX]
@@ -62,7 +66,10 @@ def why_nowhere(hosts: Iterable[Host], name: str, queue: str) -> str:
     """Return why no host of *hosts* runs a function, and what to do; nothing when one does."""
     known: set[str] = set()
     offering: list[Host] = []
+    broken = ""
     for host in hosts:
+        if not broken and ERRORS_FACT in host.facts:
+            broken = f"; on {host.name}, {host.facts[ERRORS_FACT]}"
         names = offered_by(host)
         known.update(names)
         if name in names:
@@ -73,6 +80,6 @@ def why_nowhere(hosts: Iterable[Host], name: str, queue: str) -> str:
         return f"{name} is offered by {len(offering)} of these hosts, and none of them serves the queue {queue!r}: see [functions] in their policy.toml"
     near = difflib.get_close_matches(name, sorted(known), n=3)
     if near:
-        return f"no host of the target offers the function {name!r}; did you mean {' or '.join(near)}?"
+        return f"no host of the target offers the function {name!r}; did you mean {' or '.join(near)}?{broken}"
     some = ", ".join(sorted(known)[:10]) or "none: a host offers functions when its policy.toml names their modules under [functions]"
-    return f"no host of the target offers the function {name!r}; these are offered: {some}"
+    return f"no host of the target offers the function {name!r}; these are offered: {some}{broken}"

@@ -21,7 +21,7 @@ MODULES = Path(__file__).parents[1] / "fixtures" / "functions"
 NAME = "py1"
 POLICY = f"""
 [functions]
-modules = ["fleetlog_probe"]
+modules = ["fleetlog_probe", "not_there"]
 path = ["{MODULES}"]
 queues = ["default", "slow"]
 calls_max = 100
@@ -79,6 +79,7 @@ def test_what_goes_wrong_is_said_so_that_it_can_be_mended(fleet: Fleet) -> None:
     assert (wrong.outcome, wrong.error) == ("error", "argument a of add: Expected `int`, got `str`")
     assert "missing a required argument: 'a'" in failed("add").error
     assert "did you mean add?" in failed("ad").error
+    assert f"on {NAME}, module not_there: ModuleNotFoundError" in failed("of_a_module_that_is_not_there").error
     assert "none of them serves the queue 'mail'" in failed("add", 1, queue="mail").error
     assert "no host of the target offers the function 'add'" in failed("add", 1, target="plain").error
     assert "at most 65536 are kept" in failed("returns", "large").error

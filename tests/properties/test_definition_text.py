@@ -59,7 +59,7 @@ def parameters(draw: st.DrawFn) -> Parameter:
     }[of_type])
     return Parameter(
         of_type, draw(TEXTS), required=draw(st.booleans()) and default is None, default=default, values=values,
-        max=draw(st.none() | st.just(2**63)) if of_type in ("string", "integer", "number", "list") else None,
+        max=draw(st.none() | st.just(2**63 - 1)) if of_type in ("string", "integer", "number", "list") else None,
         pattern="",
     )
 

@@ -134,7 +134,10 @@ class Parts:
         empty = part.spec.get("for_each") == [] and self._wanted(flow, part)
         if not stopped and (part.begun or not (empty or self._wanted(flow, part) is False)):
             raise Violation(f"the part {one['part']} of {one['task_id']} ended without having run, and nothing stood against it")
-        part.outcome, part.by_stop = one["outcome"], flow.stopped
+        # What was not to be run anyway may have been decided before a stop and stored after it: then it is no work of the stop.
+        part.outcome, part.by_stop = one["outcome"], flow.stopped and one.get("reason") == "stopped"
+        if flow.stopped and not part.by_stop and not part.stopped and not (empty or self._wanted(flow, part) is False):
+            raise Violation(f"a stop kept the part {one['part']} of {one['task_id']} from running, and the log gives another reason")
 
     def _task_refused(self, line: Line) -> None:
         for one in line.data["refusals"]:
