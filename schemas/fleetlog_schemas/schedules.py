@@ -193,7 +193,7 @@ def apply(schedules: Schedules, event: Event) -> tuple[str, ...]:
         case _:
             return ()
     for name in touched:
-        _tidy(schedules, name)
+        _tidy(schedules, name, event.time_ms)
     return touched
 
 
@@ -286,12 +286,15 @@ def _ended(schedules: Schedules, task_ids: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(touched))
 
 
-def _tidy(schedules: Schedules, name: str) -> None:
-    """Forget periods without a tick that still has to meet its fate, and names with nothing on their way."""
+def _tidy(schedules: Schedules, name: str, now_ms: int) -> None:
+    """Forget periods that are over and have no tick that must still meet its fate, and names with nothing on their way.
+
+    One that goes on is kept even without a tick, as a pause until some time may be: another rule may have one in it.
+    """
     track = schedules.tracks.get(name)
     if track is None:
         return
-    while track.periods and track.periods[0].until_ms:
+    while track.periods and 0 < track.periods[0].until_ms <= now_ms:
         period = track.periods[0]
         tick = next_tick(period.rule, max(track.settled_ms, period.from_ms))
         if tick is not None and tick.at_ms <= period.until_ms:

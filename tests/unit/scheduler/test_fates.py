@@ -108,6 +108,15 @@ def test_a_pause_ends_by_itself_at_its_time(world: Scheduling) -> None:
     assert world.instances[0].state.schedules.by_name["s"].state(world.now_ms) == "active"
 
 
+def test_a_rule_that_changes_within_a_pause_with_an_end_has_its_ticks_there_skipped(world: Scheduling) -> None:
+    world.register(cron="0 0 * * *")
+    world.say(SchedulePaused(name="s", reason="the move", until_ms=BEGIN + 3 * HOUR + MINUTE))
+    world.pass_until(BEGIN + HOUR + MINUTE)
+    world.register(cron="0 * * * *")
+    world.pass_until(BEGIN + 4 * HOUR)
+    assert world.fates() == [("skipped", 2, "paused"), ("fired", 1, "")]
+
+
 def test_a_pause_that_comes_first_in_the_log_stops_a_tick_that_was_already_decided(world: Scheduling) -> None:
     world.register(cron="0 * * * *")
     world.now_ms = BEGIN + HOUR
