@@ -275,7 +275,7 @@ _progress: Callable[[float, float | None, str], None] | None = None
 def report_progress(done: float, total: float | None = None, note: str = "") -> None:
     """Say how far the function is that runs now; outside a worker it does nothing.
 
-    It may be called as often as wanted: what is said within a second of the last one is only sent if nothing newer follows.
+    It may be called as often as wanted: one a second is sent, and the one that reaches its total.
     """
     if _progress is not None:
         _progress(done, total, note)
