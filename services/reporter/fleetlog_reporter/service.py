@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ class Reporter:
         stopping = asyncio.create_task(stop.wait())
         caught_up = asyncio.create_task(self._say_ready(follower, until, ready))
         ending: set[asyncio.Future[Any]] = {following, stopping, desk.damaged}
-        subscriptions = [stop_hearing for name in QUESTIONS for stop_hearing in await self._hear(name)]
+        subscriptions = await self._hear_all()
         try:
             await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -180,7 +180,11 @@ class Reporter:
         self._log.info("projection-current", position=follower.projector.position, folded=follower.folded_events)
         ready()
 
-    async def _hear(self, name: str) -> tuple[Callable[[], Awaitable[None]], ...]:
+    async def _hear_all(self) -> list[Callable[[], Awaitable[None]]]:
+        """Hear every question, all at once: whoever got an answer to one may ask another at that moment."""
+        return await asyncio.gather(*(hearing for name in QUESTIONS for hearing in self._hear(name)))
+
+    def _hear(self, name: str) -> tuple[Coroutine[Any, Any, Callable[[], Awaitable[None]]], ...]:
         """Hear a question that one reporter is to answer, and one that another reporter left unanswered."""
 
         async def asked(_: str, body: bytes, reply: str) -> None:
@@ -190,8 +194,8 @@ class Reporter:
             task.add_done_callback(self._asked.discard)
 
         return (
-            await self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE),
-            await self._bus.subscribe(subjects.ask_each(SERVICE, name), asked),
+            self._bus.subscribe(subjects.ask(SERVICE, name), asked, queue=SERVICE),
+            self._bus.subscribe(subjects.ask_each(SERVICE, name), asked),
         )
 
     async def _reply(self, name: str, body: bytes, reply: str) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from fleetlog_reporter.answers import desk
 from fleetlog_reporter.answers import tasks as tasks_answers
-from fleetlog_schemas import codec, events, lifecycle, records, view
+from fleetlog_reporter.service import QUESTIONS
+from fleetlog_runtime.pure.bus import Handler
+from fleetlog_schemas import codec, events, lifecycle, records, subjects, view
 from fleetlog_schemas.limits import BUS_MESSAGE_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Retry, Rollout
-from fleetlog_testing.reporter_rig import LogBus, Running, reporter
+from fleetlog_testing.reporter_rig import DEADLINE_SECONDS, LogBus, Running, reporter
 
 
 def with_reporter(tmp_path: Path, bus: LogBus, story: Callable[[Running], Awaitable[None]]) -> None:
@@ -704,5 +706,35 @@ def test_an_answer_larger_than_a_bus_message_arrives_whole(tmp_path: Path) -> No
         shown = await running.data("task", task_id=task_id)
         assert len(msgspec.json.encode(shown)) > BUS_MESSAGE_BYTES_MAX
         assert shown == as_json(view.task_view(bus.tasks.by_id[task_id]))
+
+    with_reporter(tmp_path, bus, story)
+
+
+# --- when it begins ------------------------------------------------------------------------------------------
+
+
+def test_whoever_gets_an_answer_to_one_question_may_ask_every_other_one_at_that_moment(tmp_path: Path) -> None:
+    class Unconfirmed(LogBus):
+        """A bus that takes subscriptions at once, and confirms none before all are there."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: set[str] = set()
+            self.all_heard = asyncio.Event()
+
+        async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Callable[[], Awaitable[None]]:
+            stop = await super().subscribe(subject, handler, queue)
+            self.heard.add(subject)
+            if self.heard >= {subjects.ask("reporter", name) for name in QUESTIONS}:
+                self.all_heard.set()
+            await self.all_heard.wait()
+            return stop
+
+    bus = Unconfirmed()
+
+    async def story(running: Running) -> None:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await bus.all_heard.wait()
+        assert (await running.data("tasks"))["items"] == []
 
     with_reporter(tmp_path, bus, story)
