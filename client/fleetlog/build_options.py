@@ -1,4 +1,4 @@
-"""The grammar of builds and of what they leave: `build` and `artifact`. Part of the grammar in `parser.py`."""
+"""The grammar of what is kept as files: `build`, `artifact` and `export`. Part of the grammar in `parser.py`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 
 from fleetlog.options import task_options
+from fleetlog.values import past_ms
+from fleetlog_schemas.exports import FORMATS
 
 
 def build_verb(verb: argparse.ArgumentParser) -> None:
@@ -17,6 +19,22 @@ def build_verb(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--input", action="append", default=[], metavar="FILE[=PATH]",
                       help="put this file from here into the build's folder first; ID:NAME is an artifact of a task (repeatable)")
     task_options(verb)
+    verb.set_defaults(rest=[])
+
+
+def export_verb(verb: argparse.ArgumentParser) -> None:
+    """Add what `export` takes."""
+    verb.add_argument("what", choices=[what.value for what in FORMATS], metavar="WHAT", help=f"one of {', '.join(FORMATS)}")
+    verb.add_argument("--format", default="", choices=["ndjson", "csv", "parquet", "tar"], metavar="FORMAT",
+                      help="ndjson, csv, parquet or tar (default: as the file is named, else tar of artifacts and ndjson of the rest)")
+    verb.add_argument("--to", default="", metavar="FILE", help="where to (default: WHAT.FORMAT, here); - for stdout; with -t, a file on the"
+                      " host, in which %%Y-%%m-%%d is the day (default: an artifact of the task)")
+    verb.add_argument("--force", action="store_true", help="also when the file is there already")
+    verb.add_argument("--task", action="append", default=[], metavar="ID", help="of this task (repeatable; default: of all that have ended)")
+    verb.add_argument("--since", dest="since_ms", type=past_ms, default=0, metavar="TIME", help="what ended at this time or later, or so long ago: 7d")
+    verb.add_argument("--until", dest="until_ms", type=past_ms, default=0, metavar="TIME", help="what ended before this time, or so long ago")
+    verb.add_argument("--as-of", default="", metavar="SEQ", help="what had ended at this sequence of the log: the same again")
+    task_options(verb, target_required=False, target_help="do it there, as a task, and not here")
     verb.set_defaults(rest=[])
 
 

@@ -21,7 +21,7 @@ import msgspec
 
 from fleetlog.toml_text import toml_lines
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Blob, Choose, Function, Part, Script, TaskSpec, Workflow
+from fleetlog_schemas.spec import Blob, Choose, Export, Function, Part, Script, TaskSpec, Workflow
 
 ANYWHERE = ("all", Choose())
 """Target and choice of a function that names no host: any one that offers it and serves its queue."""
@@ -291,11 +291,16 @@ def by_name(place: str, parts: list[str]) -> str:
     return re.sub(r"(?:payload\.)?parts[.\[](\d+)\]?(?:\.task\b)?(?:\.payload\b)?", named, place)
 
 
+_PLAIN = ("argv", "interpreter", "args", "steps", "artifacts", "inputs")
+"""Fields of payloads that a file has as they are."""
+_OF_EXPORTS = Export.__struct_fields__
+
+
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
     blob = _take_content(spec, "script", contents, beside)
-    of_kind = spec.pop("kind", "script" if blob else "build" if "steps" in spec else "shell")
+    of_kind = spec.pop("kind", "script" if blob else "build" if "steps" in spec else "export" if "what" in spec else "shell")
     payload: dict[str, Any] = {"kind": of_kind}
-    payload.update({key: spec.pop(key) for key in ("argv", "interpreter", "args", "steps", "artifacts", "inputs") if key in spec})
+    payload.update({key: spec.pop(key) for key in (*_PLAIN, *(_OF_EXPORTS if of_kind == "export" else ())) if key in spec})
     if blob:
         payload["content"] = blob
     if "function" in spec:

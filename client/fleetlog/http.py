@@ -111,11 +111,16 @@ class Gateway:
         """Return the body of the answer to a question."""
         return self._call("GET", VERSION_PREFIX + path + _query(query), None, {})
 
-    def download(self, path: str, take: Callable[[bytes], object]) -> None:
-        """Give the body of an answer, which may be large, to *take* piece by piece. Raises GatewayError, CliError."""
+    def download(self, path: str, take: Callable[[bytes], object], **query: Any) -> http.client.HTTPMessage:
+        """Give the body of an answer, which may be large, to *take* piece by piece, and return its headers.
+
+        Raises:
+            GatewayError: the gateway answered with a problem.
+            CliError: it cannot be reached.
+        """
         connection = self._connect(self._timeout_s)
         try:
-            connection.request("GET", self._prefix + VERSION_PREFIX + path, headers=self._authorization())
+            connection.request("GET", self._prefix + VERSION_PREFIX + path + _query(query), headers=self._authorization())
             response = connection.getresponse()
             if response.status != 200:
                 raise _problem(response.status, response.read(), self.url)
@@ -125,6 +130,7 @@ class Gateway:
         with contextlib.closing(connection):
             while data := self._piece(response):
                 take(data)
+        return response.headers
 
     def _piece(self, response: http.client.HTTPResponse) -> bytes:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleetlog.alert_options import alert_verbs, webhook_verbs
-from fleetlog.build_options import artifact_verbs, build_verb
+from fleetlog.build_options import artifact_verbs, build_verb, export_verb
 from fleetlog.definition_options import definition_verbs, workflow_verbs
 from fleetlog.file_options import file_verbs
 from fleetlog.function_options import function_verbs
@@ -126,6 +126,9 @@ def _running(add: _AddVerb) -> None:
         "build", "builds:build", "run steps on hosts, one after the other, and keep the files that they make", wait_alias=False,
     ))
     artifact_verbs(_group(add, "artifact", "artifacts: the files that builds left, by digest"))
+    export_verb(add(
+        "export", "exports:export", "write tasks, commands, events, output or artifacts to a file, here or on a host", wait_alias=False,
+    ))
     verb = add("rerun", "submit:rerun", "run a task again, on all of its hosts or on those where it failed")
     _task_argument(verb)
     verb.add_argument("--failed", action="store_true", help="only hosts with failure, timeout, error or unreached")

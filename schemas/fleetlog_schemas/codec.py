@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from fleetlog_schemas import alert_events, events, file_events, limits, schedule_events, workflow_events
-from fleetlog_schemas.spec import Build, Function, TaskSpec, Workflow
+from fleetlog_schemas.spec import Build, Export, Function, TaskSpec, Workflow
 
 CONTENT_TYPE = "application/cloudevents+json"
 READER = 2
@@ -128,7 +128,7 @@ def minreader(data: events.Data) -> int:
 
 def _is_new(spec: TaskSpec) -> bool:
     """Tell whether a task has what readers before 0.3.0 do not know."""
-    return spec.definition is not None or bool(spec.parameters) or isinstance(spec.payload, Build | Function | Workflow)
+    return spec.definition is not None or bool(spec.parameters) or isinstance(spec.payload, Build | Export | Function | Workflow)
 
 
 def encode(event: Event) -> bytes:

@@ -158,6 +158,14 @@ ARTIFACTS_BYTES_MAX = 2 * 1024**3
 """Bytes of all artifacts of one attempt."""
 ARTIFACT_CHUNK_BYTES = 256 * 1024
 """Bytes of an artifact in one message: a quarter of what the bus carries."""
+EXPORT_BYTES_MAX = ARTIFACT_BYTES_MAX
+"""Bytes of one export: it lies in the reporter's folder until it is fetched, and is an artifact when a task made it."""
+EXPORT_TASKS_MAX = 100
+"""Tasks that one export names; of more, name a time."""
+EXPORT_PIECE_BYTES = 512 * 1024
+"""Bytes of an export in one answer: as base64 they fit into a message."""
+EXPORT_TIME_MS_MAX = 253_402_300_799_000
+"""The end of the year 9999: later times have no common text."""
 PROGRESS_NOTE_BYTES_MAX = 200
 """Bytes of what a function says beside how far it is: one line."""
 PROGRESS_MS_MIN = 1_000

@@ -12,6 +12,8 @@ import msgspec
 from fleetlog_schemas import limits
 from fleetlog_schemas.builds import Build as Build  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.builds import check_build
+from fleetlog_schemas.exports import Export as Export  # noqa: PLC0414  # taken from here by others
+from fleetlog_schemas.exports import check_export, format_of
 from fleetlog_schemas.graph import Binding, GraphError, Item, When, check_parts
 from fleetlog_schemas.ids import InvalidId, check_host_id
 from fleetlog_schemas.outcomes import Outcome
@@ -114,7 +116,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", 
     """Parts that are taken over from an earlier run."""
 
 
-HostPayload = Shell | Script | Function | Build
+HostPayload = Shell | Script | Function | Build | Export
 """What a host runs."""
 Payload = HostPayload | Workflow
 
@@ -219,6 +221,8 @@ def summary(payload: Payload) -> str:
         text = f"{payload.name}({', '.join(name + msgspec.json.encode(value).decode() for name, value in given)})"
     elif isinstance(payload, Build):
         text = "; ".join(step.name or shlex.join(step.argv) for step in payload.steps)
+    elif isinstance(payload, Export):
+        text = f"{payload.what.value} as {format_of(payload).value}" + (f" to {payload.to}" if payload.to else "")
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -352,6 +356,9 @@ def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
         return
     if isinstance(payload, Build):
         check_build(payload, other_user=spec.options.user is not None, cwd=spec.options.cwd is not None)
+        return
+    if isinstance(payload, Export):
+        check_export(payload, cwd=spec.options.cwd is not None)
         return
     if isinstance(payload, Shell):
         check_argv("/payload/argv", payload.argv, at_least=1)

@@ -14,7 +14,9 @@ import msgspec
 
 from fleetlog_schemas.spec import Options, TaskSpec, kind
 
-KINDS_SINCE = {"shell": "0.1.0", "script": "0.1.0", "function": "0.3.0", "build": "0.3.0", "workflow": "0.3.0"}
+KINDS_SINCE = {
+    "shell": "0.1.0", "script": "0.1.0", "function": "0.3.0", "build": "0.3.0", "export": "0.3.0", "workflow": "0.3.0",
+}
 """Kind of payload to the first version whose agent runs it."""
 OPTIONS_SINCE = {
     "env": "0.1.0", "env_names": "0.1.0", "secret_names": "0.1.0", "stdin": "0.1.0", "cwd": "0.1.0", "user": "0.1.0",

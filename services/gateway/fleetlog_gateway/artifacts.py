@@ -1,13 +1,7 @@
-"""The files that builds left: which there are, their bytes from the stream OUTPUT, and where they come from.
-
-The log names an artifact by digest, size and two sequences between which its chunks are. Chunks are taken in the order
-of their offsets, so what is stored twice, or by an interrupted upload, is passed over. The last chunk is handed out only
-when the digest of the whole is right.
-"""
+"""The files that tasks left: which there are, their bytes, and where they come from."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,12 +12,11 @@ from fleetlog_gateway.finding import check_identifier
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem
 from fleetlog_runtime.pure.bus import Bus
-from fleetlog_schemas import events, questions, reports, subjects, wire
+from fleetlog_runtime.shell import stored_artifacts
+from fleetlog_schemas import events, questions
 from fleetlog_schemas.spec import Build, TaskSpec
 from fleetlog_schemas.version import VERSION
 
-CHUNKS_AT_ONCE = 8
-"""Chunks read together: two megabytes."""
 BUILD_TYPE = "urn:fleetlog:build:v1"
 
 
@@ -99,42 +92,11 @@ def find(task: Ran, host: str, name: str) -> Kept:
 
 async def content(bus: Bus, task_id: str, one: Kept) -> AsyncIterator[bytes]:
     """Yield the bytes of an artifact. Raises HttpProblem when OUTPUT has not all of them any more."""
-    artifact, digest, held, offset = one.artifact, hashlib.sha256(), b"", 0
-    from_seq, subject = artifact.first_seq, subjects.artifacts(one.command.host_id)
-    while offset < artifact.size:
-        found = await bus.get_range(subjects.OUTPUT, from_seq, CHUNKS_AT_ONCE, subject)
-        for stored in found:
-            data = _chunk_at(stored.body, task_id, one, offset) if stored.seq <= artifact.last_seq else b""
-            if not data:
-                continue
-            if held:
-                yield held
-            held = data
-            digest.update(data)
-            offset += len(data)
-        if not found or (found[-1].seq >= artifact.last_seq and offset < artifact.size):
-            raise gone(artifact)
-        from_seq = found[-1].seq + 1
-    if digest.hexdigest() != artifact.sha256:
-        raise HttpProblem("artifact-gone", f"what is stored of {artifact.name} does not have its digest: it was damaged")
-    if held:
-        yield held
-
-
-def _chunk_at(body: bytes, task_id: str, one: Kept, offset: int) -> bytes:
-    """Return the data of a chunk, when it is the one of this artifact at *offset*."""
     try:
-        chunk: reports.ArtifactChunk = wire.decode(body, reports.ArtifactChunk)
-    except wire.BadMessage:
-        return b""
-    of = (chunk.task_id, chunk.attempt, chunk.name, chunk.offset)
-    return chunk.data if of == (task_id, one.attempt.number, one.artifact.name, offset) else b""
-
-
-def gone(artifact: events.Artifact) -> HttpProblem:
-    """Return the answer for an artifact that is named in the log and not kept any more."""
-    return HttpProblem("artifact-gone", f"{artifact.name} is not kept any more: artifacts go with output, the oldest first, after"
-                       f" 30 days at the latest. Its digest was {artifact.sha256}: run the build again and compare")
+        async for piece in stored_artifacts.content(bus, one.command.host_id, task_id, one.attempt.number, one.artifact):
+            yield piece
+    except stored_artifacts.Gone as gone:
+        raise HttpProblem("artifact-gone", str(gone)) from None
 
 
 def provenance(task: Ran, build: Build) -> dict[str, Any]:

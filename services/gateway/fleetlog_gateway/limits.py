@@ -34,7 +34,13 @@ ASK_READY_MS_MAX = 1_000
 """A readiness probe must not hang longer than probes usually wait."""
 SQL_MS_MAX = 60_000
 """Statements and rebuilds run longer than questions."""
-ASKED_ONCE = ("sql", "verify", "what-if")
+EXPORT_SECONDS_MAX = 15.0
+"""How long a request waits for an export that is being made, before it says so: whoever asks again waits for the same one."""
+EXPORT_AGAIN_SECONDS_MAX = 120.0
+"""How long a download that has begun waits for its next piece: another reporter may have to make the export first."""
+EXPORT_PAUSE_SECONDS = 0.1
+"""Between two questions for a piece."""
+ASKED_ONCE = ("sql", "verify", "what-if", "export")
 """Questions that may well take longer than ASK_EACH_MS, and cost as much each time."""
 VERIFY_MS_MAX = 600_000
 APPEND_SECONDS_MAX = 10.0

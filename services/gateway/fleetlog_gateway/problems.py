@@ -89,6 +89,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "archive-missing": (503, "A part of the log cannot be read from the archive"),
     "bus-unavailable": (503, "The bus cannot be reached: nothing was stored"),
     "service-unavailable": (503, "A service that is needed does not answer"),
+    "export-being-made": (503, "The export is being made"),
     "too-many-streams": (503, "Too many live streams"),
     "stopping": (503, "The gateway is stopping"),
     "unsettled": (504, "It is not known whether this was stored"),

@@ -15,6 +15,7 @@ import structlog
 from fleetlog_reporter.answers import (
     earlier,
     executions,
+    exports,
     functions,
     hosts,
     log,
@@ -29,6 +30,7 @@ from fleetlog_reporter.answers import (
 )
 from fleetlog_reporter.answers.desk import Desk, Handler
 from fleetlog_reporter.follow import Follower
+from fleetlog_reporter.made import FILE_PREFIX
 from fleetlog_reporter.readers import Readers
 from fleetlog_reporter.store import (
     FILE_NAME,
@@ -45,6 +47,7 @@ from fleetlog_runtime.pure.settings import ReporterSettings
 from fleetlog_runtime.shell.health import Health
 from fleetlog_schemas import questions, subjects
 from fleetlog_schemas.executions import ExecutionsQuestion
+from fleetlog_schemas.exports import ExportQuestion
 from fleetlog_schemas.ledger import TicksQuestion
 from fleetlog_schemas.what_if import WhatIfQuestion
 
@@ -75,6 +78,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "executions": (ExecutionsQuestion, executions.executions),
     "execution": (questions.TaskQuestion, executions.execution),
     "stats": (questions.StatsQuestion, stats.stats),
+    "export": (ExportQuestion, exports.export),
     "sql": (questions.SqlQuestion, table.sql),
     "verify": (questions.VerifyQuestion, verify.verify),
 }
@@ -136,8 +140,10 @@ class Reporter:
             self.desk = Desk(self._bus, follower, readers, self._folder, self._now_ms, self._log)
             await self._follow(follower, self.desk, stop, ready)
         finally:
-            self.desk = None
+            desk, self.desk = self.desk, None
             await self._finish_answers()
+            if desk is not None:
+                await desk.exports.close()
             if readers is not None:
                 await asyncio.to_thread(readers.close)
             await asyncio.to_thread(store.close)
@@ -226,12 +232,10 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed verification left behind, and the projections of versions before this one."""
-    for left in folder.glob(f"{verify.FOLDER_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    for version in range(1, VERSION):
-        # Built from the log, and of no use any more: each may be as large as this one grows.
-        for old in folder.glob(f"{file_name(version)}*"):
+    """Remove what a killed reporter left of verifications and exports, and the projections of versions before this one."""
+    # Projections are built from the log, and old ones of no use any more: each may be as large as this one grows.
+    for prefix in (verify.FOLDER_PREFIX, FILE_PREFIX, *(file_name(version) for version in range(1, VERSION))):
+        for old in folder.glob(f"{prefix}*"):
             if old.is_dir():
                 shutil.rmtree(old, ignore_errors=True)
             else:

@@ -8,6 +8,7 @@ from fleetlog_gateway.routes import (
     artifacts,
     control,
     definitions,
+    exports,
     files,
     hosts,
     live,
@@ -23,6 +24,6 @@ from fleetlog_gateway.routes import (
 )
 
 __all__ = [
-    "alerts", "archive", "artifacts", "control", "definitions", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system",
+    "alerts", "archive", "artifacts", "control", "definitions", "exports", "files", "hosts", "live", "policies", "reads", "reruns", "runs", "schedules", "system",
     "tasks", "ticks", "webhooks",
 ]

@@ -19,6 +19,7 @@ from fleetlog_reporter.answers import past
 from fleetlog_reporter.answers.sql_files import question_sql
 from fleetlog_reporter.apply import Projector
 from fleetlog_reporter.follow import Follower
+from fleetlog_reporter.made import Exports
 from fleetlog_reporter.readers import HOSTS, Moment, Readers, moment_of
 from fleetlog_reporter.store import Damaged
 from fleetlog_runtime.pure.bus import Bus
@@ -71,6 +72,7 @@ class Desk:
         self.bus, self.follower, self.readers, self.folder, self.now_ms = bus, follower, readers, folder, now_ms
         self.damaged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets Damaged when a question found the file broken."""
+        self.exports = Exports(folder, asyncio.get_running_loop().time)
         self.medians: dict[str, float | None] = {}
         """Seconds that earlier commands of the same payload took, by task id: asked once for each open task."""
         self._log = log

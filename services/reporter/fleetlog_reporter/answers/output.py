@@ -8,6 +8,7 @@ are at least once: duplicates are known by stream and offset. What the stream no
 from __future__ import annotations
 
 import codecs
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -17,7 +18,7 @@ from fleetlog_reporter.answers.tasks import the_command
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import events, questions, reports, subjects, wire
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.records import Attempt, AttemptState, Task
+from fleetlog_schemas.records import Attempt, AttemptState, Command, Task
 
 BYTES_MAX = 512 * 1024
 """Bytes of output in one page: its JSON fits into a bus message even when most bytes need an escape."""
@@ -168,13 +169,17 @@ def _place(task: Task, question: questions.OutputQuestion) -> Place:
         raise NoAnswer(
             404, "not-found", f"the command has {len(command.attempts)} attempts, not {question.attempt}", "/attempt"
         )
-    attempt = command.attempts[number - 1] if number else Attempt(number=0, state=AttemptState.DISPATCHED)
+    return place_of(task, command, command.attempts[number - 1] if number else Attempt(number=0, state=AttemptState.DISPATCHED))
+
+
+def place_of(task: Task, command: Command, attempt: Attempt) -> Place:
+    """Return where an attempt's frames stand, as the log says."""
     end, start = attempt.end, attempt.start
     summary = end.output if end else None
     slot = summary.slot if summary else start.slot if start else 0
     silent = end is not None and summary is None and not attempt.decided  # its host says that it wrote nothing
     return Place(
-        task_id=task.task_id, host=command.host_name, host_id=command.host_id, attempt=number, slot=slot,
+        task_id=task.task_id, host=command.host_name, host_id=command.host_id, attempt=attempt.number, slot=slot,
         first_seq=(summary.first_seq if summary else 0) or (start.output_first_seq if start else 0),
         last_seq=summary.last_seq if summary else 0, dispatched_ms=attempt.dispatched_ms or 0,
         started=summary.frames > 0 if summary else start is not None and not silent, ended=end is not None, summary=summary,
@@ -212,6 +217,34 @@ async def _scan(desk: Desk, pages: Pages, from_seq: int) -> None:
             pages.reach_end()
             return
         from_seq = found[-1].seq + 1 if found else from_seq
+
+
+async def frames_of(desk: Desk, place: Place) -> AsyncIterator[reports.Frame]:
+    """Yield every frame with bytes that is kept of an attempt that has ended, in order and each once."""
+    if not place.started:
+        return
+    subject, from_seq, strange = subjects.output(place.host_id, place.slot), await _start(desk, place), 0
+    ends: dict[str, int] = {}
+    while strange < FRAMES_SCANNED_MAX:
+        found = await desk.bus.get_range(subjects.OUTPUT, from_seq, FRAMES_AT_ONCE, subject)
+        for stored in found:
+            if place.last_seq and stored.seq > place.last_seq:
+                return
+            try:
+                frame: reports.Frame = wire.decode(stored.body, reports.Frame)
+            except wire.BadMessage:
+                continue
+            if (frame.task_id, frame.attempt) != (place.task_id, place.attempt):
+                strange += not place.last_seq
+                continue
+            if frame.data and frame.offset >= ends.get(frame.stream, 0):
+                ends[frame.stream] = frame.offset + len(frame.data)
+                yield frame
+            if frame.last and not place.last_seq:
+                return
+        if len(found) < FRAMES_AT_ONCE:
+            return
+        from_seq = found[-1].seq + 1
 
 
 async def _tail(desk: Desk, place: Place, question: questions.OutputQuestion, start: int) -> Pages:
