@@ -1,4 +1,7 @@
-"""Content by digest: asked for chunk by chunk on the host's own subject, verified, and kept for a while."""
+"""Content by digest: asked for chunk by chunk on the host's own subject, verified, and kept for a while.
+
+An export is content of one task that is made when it is first asked for: it has its digest only then.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from fleetlog_agent.pace import Pace
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_schemas import subjects, wire
+from fleetlog_schemas.exports import blob_name
 from fleetlog_schemas.limits import BLOB_BYTES_MAX, BLOB_CHUNK_BYTES
 from fleetlog_schemas.reports import BlobChunk, BlobRequest
 from fleetlog_schemas.spec import Blob
@@ -21,12 +25,29 @@ CACHE_BYTES_MAX = 256 * 1024 * 1024
 """Kept content beyond this goes, longest unused first."""
 PATIENCE_SECONDS = 30.0
 """Per chunk, while it cannot be had: a bus or a recorder that restarts, and nodes that elect a leader, are back by then."""
+EXPORT_PATIENCE_SECONDS = 700.0
+"""The same for an export, which the reporter may take ten minutes to make."""
+EXPORT_TRIES_MAX = 3
+"""An export that another reporter made anew, and otherwise, is fetched from its beginning; so often."""
 ANSWER_MS_MAX = 5_000
 RETRY_SECONDS = 1.0
 
 
 class BlobFailed(Exception):
     """Content could not be had; the message says why."""
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """An export that was fetched."""
+
+    size: int
+    sha256: str
+    rows: int
+    at_ms: int
+
+
+class _Differs(Exception):
+    """A piece belongs to another making of the export."""
 
 
 class Blobs:
@@ -71,10 +92,41 @@ class Blobs:
             raise BlobFailed(f"content {blob.sha256[:12]} does not have its digest: it was damaged or replaced")
         return bytes(body)
 
-    async def _chunk(self, request: BlobRequest, pace: Pace) -> BlobChunk:
+    async def export(self, task_id: str, token: str, path: Path, is_stopped: Callable[[], bool]) -> Exported:
+        """Write what a task exports to *path*. Raises BlobFailed, OSError."""
+        for _ in range(EXPORT_TRIES_MAX):
+            try:
+                return await self._export(BlobRequest(sha256=blob_name(task_id), token=token, offset=0), path, is_stopped)
+            except _Differs:
+                continue
+        raise BlobFailed("the export was made anew each time, and differs: something of it expires meanwhile")
+
+    async def _export(self, request: BlobRequest, path: Path, is_stopped: Callable[[], bool]) -> Exported:
+        digest, offset, pace = hashlib.sha256(), 0, Pace(BLOB_CHUNK_BYTES)
+        first: BlobChunk | None = None
+        with await asyncio.to_thread(path.open, "wb") as file:
+            while first is None or offset < first.size:
+                chunk = await self._chunk(
+                    msgspec.structs.replace(request, offset=offset), pace, EXPORT_PATIENCE_SECONDS, is_stopped
+                )
+                first = first or chunk
+                if chunk.sha256 != first.sha256 or (not chunk.data and offset < first.size):
+                    raise _Differs
+                digest.update(chunk.data)
+                offset += len(chunk.data)
+                await asyncio.to_thread(file.write, chunk.data)
+        if digest.hexdigest() != first.sha256:
+            raise BlobFailed("the export does not have its digest: it was damaged on its way")
+        return Exported(first.size, first.sha256, first.rows, first.at_ms)
+
+    async def _chunk(
+        self, request: BlobRequest, pace: Pace, patience_seconds: float = PATIENCE_SECONDS, is_stopped: Callable[[], bool] = lambda: False
+    ) -> BlobChunk:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE_SECONDS
+        deadline = loop.time() + patience_seconds
         while True:
+            if is_stopped():
+                raise BlobFailed("it was stopped before it ran")
             chunk, why = await self._ask(request, pace)
             if chunk is not None:
                 return chunk

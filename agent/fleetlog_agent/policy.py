@@ -30,8 +30,9 @@ from typing import Annotated
 
 import msgspec
 
+from fleetlog_schemas.exports import EXPORT_SHELL
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import QUEUE_DEFAULT, Build, Function, HostPayload, Script, Shell, kind_of
+from fleetlog_schemas.spec import QUEUE_DEFAULT, Build, Export, Function, HostPayload, Script, Shell, kind_of
 
 POLICY_BYTES_MAX = 64 * 1024
 
@@ -109,6 +110,8 @@ def _programs(payload: HostPayload) -> list[str]:
             return [interpreter[0]]
         case Build(steps=steps):
             return [step.argv[0] for step in steps]
+        case Export(to=to) if to:
+            return [EXPORT_SHELL]  # it writes where it is told to: a host that runs only certain programs does not let it
         case _:
             return []
 

@@ -18,8 +18,9 @@ from fleetlog_agent.output import Output
 from fleetlog_schemas.builds import script_of
 from fleetlog_schemas.definitions import variables
 from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.exports import argv_of, blob_name, file_name_of, format_of
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import Build, Script, Shell, kind_of
+from fleetlog_schemas.spec import Build, Export, Script, Shell, kind_of
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -66,6 +67,8 @@ class Preparation:
         cwd = options.cwd
         if isinstance(start.payload, Build) and cwd is None:
             cwd = await self._folder(key, start, start.payload)
+        if isinstance(start.payload, Export):
+            argv, stdin = await self._export(key, run, start.payload)
         limits = (cwd, options.umask, options.memory_bytes_max, options.files_max)
         other = options.user is not None and who.pw_uid != os.getuid()
         if other or any(value is not None for value in limits):
@@ -127,6 +130,8 @@ class Preparation:
             return list(payload.argv), None
         if isinstance(payload, Build):
             return self._script(key, script_of(payload), ("/bin/sh",), (), who)
+        if isinstance(payload, Export):
+            return [], None  # it is known when the export is there
         if not isinstance(payload, Script):
             raise Unrunnable(f"the kind {kind_of(payload)} is nothing that a host runs")
         body = await self._blobs.cached(payload.content, self._token(start, payload.content.sha256))
@@ -150,6 +155,15 @@ class Preparation:
             body = await self._blobs.cached(given.content, self._token(start, given.content.sha256))
             _put(folder / given.path, body)
         return str(folder)
+
+    async def _export(self, key: Key, run: Run, export: Export) -> tuple[list[str], str]:
+        """Fetch what a task exports; return what puts it where it belongs, and the file. Raises BlobFailed, OSError."""
+        folder = Path(self.file(key, "work"))
+        await asyncio.to_thread(_make_empty, folder)
+        path = folder / file_name_of(export.what, format_of(export))
+        token = self._token(run.start, blob_name(key.task_id))
+        made = await self._blobs.export(key.task_id, token, path, lambda: bool(run.stop))
+        return list(argv_of(export, made.at_ms, made.size, made.sha256, made.rows)), str(path)
 
     def _token(self, start: StartAttempt, sha256: str) -> str:
         token = start.blob_tokens.get(sha256)

@@ -31,10 +31,12 @@ from fleetlog_agent.policy import NO_FUNCTIONS, Functions
 from fleetlog_agent.preparing import Preparation, Run, Unrunnable
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.files import private_folder
+from fleetlog_schemas.builds import ArtifactRule
 from fleetlog_schemas.definitions import parameter_of, variable
 from fleetlog_schemas.events import Artifact, OutputSummary
+from fleetlog_schemas.exports import file_name_of, format_of
 from fleetlog_schemas.reports import ArtifactChunk, FarReported, Frame
-from fleetlog_schemas.spec import Build, Function
+from fleetlog_schemas.spec import Build, Export, Function, HostPayload
 from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
@@ -134,11 +136,11 @@ class Runner:
         for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._preparation.file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
-        if run is None or isinstance(run.start.payload, Build):
+        if run is None or isinstance(run.start.payload, Build | Export):
             self._remove(self._preparation.file(key, "work"))
 
     def sweep(self, open_keys: set[str]) -> None:
-        """Remove the folders of builds that have ended, where a former agent did not come to it."""
+        """Remove the folders of builds and exports that have ended, where a former agent did not come to it."""
         for folder in Path(self._out).glob("*.work"):
             if folder.name.removesuffix(".work") not in open_keys:
                 self._remove(str(folder))
@@ -231,7 +233,7 @@ class Runner:
             self._unrunnable(key, run, news["error"])
         elif news is not None and state == "exited":
             run.settled = True
-            if run.following is None and not isinstance(run.start.payload, Build) and self._is_silent(key):
+            if run.following is None and not isinstance(run.start.payload, Build | Export) and self._is_silent(key):
                 self._tell(_exited(key, run, news, None, ""))
             else:
                 self._follow(key, run)
@@ -327,12 +329,12 @@ class Runner:
         self._tell(exited)
 
     async def _keep(self, key: Key, run: Run, news: News) -> tuple[tuple[Artifact, ...], str]:
-        """Return the artifacts of a build that ended well, or why they are not kept."""
-        build, options = run.start.payload, run.start.options
-        if not isinstance(build, Build) or news["signal"] is not None or news["exit_code"] not in options.exit_codes:
+        """Return the artifacts of an attempt that ended well, or why they are not kept."""
+        rules, options = _artifact_rules(run.start.payload), run.start.options
+        if not rules or news["signal"] is not None or news["exit_code"] not in options.exit_codes:
             return (), ""
         try:
-            return await self._artifacts.keep(key, options.cwd or self._preparation.file(key, "work"), build.artifacts), ""
+            return await self._artifacts.keep(key, options.cwd or self._preparation.file(key, "work"), rules), ""
         except KeepFailed as error:
             return (), str(error)
 
@@ -345,6 +347,17 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
+
+
+def _artifact_rules(payload: HostPayload) -> tuple[ArtifactRule, ...]:
+    """Return which files of an attempt's folder are kept."""
+    match payload:
+        case Build(artifacts=artifacts):
+            return artifacts
+        case Export(to="", what=what):
+            return (ArtifactRule(file_name_of(what, format_of(payload))),)
+        case _:
+            return ()
 
 
 def _key_of(text: str) -> Key:

@@ -20,6 +20,19 @@ from fleetlog_schemas.spec_fields import SpecError, in_range, utf8_bytes
 BLOB_PREFIX = "export:"
 """Before a task's id: the content that a host asks for, instead of a digest, when the task is an export."""
 _UTC_FIELDS = "YmdHMSj%"
+EXPORT_SHELL = "/bin/sh"
+"""What puts an export's file into its place on a host, as the user that it is to belong to."""
+_PUT = """\
+part="$1.$FLEETLOG_TASK_ID.part"
+trap 'rm -f -- "$part"' EXIT
+cat > "$part"
+sync -- "$part" 2>/dev/null || :
+mv -f -- "$part" "$1"
+"""
+_SAY = """\
+printf '%s\\n' "$2"
+printf '%s' "$3" > "$FLEETLOG_RETURN"
+"""
 
 
 class What(StrEnum):
@@ -104,7 +117,7 @@ def check_selection(what: What, form: Format, tasks: tuple[str, ...], since_ms: 
         raise SpecError("/until_ms", "must be later than since_ms")
 
 
-def check_export(export: Export, *, cwd: bool) -> None:
+def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
     """Check the rules of an export that is a task. Raises SpecError."""
     try:
         check_selection(export.what, format_of(export), export.tasks, export.since_ms, export.until_ms)
@@ -120,6 +133,8 @@ def check_export(export: Export, *, cwd: bool) -> None:
         path_at(export.to, 0)
     except ValueError as error:
         raise SpecError("/payload/to", str(error)) from None
+    if stdin:
+        raise SpecError("/options/stdin", "an export reads what it writes from there itself")
     if cwd:
         raise SpecError("/options/cwd", "an export has a folder of its own; say by `to` where its file is put")
 
@@ -138,9 +153,9 @@ def selection_of(export: Export, at_ms: int, as_of_seq: int) -> Selection:
     )
 
 
-def file_name(selection: Selection) -> str:
+def file_name_of(what: What, form: Format) -> str:
     """Return the name that an export's file has when nobody gave it one."""
-    return f"{selection.what.value}.{selection.format.value}"
+    return f"{what.value}.{form.value}"
 
 
 def path_at(to: str, at_ms: int) -> str:
@@ -160,6 +175,20 @@ def path_at(to: str, at_ms: int) -> str:
         text += moment.strftime(f"%{rest[0]}")
         rest = rest[1:]
     return text
+
+
+def returned_of(name: str, size: int, sha256: str, rows: int) -> dict[str, str | int]:
+    """Return what an export returns, for the parts of a workflow that come after it."""
+    return {"file": name, "bytes": size, "sha256": sha256, "rows": rows}
+
+
+def argv_of(export: Export, at_ms: int, size: int, sha256: str, rows: int) -> tuple[str, ...]:
+    """Return the command that a host runs when it has the export, which is its standard input: it puts it where it belongs."""
+    to = path_at(export.to, at_ms)
+    name = to or file_name_of(export.what, format_of(export))
+    said = f"{name}  {size} bytes  sha256 {sha256}"
+    value = msgspec.json.encode(returned_of(name, size, sha256, rows)).decode()
+    return (EXPORT_SHELL, "-ec", (_PUT if to else "") + _SAY, "fleetlog-export", to, said, value)
 
 
 def blob_name(task_id: str) -> str:
@@ -188,5 +217,7 @@ class ExportPiece(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of a table, files in a tar."""
     missing: int
     """What is named in the log and not kept any more: files in a tar, attempts of output."""
+    at_ms: int = 0
+    """The time that the %-fields of a path stand for."""
     data: bytes
     """As JSON: base64."""

@@ -176,9 +176,10 @@ class ArtifactChunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BlobRequest(msgspec.Struct, frozen=True):
-    """Ask for one chunk of a blob."""
+    """Ask for one chunk of a blob, or of an export."""
 
     sha256: str
+    """The digest of a blob, or the name of a task's export (`exports.blob_name`)."""
     token: str
     offset: int
     bytes_max: int = BLOB_CHUNK_BYTES
@@ -193,3 +194,9 @@ class BlobChunk(msgspec.Struct, frozen=True):
     error: str = ""
     again: bool = False
     """It cannot be had now; asking again is right."""
+    sha256: str = ""
+    """Of all of an export, which nobody knew before it was made."""
+    rows: int = 0
+    """Of all of an export."""
+    at_ms: int = 0
+    """The time for which an export stands."""

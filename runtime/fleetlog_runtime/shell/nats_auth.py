@@ -209,7 +209,7 @@ _PUBLISH: dict[str, list[str]] = {
         "evt.tick", "evt.request", subjects.leader("scheduler"), *_look_at(subjects.LEADERS), *_READ_LOG,
     ],
     "result-recorder": [
-        "evt.result", *_look_at(subjects.EVENTS, subjects.REPORTS, _BLOBS_STREAM),
+        "evt.result", subjects.ask("reporter", "export"), *_look_at(subjects.EVENTS, subjects.REPORTS, _BLOBS_STREAM),
         f"$JS.API.CONSUMER.MSG.NEXT.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}",
         f"$JS.ACK.{subjects.REPORTS}.{subjects.RECORDER_CONSUMER}.>",
     ],

@@ -20,8 +20,9 @@ from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.effects import Send
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import limits, pushes, tokens
+from fleetlog_schemas.exports import blob_name
 from fleetlog_schemas.hosts import Host
-from fleetlog_schemas.spec import Blob, Build, Script, TaskSpec, Workflow
+from fleetlog_schemas.spec import Build, Export, Script, TaskSpec, Workflow
 
 ATTEMPTS_PER_PUSH_MAX = 200
 """Attempts in one push: one signature for many, and small enough to be encoded and checked in a few milliseconds."""
@@ -106,19 +107,23 @@ def _start(keys: Keys, flight: Flight) -> pushes.StartAttempt:
         task_id=task.task_id, attempt=number, payload=spec.payload, options=spec.options, timeout_ms=spec.timeout_ms,
         token=tokens.attempt_token(keys.token, task.task_id, host_id, number), token_key_id=keys.token_key_id,
         submitted_by=task.submitted_by, task_name=spec.name,
-        blob_tokens={blob.sha256: tokens.blob_token(keys.blob, host_id, blob.sha256) for blob in _blobs(spec)},
+        blob_tokens={name: tokens.blob_token(keys.blob, host_id, name) for name in _content(task.task_id, spec)},
         parameters=spec.definition.parameters if spec.definition else spec.parameters,
     )
 
 
-def _blobs(spec: TaskSpec) -> Iterator[Blob]:
-    if isinstance(spec.payload, Script):
-        yield spec.payload.content
-    if isinstance(spec.payload, Build):
-        yield from (given.content for given in spec.payload.inputs)
+def _content(task_id: str, spec: TaskSpec) -> Iterator[str]:
+    """Yield what a host may ask for to run a task: digests of blobs, and the name of what it exports."""
+    match spec.payload:
+        case Script(content=content):
+            yield content.sha256
+        case Build(inputs=inputs):
+            yield from (given.content.sha256 for given in inputs)
+        case Export():
+            yield blob_name(task_id)
     for blob in (spec.options.env, spec.options.stdin):
         if blob is not None:
-            yield blob
+            yield blob.sha256
 
 
 def _chunks(entries: Iterable[_T]) -> Iterator[tuple[_T, ...]]:

@@ -59,6 +59,7 @@ class Recorder:
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
             await stop_serving()
+            await self._blobs.close()
             with contextlib.suppress(TimeoutError):  # the bus may be going as well
                 async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
                     await self._append(list(self._refusals.due()))

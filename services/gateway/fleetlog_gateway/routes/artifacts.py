@@ -37,7 +37,7 @@ async def provenance(call: Call[Nothing, Nothing]) -> web.Response:
     """
     task = await artifacts.ran(call.gateway, call.path["id"])
     if not isinstance(task.spec.payload, Build):
-        raise HttpProblem("not-found", "this task is no build: it leaves no artifacts")
+        raise HttpProblem("not-found", "this task is no build: only builds have a provenance")
     return reply(artifacts.provenance(task, task.spec.payload))
 
 

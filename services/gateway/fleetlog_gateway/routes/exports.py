@@ -22,7 +22,7 @@ from fleetlog_schemas.exports import (
     Selection,
     What,
     check_selection,
-    file_name,
+    file_name_of,
     usual_format,
 )
 from fleetlog_schemas.spec_fields import SpecError
@@ -58,7 +58,7 @@ async def export(call: Call[Nothing, ExportQuery]) -> web.StreamResponse:
     selection = piece.selection
     response = web.StreamResponse(headers={
         **HEADERS, "ETag": f'"{piece.sha256}"', "Content-Type": MEDIA_TYPES[selection.format],
-        "Content-Disposition": f'attachment; filename="{file_name(selection)}"', "Fleetlog-Seq": str(selection.as_of_seq),
+        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format)}"', "Fleetlog-Seq": str(selection.as_of_seq),
         "Fleetlog-Rows": str(piece.rows), "Fleetlog-Missing": str(piece.missing),
     })
     response.content_length = piece.size

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import duckdb
+import msgspec
 
 from fleetlog_reporter.answers import export_tar
 from fleetlog_reporter.answers.desk import Desk, NoAnswer
@@ -49,7 +50,7 @@ async def export(desk: Desk, question: ExportQuestion) -> tuple[int, ExportPiece
     """Answer a piece of an export, which is made when its first piece is asked for. Raises NoAnswer."""
     if not 1 <= question.limit_bytes <= limits.EXPORT_PIECE_BYTES:
         raise NoAnswer(400, "bad-query", f"must be between 1 and {limits.EXPORT_PIECE_BYTES}", "/limit_bytes")
-    selection = await _selection(desk, question)
+    selection, at_ms = await _selection(desk, question)
     try:
         made = await desk.exports.get(selection, lambda path: _make(desk, selection, path))
         data = await asyncio.to_thread(_read, made.path, question.offset, question.limit_bytes)
@@ -61,11 +62,14 @@ async def export(desk: Desk, question: ExportQuestion) -> tuple[int, ExportPiece
         raise NoAnswer(422, "too-far", f"this cannot be exported in {SECONDS_MAX:.0f} s: name a shorter time, or fewer tasks") from None
     except OSError as error:
         raise NoAnswer(503, "busy", f"the reporter cannot write the export: {error.strerror}: make room on its disk, and ask again") from None
-    piece = ExportPiece(selection=selection, size=made.size, sha256=made.sha256, rows=made.rows, missing=made.missing, data=data)
+    piece = ExportPiece(
+        selection=selection, size=made.size, sha256=made.sha256, rows=made.rows, missing=made.missing, at_ms=at_ms, data=data
+    )
     return selection.as_of_seq, piece
 
 
-async def _selection(desk: Desk, question: ExportQuestion) -> Selection:
+async def _selection(desk: Desk, question: ExportQuestion) -> tuple[Selection, int]:
+    """Return what is to be exported, with its position, and the time for which it stands. Raises NoAnswer."""
     if not await desk.follower.folded(question.at_least_seq, 1.0):
         raise NoAnswer(504, "behind", "the reporter has not read the log so far yet: ask again")
     if question.of_task:
@@ -80,15 +84,15 @@ async def _selection(desk: Desk, question: ExportQuestion) -> Selection:
     now_seq = desk.projector.position
     if not 0 <= one.as_of_seq <= now_seq:
         raise NoAnswer(400, "bad-query", f"the log was read up to {now_seq}, not up to {one.as_of_seq}", "/as_of_seq")
-    return Selection(
-        what=one.what, format=one.format, tasks=one.tasks, since_ms=one.since_ms, until_ms=one.until_ms, as_of_seq=one.as_of_seq or now_seq
-    )
+    return msgspec.structs.replace(one, as_of_seq=one.as_of_seq or now_seq), one.until_ms
 
 
-async def _of_task(desk: Desk, task_id: str) -> Selection:
-    def of(task: Task) -> Selection | None:
-        payload = task.spec.payload
-        return selection_of(payload, task.nominal_ms or task.submitted_ms, task.submitted_seq) if isinstance(payload, Export) else None
+async def _of_task(desk: Desk, task_id: str) -> tuple[Selection, int]:
+    def of(task: Task) -> tuple[Selection, int] | None:
+        payload, at_ms = task.spec.payload, task.nominal_ms or task.submitted_ms
+        if not isinstance(payload, Export):
+            return None
+        return selection_of(payload, at_ms, task.submitted_seq), payload.until_ms or at_ms
 
     _, found = await with_task(desk, At(task_id=task_id, seq=0, is_past=False), of)
     if found is None:
