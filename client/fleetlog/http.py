@@ -27,6 +27,7 @@ VERSION_PREFIX = "/api/v1"
 FLAGS = {
     "/target": "-t", "/host_ids": "-t", "/payload/argv": "ARGV", "/payload/args": "ARGS", "/payload/content": "FILE",
     "/payload/steps": "--step", "/payload/artifacts": "--artifact", "/payload/inputs": "--input",
+    "/payload/to": "--to", "/payload/format": "--format", "/payload/tasks": "--task", "/payload/since_ms": "--since", "/payload/until_ms": "--until",
     "/payload/interpreter": "--interpreter", "/name": "--name", "/timeout_ms": "--timeout",
     "/task_timeout_ms": "--task-timeout", "/wait_offline_ms": "--wait-offline", "/parallel": "--parallel",
     "/retry/attempts_max": "--retries", "/retry/on": "--retry-on", "/retry/backoff_ms": "--backoff",

@@ -72,6 +72,7 @@ PAGES = {
     "schedules": Page({"web01": {}}),
     "alerts": Page({"web01": {}}),
     "builds": Page({"ci01": {}}),
+    "exports": Page({"db01": {}, "web01": {}}),
     "workflows": Page({"ci01": {}, "web01": {"role": "web"}, "web02": {"role": "web"}}, first=check_script),
 }
 

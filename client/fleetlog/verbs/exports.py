@@ -13,7 +13,7 @@ import msgspec
 
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
-from fleetlog.http import GatewayError
+from fleetlog.http import GatewayError, flag_of
 from fleetlog.render.text import count_of
 from fleetlog.verbs import spec as specs
 from fleetlog.verbs.submit import submit
@@ -46,7 +46,7 @@ def export(console: Console) -> int:
     try:
         check_selection(what, form, tasks, options.since_ms, options.until_ms)
     except SpecError as error:
-        raise CliError(Exit.TYPED_WRONG, f"--{error.pointer[1:].split('/')[0].removesuffix('_ms')}: {error.message}") from None
+        raise CliError(Exit.TYPED_WRONG, f"{flag_of('/payload' + error.pointer)}: {error.message}") from None
     if options.target:
         if options.as_of or options.force:
             raise CliError(Exit.TYPED_WRONG, "--as-of and --force are for exports to a file here; a task exports as of its submission")

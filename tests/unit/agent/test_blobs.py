@@ -13,7 +13,7 @@ from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell.memory_bus import MemoryBroker, MemoryBus
 from fleetlog_schemas import subjects, wire
-from fleetlog_schemas.reports import BlobChunk
+from fleetlog_schemas.reports import BlobChunk, BlobRequest
 from fleetlog_schemas.spec import Blob
 
 CONTENT = b"echo deploy"
@@ -71,3 +71,59 @@ def test_in_the_end_it_is_said_why_content_could_not_be_had(
 ) -> None:
     with pytest.raises(BlobFailed, match=why):
         asyncio.run(fetched(tmp_path, *answers, away=away))
+
+
+# --- exports ---------------------------------------------------------------------------------------------------------
+
+
+def piece(data: bytes, content: bytes = CONTENT, **fields: object) -> BlobChunk:
+    return BlobChunk(data=data, size=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=3, at_ms=5, **fields)  # type: ignore[arg-type]
+
+
+async def exported(folder: Path, *answers: BlobChunk, stopped_after: int = 1_000) -> tuple[blobs.Exported, list[BlobRequest]]:
+    """Fetch an export from a recorder that gives *answers* one after the other."""
+    broker = MemoryBroker()
+    agent, recorder = MemoryBus(broker), MemoryBus(broker)
+    left, asked_for = list(answers), list[BlobRequest]()
+
+    async def asked(_subject: str, body: bytes, reply: str) -> None:
+        asked_for.append(wire.decode(body, BlobRequest))
+        await recorder.publish(reply, wire.encode(left.pop(0) if len(left) > 1 else left[0]))
+
+    await recorder.subscribe(subjects.BLOB_REQUESTS, asked)
+    one = Blobs("hone", folder / "blobs", lambda: agent)
+    return await one.export("t1", "token", folder / "file", lambda: len(asked_for) >= stopped_after), asked_for
+
+
+def test_an_export_is_fetched_piece_by_piece_and_waited_for_while_it_is_made(tmp_path: Path) -> None:
+    found, asked_for = asyncio.run(exported(tmp_path, NOT_NOW, NOT_NOW, piece(CONTENT[:4]), NOT_NOW, piece(CONTENT[4:])))
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert found == blobs.Exported(len(CONTENT), BLOB.sha256, 3, 5)
+    assert {request.sha256 for request in asked_for} == {"export:t1"}
+    assert [request.offset for request in asked_for] == [0, 0, 0, 4, 4]
+
+
+def test_an_export_that_was_made_anew_and_differs_is_fetched_from_its_beginning(tmp_path: Path) -> None:
+    other = b"other content"
+    found, _ = asyncio.run(exported(tmp_path, piece(CONTENT[:4]), piece(other[4:], other), piece(other, other)))
+    assert (tmp_path / "file").read_bytes() == other
+    assert found.sha256 == hashlib.sha256(other).hexdigest()
+
+
+def test_an_export_that_is_empty_is_a_file_all_the_same(tmp_path: Path) -> None:
+    found, _ = asyncio.run(exported(tmp_path, piece(b"", b"")))
+    assert (tmp_path / "file").read_bytes() == b""
+    assert found.size == 0
+
+
+@pytest.mark.parametrize(("answers", "why"), [
+    ((piece(CONTENT[:4]), piece(b"")), "made anew each time"), ((piece(CONTENT[:-1] + b"X"),), "does not have its digest"), ((NEVER,), "was refused"),
+])
+def test_an_export_that_is_not_whole_is_none(tmp_path: Path, answers: tuple[BlobChunk, ...], why: str) -> None:
+    with pytest.raises(BlobFailed, match=why):
+        asyncio.run(exported(tmp_path, *answers))
+
+
+def test_an_export_that_is_cancelled_is_fetched_no_further(tmp_path: Path) -> None:
+    with pytest.raises(BlobFailed, match="stopped before it ran"):
+        asyncio.run(exported(tmp_path, NOT_NOW, stopped_after=2))
