@@ -39,6 +39,10 @@ torture *arguments:
 bench *arguments:
     python -m bench "$@"
 
+# measure calls of a function beside Huey, taskiq and Celery, in one run; they are installed into .venv-peers
+bench-peers *arguments:
+    python -m bench.peers "$@"
+
 # run the whole system under mixed load and see what grows: `just soak --minutes 20`
 soak *arguments:
     python -m bench.soak "$@"

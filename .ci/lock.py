@@ -19,6 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ["rust-just", "setuptools>=77"]
 """What `run` needs beside the project: its recipes, and the builder of packages that have no wheel."""
+INSTALLED_APART = ("peers",)
+"""Extras that are for an environment of their own, which `just bench-peers` makes."""
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 MACHINES = ["x86_64", "aarch64"]
 LIBC = ["linux", "manylinux2014", *(f"manylinux_2_{minor}" for minor in (17, 26, 27, 28, 31, 34))]
@@ -53,7 +55,8 @@ def resolve() -> tuple[dict[str, str], dict[str, set[str]], set[str]]:
     """Return versions and hashes by name as this Python gets them, and the names that have no wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = project["build-system"]["requires"] + project["project"]["dependencies"] + TOOLS
-    for extra in project["project"]["optional-dependencies"].values():
+    extras = project["project"]["optional-dependencies"]
+    for extra in (extras[name] for name in extras if name not in INSTALLED_APART):
         wanted += extra
     items = report(*wanted)
     versions = {name_of(item): str(item["metadata"]["version"]) for item in items}

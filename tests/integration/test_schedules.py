@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -201,3 +202,33 @@ def test_no_tick_is_submitted_between_a_pause_and_its_resume(fleet: Fleet) -> No
         assert "skipped" in books.outcomes.values(), "no tick fell into a pause"
 
     asyncio.run(scenario())
+
+
+def test_a_tick_that_was_missed_is_seen_by_whoever_lists_schedules(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "--set", "scheduler.late_ms=300")
+
+    async def scenario() -> None:
+        await begin(fleet)
+        stopped = fleet.pid("scheduler")
+        os.kill(stopped, signal.SIGSTOP)
+        at_ms = int(time.time() * 1000) + 700
+        rule = {"definition": "tick", "kind": "once", "begins_ms": at_ms, "policy": {"misfire": "skip"}}
+        fleet.gateway.put("/schedules/once", {"rule": rule})
+        fleet.gateway.put("/schedules/fine", {"rule": {"definition": "tick", "kind": "manual"}})
+        assert ", missed" not in fleet.run("schedule", "ls").stdout
+        await until(lambda: time.time() * 1000 > at_ms + 1_000, END_S_MAX, "the tick is late")
+        os.kill(stopped, signal.SIGCONT)
+        await until(lambda: "active, missed" in fleet.run("schedule", "ls").stdout, END_S_MAX, "the list says so", 0.3)
+        lines = {line.split()[0]: line for line in fleet.run("schedule", "ls").stdout.splitlines()[1:]}
+        assert ", missed" not in lines["fine"]
+        assert "missed 1 tick, the first at" in fleet.run("schedule", "show", "once").stdout
+        assert "missed" not in fleet.run("schedule", "show", "fine").stdout
+        assert "missed 1 tick" in fleet.run("doctor").stdout
+        # Whoever looks while nobody watches still gets the list.
+        fleet.kill("keeper")
+        assert "once" in fleet.run("schedule", "ls").stdout
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        fleet.close()

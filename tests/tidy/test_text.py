@@ -18,6 +18,8 @@ UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|farm|root|Users|home/[a-z]+)/(?!\.\.\.)[\w.]")
 """A folder of one machine. /home/... of an example in a test is written with another root."""
 REGISTRY = re.compile(r"https?://|files\.pythonhosted|registry\.npmjs|index-url", re.IGNORECASE)
+INSTALLED_APART = ("peers",)
+"""Extras that no checkout installs into its environment: other systems, to be measured beside this one."""
 LOCKS = ("constraints.txt", "pyproject.toml", "run", ".ci/run", "justfile")
 
 LEFT_BEHIND = {".orig", ".rej", ".bak", ".swp"}
@@ -55,7 +57,8 @@ def test_the_lock_has_everything_that_the_project_asks_for() -> None:
     pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     project = tree.project()
     wanted = project["build-system"]["requires"] + project["project"]["dependencies"]
-    wanted += [line for extra in project["project"]["optional-dependencies"].values() for line in extra]
+    extras = project["project"]["optional-dependencies"]
+    wanted += [line for name in extras if name not in INSTALLED_APART for line in extras[name]]
     names = {re.split(r"[\[<>=;~! ]", line)[0] for line in wanted} | {"rust-just"}
     assert names - pinned == set(), "run `just lock`"
 

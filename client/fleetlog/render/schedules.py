@@ -23,13 +23,14 @@ def when_text(rule: Json) -> str:
             return "by hand"
 
 
-def schedules_text(items: Sequence[Json], style: Style) -> str:
-    """Return schedules by name, one per line."""
+def schedules_text(items: Sequence[Json], style: Style, missed: Mapping[str, str]) -> str:
+    """Return schedules by name, one per line; those in *missed* are marked."""
     if not items:
         return "no schedules: make one with  fleetlog schedule set NAME DEFINITION --cron '30 2 * * *' --zone Europe/Berlin"
     rows = [
         (
-            style.line(one["name"]), style.line(one["rule"]["definition"]), style.line(when_text(one["rule"])), _state(one),
+            style.line(one["name"]), style.line(one["rule"]["definition"]), style.line(when_text(one["rule"])),
+            _state(one) + (style.paint(", missed", "red") if one["name"] in missed else ""),
             moment(one["next"][0]["at"]) if one["next"] else "-", style.line(one["next"][0]["note"]) if one["next"] else "",
         )
         for one in items
@@ -43,8 +44,8 @@ def _state(one: Json) -> str:
     return f"paused until {moment(one['paused_until'])}" if one["paused_until"] else "paused"
 
 
-def schedule_text(one: Json, style: Style) -> str:
-    """Return everything about one schedule."""
+def schedule_text(one: Json, style: Style, missed: str) -> str:
+    """Return everything about one schedule; *missed* is what is said of its last tick, if that was not fired in time."""
     rule = one["rule"]
     lines = [
         f"{style.line(one['name'])}  {_state(one)}" + (f": {style.line(one['paused_reason'])}" if one["paused_reason"] else ""),
@@ -57,6 +58,8 @@ def schedule_text(one: Json, style: Style) -> str:
     if policy:
         lines.append("  policy      " + style.line(", ".join(f"{name}={value}" for name, value in sorted(policy.items()))))
     lines.append(f"  registered  {moment(one['registered_at'])} by {style.line(one['registered_by']) or '-'}")
+    if missed:
+        lines.append(f"  missed      {style.line(missed)}: see  fleetlog schedule ticks {style.line(one['name'])},  and  backfill  for what is missing")
     lines += [f"  next        {line}" for line in next_lines(one["next"], style)]
     return "\n".join(lines)
 

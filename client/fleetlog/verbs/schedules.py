@@ -36,21 +36,40 @@ def ls(console: Console) -> int:
         page = console.gateway.get("/schedules", definition=options.definition, state=options.state, limit=500, cursor=cursor)["data"]
         found += page["items"]
         cursor = page["next_cursor"]
+    missed, silent = _troubles(console)
     if console.json:
-        console.put_json(found)
+        console.put_json([{**one, "missed": missed.get(one["name"], "")} for one in found])
     else:
-        console.put(schedules_text(found, console.out_style))
+        console.put(schedules_text(found, console.out_style, missed))
+        for text in silent:
+            console.say(text)
     return Exit.OK
+
+
+def _troubles(console: Console) -> tuple[dict[str, str], list[str]]:
+    """Return what is said of schedules whose last tick was missed, by name, and of a scheduler that does not fire.
+
+    Nothing while the keeper, who watches over them, is away: that is no reason not to list them.
+    """
+    try:
+        alerts = console.gateway.get("/alerts")["data"]
+    except CliError:
+        return {}, []
+    missed = {name: one["message"] for one in alerts if one["kind"] == "schedule-missed" for name in one["subjects"]}
+    return missed, [one["message"] for one in alerts if one["kind"] == "scheduler-silent"]
 
 
 def show(console: Console) -> int:
     """Show one schedule."""
     options = console.options
     found = console.gateway.get(f"/schedules/{segment(options.name)}", next=options.next_count)["data"]
+    missed, silent = _troubles(console)
     if console.json:
-        console.put_json(found)
+        console.put_json({**found, "missed": missed.get(found["name"], "")})
     else:
-        console.put(schedule_text(found, console.out_style))
+        console.put(schedule_text(found, console.out_style, missed.get(found["name"], "")))
+        for text in silent:
+            console.say(text)
     return Exit.OK
 
 
