@@ -20,12 +20,17 @@ def running(key: str, pid: int, process_start: int, started_ms: int) -> News:
 def exited(record: workers.Finished) -> News:
     """Return the news of a call that is over; where the function was not called, that nothing ran."""
     if not record.called:
-        return {"key": record.key, "state": "failed", "error": record.error}
+        return refused(record.key, record.error)
     return {
         "key": record.key, "state": "exited", "exit_code": None, "signal": None, "ended_ms": record.ended_ms,
         "duration_ms": max(record.ended_ms - record.began_ms, 0), "value": record.value, "error": record.error,
         "traceback": record.traceback,
     }
+
+
+def refused(key: str, error: str) -> News:
+    """Return the news of a call that was not made."""
+    return {"key": key, "state": "failed", "error": error}
 
 
 def died(news: News, signal: int | None, how: str) -> News:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -198,14 +199,17 @@ class Pool:
         try:
             worker.process = await asyncio.to_thread(self._launch, worker)
         except OSError as error:
-            self._gone(worker, f"cannot be started: {error}")
+            self._cannot_start(f"a worker cannot be started: {error}")
+            self._gone(worker, "cannot be started")
             return
         worker.pid = worker.process.pid
         hello = await self._meet(worker, START_SECONDS_MAX)
         if hello is None:
             process_tree.kill_tree(worker.pid, worker.mark)
-            await asyncio.to_thread(worker.process.wait)
-            self._gone(worker, "said nothing: " + self._errors_of(worker))
+            code = await asyncio.to_thread(worker.process.wait)
+            how = "said nothing" if code == -signal.SIGKILL else f"ended with exit code {code}"
+            self._cannot_start(f"a worker {how} before its modules were loaded: {self._errors_of(worker)}")
+            self._gone(worker, "could not load its modules", code)
             return
         for text in hello.errors:
             self._log.error("a module of [functions] could not be loaded", error=text)
@@ -216,6 +220,17 @@ class Pool:
         if worker.state == _STARTING:
             worker.state = _IDLE
         self._assign()
+
+    def _cannot_start(self, error: str) -> None:
+        """Say that a worker did not come to be; what waits is not kept waiting when there is no other."""
+        self._log.error("a worker of [functions] did not start", error=error)
+        if error not in self.errors:
+            self.errors = (*self.errors, error)
+            self.on_offered()
+        while self._queue and not any(worker.state in (_IDLE, _BUSY) for worker in self._workers.values()):
+            key = self._queue.popleft().key
+            self.known[key] = calls.refused(key, error)
+            self._on_news(self.known[key])
 
     def _launch(self, worker: _Worker) -> subprocess.Popen[bytes]:
         wanted = self._wanted
@@ -328,8 +343,11 @@ class Pool:
             # What it had finished stands in its file, also if it could not say so any more.
             self._read_file(worker.name, {key}, running="")
             if self.known[key].get("died"):
-                signal = -code if code is not None and code < 0 else None
-                self.known[key] = calls.died(self.known[key], signal, f"(exit code {code})" if code and code > 0 else "")
+                killed_by = -code if code is not None and code < 0 else None
+                self.known[key] = calls.died(self.known[key], killed_by, f"(exit code {code})" if code and code > 0 else "")
+                # Nothing that it started outlives it: the attempt is over, and may be made again. By the mark alone, for
+                # the process id may be another's by now.
+                process_tree.kill_tree(process_tree.NO_PID, worker.mark)
             self._on_news(self.known[key])
         for suffix in ("sock", "errors"):
             (self._folder / f"{worker.name}.{suffix}").unlink(missing_ok=True)

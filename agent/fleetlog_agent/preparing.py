@@ -9,6 +9,8 @@ import pwd
 import shutil
 from pathlib import Path
 
+import msgspec
+
 from fleetlog_agent import process_tree, returned
 from fleetlog_agent.blobs import Blobs
 from fleetlog_agent.journal_records import Key
@@ -23,6 +25,10 @@ from fleetlog_schemas.pushes import StartAttempt
 from fleetlog_schemas.spec import Build, Export, Script, Shell, kind_of
 
 PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UTF8_BYTES_MAX = 4
+"""Of one character: a text that was cut is at most so much shorter than it may be."""
+SECRETS_UNKNOWN = "not kept, for the secrets to hide in it are not known any more"
+NOT_TEXT = "not kept, for a secret stands in it where no text is"
 
 
 class Unrunnable(Exception):
@@ -43,6 +49,32 @@ class Run:
         self.settled = False
         self.stop = ""
         """A signal asked for before its process was there."""
+
+    def masked(self, text: str, bytes_max: int) -> str:
+        """Return what a function said without the secrets in it; nothing of it, when they are not known any more.
+
+        A worker keeps the last *bytes_max* bytes of a text: where it was cut, its beginning may be the end of a secret.
+        """
+        if self.masker is None:
+            return SECRETS_UNKNOWN if text and self.start.options.secret_names else text
+        body = text.encode("utf-8", "replace")
+        if len(body) > bytes_max - UTF8_BYTES_MAX:
+            body = body[self.masker.hold_back :]
+        return self.masker.mask(body, final=True).decode("utf-8", "ignore")
+
+    def masked_value(self, value: str | None) -> str | None:
+        """Return what a function returned, still JSON, without the secrets in it."""
+        if value is None:
+            return None
+        if self.masker is None:
+            return f'"{SECRETS_UNKNOWN}"' if self.start.options.secret_names else value
+        masked = self.masker.mask(value.encode(), final=True)
+        try:
+            if masked != value.encode():
+                msgspec.json.decode(masked)
+            return masked.decode()
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return f'"{NOT_TEXT}"'
 
 
 class Preparation:

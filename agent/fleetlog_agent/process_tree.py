@@ -10,6 +10,8 @@ import signal
 import time
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+NO_PID = -1
+"""Of a process that is gone: what it left is found by its mark."""
 KILL_ROUNDS_MAX = 50
 """Scans of the process table in one kill: a tree that forks faster than that is killed again by the agent."""
 

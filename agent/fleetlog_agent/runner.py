@@ -36,6 +36,7 @@ from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas.builds import kept_after
 from fleetlog_schemas.definitions import parameter_of, variable
 from fleetlog_schemas.events import OutputSummary
+from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, PROGRESS_NOTE_BYTES_MAX, TRACEBACK_BYTES_MAX
 from fleetlog_schemas.reports import ArtifactChunk, FarReported, Frame
 from fleetlog_schemas.spec import Build, Export, Function
 from fleetlog_schemas.workers import Call, Progressed
@@ -218,7 +219,9 @@ class Runner:
     # --- what became of it -----------------------------------------------------------------------------------
 
     def _progressed(self, news: Progressed) -> None:
-        self._tell(m.Progressed(_key_of(news.key), FarReported(news.done, news.total, news.note)))
+        run = self._runs.get(key := _key_of(news.key))
+        if run is not None:
+            self._tell(m.Progressed(key, FarReported(news.done, news.total, run.masked(news.note, PROGRESS_NOTE_BYTES_MAX))))
 
     def _heard(self, news: News) -> None:
         key = _key_of(news["key"])
@@ -243,10 +246,12 @@ class Runner:
         if run.settled:
             return
         if news is not None and state == "failed":
-            self._unrunnable(key, run, news["error"])
+            error = news["error"]
+            self._unrunnable(key, run, run.masked(error, ERROR_TEXT_BYTES_MAX) if parent is self.pool else error)
         elif news is not None and state == "exited":
             run.settled = True
-            if run.following is None and not isinstance(run.start.payload, Build | Export) and self._is_silent(key):
+            known = run.masker is not None or not run.start.options.secret_names  # after a restart they must be asked for
+            if run.following is None and known and not isinstance(run.start.payload, Build | Export) and self._is_silent(key):
                 self._tell(_exited(key, run, news, None, ""))
             else:
                 self._follow(key, run)
@@ -381,12 +386,9 @@ def _key_of(text: str) -> Key:
 
 
 def _exited(key: Key, run: Run, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:
-    def masked(text: str) -> str:
-        return run.masker.mask(text.encode("utf-8", "replace"), final=True).decode("utf-8", "replace") if run.masker else text
-
-    value = news.get("value")
     return m.Exited(
         key, exit_code=news["exit_code"], signal=news["signal"], duration_ms=news["duration_ms"], output=summary, tail=tail,
-        ended_ms=news["ended_ms"], return_value=None if value is None else masked(value),
-        raised=masked(news.get("error", "")), traceback=masked(news.get("traceback", "")),
+        ended_ms=news["ended_ms"], return_value=run.masked_value(news.get("value")),
+        raised=run.masked(news.get("error", ""), ERROR_TEXT_BYTES_MAX),
+        traceback=run.masked(news.get("traceback", ""), TRACEBACK_BYTES_MAX),
     )

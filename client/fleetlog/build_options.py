@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from fleetlog.options import task_options
 from fleetlog.values import past_ms
-from fleetlog_schemas.exports import FORMATS
+
+EXPORTS = ("tasks", "commands", "events", "output", "artifacts")
+"""What can be exported; written here too, for the command line starts without the schemas."""
 
 
 def build_verb(verb: argparse.ArgumentParser) -> None:
@@ -26,7 +28,7 @@ def build_verb(verb: argparse.ArgumentParser) -> None:
 
 def export_verb(verb: argparse.ArgumentParser) -> None:
     """Add what `export` takes."""
-    verb.add_argument("what", choices=[what.value for what in FORMATS], metavar="WHAT", help=f"one of {', '.join(FORMATS)}")
+    verb.add_argument("what", choices=EXPORTS, metavar="WHAT", help=f"one of {', '.join(EXPORTS)}")
     verb.add_argument("--format", default="", choices=["ndjson", "csv", "parquet", "tar"], metavar="FORMAT",
                       help="ndjson, csv, parquet or tar (default: as the file is named, else tar of artifacts and ndjson of the rest)")
     verb.add_argument("--to", default="", metavar="FILE", help="where to (default: WHAT.FORMAT, here); - for stdout; with -t, a file on the"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import re
 import traceback
@@ -75,6 +76,8 @@ class Task(Generic[P, R]):
         """
         check_function_name("/name", name)
         check_queue_name("/queue", queue)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise SpecError("/function", f"{name} is a generator, which is no value: return a list, or say by report_progress how far it is")
         known = _registry.get(name)
         # The same place in the same file is the same function: a module that is reloaded, or run and imported too.
         if known is not None and _place(known.function) != _place(function):
@@ -142,6 +145,8 @@ class Task(Generic[P, R]):
                     bound.arguments[name] = _converted(value, hint)
             except (msgspec.ValidationError, TypeError) as error:
                 raise WrongArguments(f"argument {name} of {self.name}: {error}") from None
+            except Exception as error:  # noqa: BLE001 - what a type of the function's module makes of a value is its own code
+                raise WrongArguments(f"argument {name} of {self.name}: {_said(error)}") from None
         return bound
 
     def plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -188,9 +193,11 @@ class Task(Generic[P, R]):
 def plain_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of the function *name* as JSON values. Raises WrongArguments."""
     try:
-        return tuple(_plain(one) for one in args), {key: _plain(one) for key, one in kwargs.items()}
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        given = tuple(_plain(one) for one in args), {key: _plain(one) for key, one in kwargs.items()}
+        _json(given)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise WrongArguments(f"an argument of {name} is no JSON value: {error}") from None
+    return given
 
 
 def _plain(value: Any) -> Any:
@@ -201,10 +208,40 @@ def _converted(value: Any, hint: Any) -> Any:
     return msgspec.convert(value, hint, dec_hook=_decode_hook)
 
 
+def _json(value: Any) -> bytes:
+    """Return a value as JSON.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError: it is none.
+    """
+    body = msgspec.json.encode(value, enc_hook=_encode_hook)
+    # The encoder writes null for a number that JSON does not have: the other end would take it for None.
+    if b"null" in body and _has_no_number(_plain(value)):
+        raise ValueError("NaN and infinity are no JSON numbers: use None")
+    return body
+
+
+def _has_no_number(value: Any) -> bool:
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(map(_has_no_number, value.values()))
+        case list() | tuple():
+            return any(map(_has_no_number, value))
+        case _:
+            return False
+
+
 def _encode_hook(value: Any) -> Any:
-    """Let paths be sent as texts."""
+    """Let paths be sent as texts, and what is a number or a text with something added as what it is."""
     if isinstance(value, PurePath):
         return str(value)
+    for plain in (int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
+    if isinstance(value, tuple):
+        raise TypeError("a key is a text or a number, not a tuple")  # elsewhere a tuple is a list
     raise TypeError(f"objects of type {type(value).__qualname__} are none")
 
 
@@ -308,7 +345,7 @@ def _to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def encoded(value: Any) -> str:
     """Return a value as JSON. Raises Unserialisable."""
     try:
-        body = msgspec.json.encode(value, enc_hook=_encode_hook)
+        body = _json(value)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise Unserialisable(f"the returned value is no JSON: {error}") from None
     if len(body) > RETURN_VALUE_BYTES_MAX:
@@ -327,10 +364,15 @@ def failure(error: BaseException, key: str, began_ms: int, ended_ms: int) -> Fin
     while frames is not None and frames.tb_next is not None and _RUNS_COROUTINES.search(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
-    said = "".join(traceback.format_exception_only(type(error), error)).strip()
+    said = _said(error)
     return Finished(
         key=key, began_ms=began_ms, ended_ms=ended_ms, error=cut(said, ERROR_TEXT_BYTES_MAX), traceback=cut(text, TRACEBACK_BYTES_MAX),
     )
+
+
+def _said(error: BaseException) -> str:
+    """Return what an exception says, as the last line of a traceback."""
+    return "".join(traceback.format_exception_only(type(error), error)).strip()
 
 
 def cut(text: str, bytes_max: int) -> str:

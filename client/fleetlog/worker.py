@@ -27,10 +27,12 @@ import msgspec
 
 from fleetlog import tasks
 from fleetlog_schemas import workers
-from fleetlog_schemas.limits import FUNCTIONS_PER_HOST_MAX
+from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, FUNCTIONS_PER_HOST_MAX, PROGRESS_NOTE_BYTES_MAX
 
 IDLE_SECONDS_MAX = 60.0
 """Without an agent and without a call, exit after so long."""
+LEAVE_SECONDS_MAX = 10.0
+"""For threads that functions left behind and for what they asked to be done at exit; then the process ends all the same."""
 FILE_BYTES_MAX = 16 * 1024 * 1024
 """Above it no further call is taken: the agent starts another worker, with another file."""
 PROGRESS_SECONDS_MIN = 1.0
@@ -62,8 +64,18 @@ class Worker:
         self._leaves = False
         self._alone_since = time.monotonic()
         self._errors: list[str] = []
-        self._said: dict[str, float] = {}
+        self._progress_said: tuple[str, float, bool] = ("", 0.0, False)
+        """Of which call, when, and whether it was at its total."""
         self._listener = self._listen(name)
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """Let a child that a function forks have nothing of the agent's: the connection must end with this process."""
+        self._lock = threading.Lock()
+        self._listener.close()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _listen(self, name: str) -> socket.socket:
         # By way of the open folder: a socket's path is limited to 108 bytes.
@@ -78,6 +90,9 @@ class Worker:
     def load(self, modules: list[str]) -> None:
         """Import the host's modules; one that cannot be imported is said, and keeps nothing else from running."""
         for module in modules:
+            # The agent shows it when this process says nothing more: a module may hang, or end it.
+            sys.stderr.write(f"importing {module}\n")
+            sys.stderr.flush()
             try:
                 importlib.import_module(module)
             except BaseException as error:  # noqa: BLE001 - a module may do anything, SystemExit included
@@ -179,7 +194,7 @@ class Worker:
         try:
             bound = declared.check(call.args, {**given, **call.kwargs})
         except tasks.WrongArguments as error:
-            return workers.Finished(call.key, began_ms, _boot_ms(), error=str(error), called=False)
+            return workers.Finished(call.key, began_ms, _boot_ms(), error=tasks.cut(str(error), ERROR_TEXT_BYTES_MAX), called=False)
         before = dict(os.environ)
         os.environ.update(call.environment)
         _redirect(call.stdout, call.stderr)
@@ -196,6 +211,7 @@ class Worker:
             _redirect("/dev/null", "/dev/null")
             os.environ.clear()
             os.environ.update(before)
+            os.chdir("/")
 
     def _unknown(self, call: workers.Call, began_ms: int) -> workers.Finished:
         why = "; ".join(self._errors) or "its modules declare no such function"
@@ -206,25 +222,43 @@ class Worker:
             return  # no number that a report can have: a share of nothing, for one
         now = time.monotonic()
         over = total is not None and done >= total
-        if not over and now - self._said.get(key, -PROGRESS_SECONDS_MIN) < PROGRESS_SECONDS_MIN:
+        last_key, last_time, was_over = self._progress_said
+        if key == last_key and now - last_time < PROGRESS_SECONDS_MIN and (was_over or not over):
             return
-        self._said = {key: now}
+        self._progress_said = (key, now, over)
         with self._lock:
-            self._send(workers.Progressed(key, float(done), None if total is None else float(total), tasks.cut(str(note), 200)))
+            self._send(workers.Progressed(key, float(done), None if total is None else float(total), tasks.cut(str(note), PROGRESS_NOTE_BYTES_MAX)))
 
 
 def _redirect(stdout: str, stderr: str) -> None:
     """Let everything that is written to the two outputs go to these files, whoever writes it: Python, C, child processes."""
-    for stream, descriptor, path in ((sys.stdout, _STDOUT, stdout), (sys.stderr, _STDERR, stderr)):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    for name, descriptor, path in (("stdout", _STDOUT, stdout), ("stderr", _STDERR, stderr)):
+        for stream in (getattr(sys, name), getattr(sys, f"__{name}__")):
+            with suppress(Exception):  # whatever a function put there
+                stream.flush()
         opened = os.open(path or "/dev/null", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+        if opened != descriptor:  # it is, where a function closed that one
+            os.dup2(opened, descriptor)
+            os.close(opened)
+        _own_stream(name, descriptor)
+
+
+def _own_stream(name: str, descriptor: int) -> None:
+    """Let `sys.stdout` or `sys.stderr` be one that writes each line at once: it is seen while the function runs, or is killed."""
+    stream = getattr(sys, f"__{name}__")
+    if stream is None or stream.closed or not stream.line_buffering:
+        stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        setattr(sys, f"__{name}__", stream)
+    setattr(sys, name, stream)  # a function may have put another one there, or closed it
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     raise Stopped("the call was told to end")
+
+
+def _leave_at_last() -> None:
+    time.sleep(LEAVE_SECONDS_MAX)
+    os._exit(0)
 
 
 def _boot_ms() -> int:
@@ -249,6 +283,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.environ[tasks.IN_WORKER] = "1"
+    _own_stream("stdout", _STDOUT)
+    _own_stream("stderr", _STDERR)
     sys.path[:0] = options.path
     worker = Worker(options.folder, options.name, options.calls_max, options.memory_bytes_max)
     worker.load(options.modules)
@@ -257,6 +293,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     threading.Thread(target=worker.listen_for_ever, daemon=True).start()
     worker.run()
+    threading.Thread(target=_leave_at_last, daemon=True).start()
     return 0
 
 

@@ -160,7 +160,9 @@ def test_an_argument_without_a_hint_or_with_one_that_nobody_can_read_is_taken_as
         ((1,), {"depth": 3}, "got an unexpected keyword argument 'depth'"),
         ((1, 2, 3), {}, "too many positional arguments"),
         ((object(),), {}, "an argument of resize is no JSON value: objects of type object are none"),
-        ((1,), {"height": float("nan")}, "argument height of resize: Expected `int`, got `float`"),
+        ((1,), {"height": 1.5}, "argument height of resize: Expected `int`, got `float`"),
+        ((1,), {"height": float("nan")}, "an argument of resize is no JSON value: NaN and infinity are no JSON numbers: use None"),
+        (("\ud800",), {}, "an argument of resize is no JSON value: 'utf-8' codec can't encode character"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_before_anything_is_sent(

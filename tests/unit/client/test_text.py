@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetlog import values
+from fleetlog.build_options import EXPORTS
 from fleetlog.exits import Exit, of_counts
 from fleetlog.render.text import RESET, Style, clean, clean_json, seconds, size, table, width
 from fleetlog.sse import LINE_BYTES_MAX, Broken, parse
+from fleetlog_schemas.exports import FORMATS
 
 PLAIN = Style(colour=False, unicode=True)
 
@@ -134,6 +136,10 @@ def test_the_command_line_starts_without_what_only_the_server_needs():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_command_line_knows_everything_that_can_be_exported():
+    assert tuple(what.value for what in FORMATS) == EXPORTS
 
 
 def test_listing_tasks_loads_no_event_types(cli):
