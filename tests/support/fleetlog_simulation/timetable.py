@@ -5,7 +5,7 @@ The definition is made first, and the schedules are few and fast, so that change
 
 from __future__ import annotations
 
-from fleetlog_schemas import events
+from fleetlog_schemas import definition_events, events
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.schedule_events import Rule, SchedulePolicy
@@ -31,7 +31,7 @@ class Timetable:
         for scheduler in fleet.schedulers:
             scheduler.start()
         spec = TaskSpec(payload=WORK, target=chance.choice(("all", "h0")), timeout_ms=5_000, wait_offline_ms=20_000)
-        fleet.append(events.DefinitionSet(fleet.world.new_id(), 1, Definition(DEFINITION, spec)), events.CATALOG)
+        fleet.append(definition_events.DefinitionSet(fleet.world.new_id(), 1, Definition(DEFINITION, spec)), events.CATALOG)
         for name in NAMES:
             fleet.soon(lambda name=name: self._register(name), 0, time_ms // 4)  # type: ignore[misc]
         for _ in range(chance.randint(0, CHANGES_MAX)):
