@@ -49,7 +49,7 @@ def narrowest(settings: KeeperSettings, state: State, live: Live, now_ms: int, *
 
 def due(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> archive_events.LogPruned | None:
     """Return the pruning that is due, None when there is none."""
-    if live.room is None:
+    if live.room is None or state.archive.sealed_through <= state.archive.pruned_through:
         return None
     aged = _aged(settings, state, narrowest(settings, state, live, now_ms, patient=True), now_ms)
     for_room = _for_room(settings, state, live, narrowest(settings, state, live, now_ms, patient=False))
