@@ -23,7 +23,7 @@ from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.shell.backup import create, seal, verify
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_runtime.shell.restore import restore
-from fleetlog_schemas import events
+from fleetlog_schemas import host_events
 from fleetlog_schemas.view import TaskView
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
 from fleetlog_testing.homes import connected
@@ -363,7 +363,7 @@ def test_the_restored_log_says_that_it_was_restored(saved: Path, tmp_path: Path)
     try:
         log = fleet.log()
         assert [event.seq for event in log][: manifest.log.last_seq] == list(range(1, manifest.log.last_seq + 1))
-        assert not [event for event in log if isinstance(event.data, events.SessionsRefused)]
+        assert not [event for event in log if isinstance(event.data, host_events.SessionsRefused)]
     finally:
         fleet.close()
 

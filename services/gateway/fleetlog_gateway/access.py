@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import catalog, events, files, hosts, policies, schedules, webhooks
+from fleetlog_schemas import catalog, events, files, host_events, hosts, policies, schedules, webhooks
 from fleetlog_schemas.codec import Event
 
 SUBJECTS = (events.ACCESS, events.HOST, events.CATALOG, events.SCHEDULE)
@@ -63,14 +63,14 @@ def fold(access: Access, event: Event) -> None:
         access.schedules.tracks.clear()
         return
     match event.data:
-        case events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
+        case host_events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
             _forget_expired(access, event.time_ms)
             access.invitations[token] = Invitation(name=name, labels=labels, expires_ms=expires_ms)
-        case events.HostEnrolled(host_id=host_id, token_sha256=token):
+        case host_events.HostEnrolled(host_id=host_id, token_sha256=token):
             if hosts.apply(access.hosts, event) and token:
                 access.used.setdefault(token, host_id)
             return
-        case events.HostRevoked(public_key=public_key):
+        case host_events.HostRevoked(public_key=public_key):
             access.revoked.setdefault(public_key, event.time_ms)
         case _:
             pass
