@@ -13,6 +13,7 @@ import pytest
 from fleetlog.aio import AsyncClient
 from fleetlog.exits import CliError
 from fleetlog.functions import Handle, TaskFailed
+from fleetlog.tasks import WrongArguments
 from fleetlog.tasks import task as declared
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
 from fleetlog_testing.waiting import until
@@ -75,18 +76,30 @@ def test_what_goes_wrong_is_said_so_that_it_can_be_mended(fleet: Fleet) -> None:
     assert (raised.outcome, raised.error) == ("failure", "ValueError: this is why")
     assert 'raise ValueError(text)' in raised.traceback
     assert "worker.py" not in raised.traceback
-    wrong = failed("add", "two")
-    assert (wrong.outcome, wrong.error) == ("error", "argument a of add: Expected `int`, got `str`")
-    assert "missing a required argument: 'a'" in failed("add").error
-    assert "did you mean add?" in failed("ad").error
-    assert f"on {NAME}, module not_there: ModuleNotFoundError" in failed("of_a_module_that_is_not_there").error
-    assert "none of them serves the queue 'mail'" in failed("add", 1, queue="mail").error
-    assert "no host of the target offers the function 'add'" in failed("add", 1, target="plain").error
     assert "at most 65536 are kept" in failed("returns", "large").error
     assert "is no JSON" in failed("returns", "set").error
     assert "RecursionError" in failed("recurses").error
     assert "the worker process was gone before the function returned: (exit code 7)" in failed("leaves", 7).error
     assert client.submit("forks").value(END_S_MAX) == 0, "what the forked child returned is not the task's"
+
+
+def test_what_no_host_can_run_is_refused_at_submit_and_nothing_is_stored(fleet: Fleet) -> None:
+    client, before = fleet.client, fleet.gateway.get("/log", limit=1)["seq"]
+
+    def refused(name: str, *args: object, **options: object) -> str:
+        with pytest.raises((CliError, WrongArguments)) as caught:
+            client.function(name, **options).submit(*args)
+        return str(caught.value)
+
+    assert refused("add", "two") == "argument a of add: Expected `int`, got `str`"
+    assert refused("add") == "add(a: int, b: int = 1) -> int: missing a required argument: 'a'"
+    assert "did you mean add?" in refused("ad")
+    assert f"on {NAME}, module not_there: ModuleNotFoundError" in refused("of_a_module_that_is_not_there")
+    assert "none of them serves the queue 'mail'" in refused("add", 1, queue="mail")
+    assert "no host of the target offers the function 'add'" in refused("add", 1, target="plain")
+    with pytest.raises(WrongArguments, match="^call 2: argument b of add: Expected `int`, got `null`"):
+        client.submit_many("add", [(1,), {"a": 1}, (1, None)])
+    assert fleet.gateway.get("/log", limit=1)["seq"] == before
 
 
 def test_numbers_that_no_message_can_carry_stop_nobody(fleet: Fleet) -> None:

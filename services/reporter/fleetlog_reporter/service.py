@@ -69,6 +69,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "events": (questions.EventsQuestion, log.events),
     "output": (questions.OutputQuestion, output.output),
     "functions": (questions.FunctionsQuestion, functions.functions),
+    "offers": (questions.OffersQuestion, functions.offers),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
     "ticks": (TicksQuestion, ticks.ticks),
