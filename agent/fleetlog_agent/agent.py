@@ -90,7 +90,8 @@ class Agent:
         self._listening = False
         self._runner = Runner(
             identity.host_id, folder, self.tell, self._bus_if_up, self._store_frame,
-            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, store_chunk=self._store_chunk, fail=self.fail, functions=policy.functions, boot_id=self._boot,
+            unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, store_chunk=self._store_chunk, fail=self.fail, ending=self.core.attempts,
+            functions=policy.functions, boot_id=self._boot,
         )
         self._runner.pool.on_offered = self._measure_facts
         self._wake: asyncio.TimerHandle | None = None

@@ -29,6 +29,7 @@ from fleetlog_agent.output import RETRY_SECONDS, WAIT_SECONDS_MAX, NotStored
 from fleetlog_agent.pace import Pace
 from fleetlog_schemas.builds import ArtifactRule, is_artifact_name, is_glob
 from fleetlog_schemas.events import Artifact
+from fleetlog_schemas.exports import file_name_of, format_of
 from fleetlog_schemas.limits import (
     ARTIFACT_BYTES_MAX,
     ARTIFACT_CHUNK_BYTES,
@@ -36,12 +37,22 @@ from fleetlog_schemas.limits import (
     ARTIFACTS_PER_ATTEMPT_MAX,
 )
 from fleetlog_schemas.reports import ArtifactChunk
+from fleetlog_schemas.spec import Build, Export, HostPayload
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class KeepFailed(Exception):
     """An artifact could not be kept; the message says which, and why."""
+
+
+class Unwanted(KeepFailed):
+    """Nothing more is to be kept: `why` is `cancelled` or `timeout`."""
+
+    def __init__(self, why: str, where: str) -> None:
+        said = "it was cancelled" if why == "cancelled" else "its time was over"
+        super().__init__(f"{said} while its artifacts were sent ({where}): none of them is kept")
+        self.why = why
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -58,8 +69,10 @@ class Artifacts:
         """Make tars in the folder *spool*, and *store* chunks (the text tells one upload from another)."""
         self._spool, self._store, self._available = spool, store, available
 
-    async def keep(self, key: Key, folder: str, rules: tuple[ArtifactRule, ...]) -> tuple[Artifact, ...]:
-        """Keep what *rules* name in *folder*. Raises KeepFailed: then nothing of it counts."""
+    async def keep(
+        self, key: Key, folder: str, rules: tuple[ArtifactRule, ...], no_more: Callable[[], str] = lambda: ""
+    ) -> tuple[Artifact, ...]:
+        """Keep what *rules* name in *folder*, unless *no_more* says why not. Raises KeepFailed: then nothing of it counts."""
         kept, left = [], ARTIFACTS_BYTES_MAX
         try:
             root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -68,7 +81,7 @@ class Artifacts:
         try:
             for found in await asyncio.to_thread(find, root, rules):
                 with await asyncio.to_thread(self._open, root, found) as content:
-                    kept.append(await self._send(key, found.name, content, min(ARTIFACT_BYTES_MAX, left)))
+                    kept.append(await self._send(key, found.name, content, min(ARTIFACT_BYTES_MAX, left), no_more))
                 left -= kept[-1].size
         except OSError as error:
             raise KeepFailed(f"artifacts cannot be read: {error.strerror or error}") from None
@@ -96,7 +109,7 @@ class Artifacts:
             unless_whole.pop_all()
             return spooled
 
-    async def _send(self, key: Key, name: str, content: IO[bytes], bytes_max: int) -> Artifact:
+    async def _send(self, key: Key, name: str, content: IO[bytes], bytes_max: int, no_more: Callable[[], str]) -> Artifact:
         digest, offset, seqs = hashlib.sha256(), 0, [0, 0]
         upload, pace = secrets.token_hex(8), Pace(ARTIFACT_CHUNK_BYTES)
         if os.fstat(content.fileno()).st_size > bytes_max:
@@ -104,16 +117,18 @@ class Artifacts:
         while data := content.read(pace.bytes):
             if offset + len(data) > bytes_max:
                 raise KeepFailed(f"artifact {name} has more than the {bytes_max} bytes that can be kept")
-            seq = await self._put(ArtifactChunk(key.task_id, key.attempt, name, offset, data), upload, pace)
+            seq = await self._put(ArtifactChunk(key.task_id, key.attempt, name, offset, data), upload, pace, no_more)
             seqs = [seqs[0] or seq, seq]
             digest.update(data)
             offset += len(data)
         return Artifact(name=name, size=offset, sha256=digest.hexdigest(), first_seq=seqs[0], last_seq=seqs[1])
 
-    async def _put(self, chunk: ArtifactChunk, upload: str, pace: Pace) -> int:
+    async def _put(self, chunk: ArtifactChunk, upload: str, pace: Pace, no_more: Callable[[], str]) -> int:
         """Store a chunk: for as long as the bus is away, but not for ever while it is there."""
         waited = 0.0
         while True:
+            if why := no_more():
+                raise Unwanted(why, f"{chunk.name} up to byte {chunk.offset}")
             pace.begins()
             try:
                 seq = await self._store(chunk, upload)
@@ -126,6 +141,17 @@ class Artifacts:
                 continue
             pace.answered()
             return seq
+
+
+def rules_of(payload: HostPayload) -> tuple[ArtifactRule, ...]:
+    """Return which files of an attempt's folder are kept."""
+    match payload:
+        case Build(artifacts=artifacts):
+            return artifacts
+        case Export(to="", what=what):
+            return (ArtifactRule(file_name_of(what, format_of(payload))),)
+        case _:
+            return ()
 
 
 def find(root: int, rules: tuple[ArtifactRule, ...]) -> list[Found]:

@@ -51,6 +51,8 @@ class Live(msgspec.Struct):
     holder's notes say as much."""
     stop_reason: str = ""
     stop_due_ms: int = 0
+    unwanted: bool = False
+    """The dispatcher wants it to end, and so nothing that it left."""
     terminated_ms: int | None = None
     """When this agent first told its process to end."""
     start_said: bool = False
@@ -77,7 +79,7 @@ class Attempts:
         self.open: dict[Key, Live] = {}
         for key, entry in state.entries.items():
             if entry.state is not HeldState.ENDED:
-                self.open[key] = Live(adopt=True, stop_reason=entry.stop_reason)
+                self.open[key] = Live(adopt=True, stop_reason=entry.stop_reason, unwanted=entry.stop_reason == "cancelled")
                 self._slots[key] = entry.slot
 
     # --- what happened -----------------------------------------------------------------------------------
@@ -102,6 +104,20 @@ class Attempts:
         """Somebody wants it to end; the first reason stays."""
         live = self.open[key]
         live.stop_reason = live.stop_reason or reason
+        live.unwanted = True
+
+    def no_more_of(self, key: Key, started_ms: int, now_ms: int) -> str:
+        """Return why nothing more is kept of what it left: `cancelled` or `timeout`; empty: it may be sent."""
+        live, accepted = self.open[key], self._state.entries[key].accepted
+        assert accepted is not None
+        if live.unwanted:
+            return "timeout" if live.stop_reason == "timeout" else "cancelled"
+        over_ms = started_ms + accepted.start.timeout_ms + self._settings.kill_grace_ms + limits.SENDING_GRACE_MS
+        return "timeout" if now_ms >= over_ms else ""
+
+    def was_stopped(self, key: Key, ended_ms: int | None) -> bool:
+        """Tell whether its process, which ended at *ended_ms* by the boot clock, had been told to."""
+        return _was_stopped(ended_ms, self.open[key])
 
     @property
     def starting(self) -> bool:
@@ -153,8 +169,8 @@ class Attempts:
         started_ms = None if ended_ms is None or news.duration_ms is None else ended_ms - news.duration_ms
         if news.error:
             outcome = Outcome.ERROR
-        elif live.stop_reason and (_was_stopped(news, live) or news.signal is not None):
-            outcome = Outcome.TIMEOUT if live.stop_reason == "timeout" else Outcome.CANCELLED
+        elif news.unsent or (live.stop_reason and (_was_stopped(news.ended_ms, live) or news.signal is not None)):
+            outcome = Outcome.TIMEOUT if (news.unsent or live.stop_reason) == "timeout" else Outcome.CANCELLED
         elif news.return_value is not None or (news.signal is None and news.exit_code in accepted.start.options.exit_codes):
             outcome = Outcome.SUCCESS
         else:
@@ -305,9 +321,9 @@ class _Fate(msgspec.Struct, frozen=True):
     artifacts: tuple[Artifact, ...] = ()
 
 
-def _was_stopped(news: m.Exited, live: Live) -> bool:
+def _was_stopped(ended_ms: int | None, live: Live) -> bool:
     """Tell whether a process was told to end before it did: one that ended by itself while its agent stood still was not."""
-    return live.terminated_ms is not None and (news.ended_ms is None or news.ended_ms >= live.terminated_ms)
+    return live.terminated_ms is not None and (ended_ms is None or ended_ms >= live.terminated_ms)
 
 
 def _outcome_unstarted(stop_reason: str) -> Outcome:

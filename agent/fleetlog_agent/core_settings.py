@@ -23,6 +23,8 @@ SESSION_RETRY_MS_MIN, SESSION_RETRY_MS_MAX = 500, 30_000
 """Full jitter between these when nobody answers: a fleet must not hammer a dispatcher that comes back."""
 SESSION_DENIED_MS = 60_000
 """After a refusal that asking again cannot help: a person may accept the host meanwhile."""
+SENDING_GRACE_MS = 20_000
+"""Artifacts are sent for so long after the time limit and the grace to end: less than a dispatcher waits for the end."""
 KILL_REPEAT_MS = 2_000
 """A kill is repeated after this time while the process is still there (it may be in the kernel)."""
 INBOX_PUSHES_MAX = 64

@@ -75,6 +75,8 @@ class Exited(msgspec.Struct, frozen=True):
     """As JSON."""
     artifacts: tuple[Artifact, ...] = ()
     """Of a build: the files that are kept."""
+    unsent: str = ""
+    """Why its artifacts were not sent, or not all, though it ended well: `cancelled` or `timeout`; `note` says more."""
     note: str = ""
     """What is wrong with what it returned; how it ended is not touched by that."""
     raised: str = ""

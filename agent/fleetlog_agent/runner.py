@@ -13,13 +13,14 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
 
 from fleetlog_agent import messages as m
 from fleetlog_agent import process_tree, returned
-from fleetlog_agent.artifacts import Artifacts, KeepFailed
+from fleetlog_agent.artifacts import Artifacts, KeepFailed, Unwanted, rules_of
 from fleetlog_agent.blobs import BlobFailed, Blobs
 from fleetlog_agent.calls import decoded_parameters
 from fleetlog_agent.functions import Pool
@@ -30,18 +31,28 @@ from fleetlog_agent.output import Output
 from fleetlog_agent.policy import NO_FUNCTIONS, Functions
 from fleetlog_agent.preparing import Preparation, Run, Unrunnable
 from fleetlog_runtime.pure.bus import Bus
+from fleetlog_runtime.shell.clock import boot_ms
 from fleetlog_runtime.shell.files import private_folder
-from fleetlog_schemas.builds import ArtifactRule
+from fleetlog_schemas.builds import kept_after
 from fleetlog_schemas.definitions import parameter_of, variable
-from fleetlog_schemas.events import Artifact, OutputSummary
-from fleetlog_schemas.exports import file_name_of, format_of
+from fleetlog_schemas.events import OutputSummary
 from fleetlog_schemas.limits import ERROR_TEXT_BYTES_MAX, PROGRESS_NOTE_BYTES_MAX, TRACEBACK_BYTES_MAX
 from fleetlog_schemas.reports import ArtifactChunk, FarReported, Frame
-from fleetlog_schemas.spec import Build, Export, Function, HostPayload
+from fleetlog_schemas.spec import Build, Export, Function
 from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
 """Between looks at a process whose holder is gone."""
+
+
+class Ending(Protocol):
+    """What the core knows of who wants an attempt to end."""
+
+    def no_more_of(self, key: Key, started_ms: int, now_ms: int) -> str:
+        """Return why nothing more is kept of what it left; empty: it may be sent."""
+
+    def was_stopped(self, key: Key, ended_ms: int | None) -> bool:
+        """Tell whether its process, which ended at *ended_ms* by the boot clock, had been told to."""
 
 
 class Runner:
@@ -57,12 +68,13 @@ class Runner:
         store_chunk: Callable[[ArtifactChunk, str], Awaitable[int]],
         unix_ms: Callable[[], int],
         fail: Callable[[BaseException | None], None],
+        ending: Ending,
         functions: Functions = NO_FUNCTIONS,
         boot_id: str = "",
     ) -> None:
         """Run what the agent of *folder* is asked to; *tell* takes observations to the core.
 
-        *fail* hears what nobody thought of: the agent must start again from what is on disk.
+        *ending* knows who wants an attempt to end. *fail* hears what nobody thought of: the agent must start again from what is on disk.
         """
         self._host_id = host_id
         self._out = str(private_folder(folder / "out"))
@@ -71,6 +83,7 @@ class Runner:
         self._store_frame = store_frame
         self._unix_ms = unix_ms
         self._fail = fail
+        self._ending = ending
         self._preparation = Preparation(host_id, self._out, Blobs(host_id, folder / "blobs", bus))
         self._artifacts = Artifacts(self._out, store_chunk, available=lambda: bus() is not None)
         self._runs: dict[Key, Run] = {}
@@ -328,20 +341,33 @@ class Runner:
         exited = _exited(key, run, news, *await run.following)
         if not isinstance(run.start.payload, Function):
             value, note = returned.read(self._preparation.file(key, returned.SUFFIX), run.masker)
-            artifacts, why = await self._keep(key, run, news)
-            error = exited.error or why
-            exited = msgspec.structs.replace(exited, return_value=value, note=note, artifacts=artifacts, error=error)
+            exited = await self._keep(key, run, news, msgspec.structs.replace(exited, return_value=value, note=note))
         self._tell(exited)
 
-    async def _keep(self, key: Key, run: Run, news: News) -> tuple[tuple[Artifact, ...], str]:
-        """Return the artifacts of an attempt that ended well, or why they are not kept."""
-        rules, options = _artifact_rules(run.start.payload), run.start.options
-        if not rules or news["signal"] is not None or news["exit_code"] not in options.exit_codes:
-            return (), ""
+    async def _keep(self, key: Key, run: Run, news: News, exited: m.Exited) -> m.Exited:
+        """Return how an attempt ended, with the artifacts that its rules keep after such an end, or why there are none."""
+        options = run.start.options
+        success = (
+            news["signal"] is None and news["exit_code"] in options.exit_codes and not self._ending.was_stopped(key, news["ended_ms"])
+        )
+        rules = kept_after(rules_of(run.start.payload), success=success)
+        started_ms = news["ended_ms"] - news["duration_ms"]
+
+        def no_more() -> str:
+            return self._ending.no_more_of(key, started_ms, boot_ms())
+
+        if not rules or (not success and no_more() == "cancelled"):
+            return exited
+        folder = options.cwd or self._preparation.file(key, "work")
         try:
-            return await self._artifacts.keep(key, options.cwd or self._preparation.file(key, "work"), rules), ""
-        except KeepFailed as error:
-            return (), str(error)
+            kept = await self._artifacts.keep(key, folder, rules, no_more)
+        except KeepFailed as failed:
+            if not success:
+                return msgspec.structs.replace(exited, note=str(failed))
+            if isinstance(failed, Unwanted):
+                return msgspec.structs.replace(exited, unsent=failed.why, note=str(failed))
+            return msgspec.structs.replace(exited, error=str(failed))
+        return msgspec.structs.replace(exited, artifacts=kept)
 
     def _go(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -352,17 +378,6 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
-
-
-def _artifact_rules(payload: HostPayload) -> tuple[ArtifactRule, ...]:
-    """Return which files of an attempt's folder are kept."""
-    match payload:
-        case Build(artifacts=artifacts):
-            return artifacts
-        case Export(to="", what=what):
-            return (ArtifactRule(file_name_of(what, format_of(payload))),)
-        case _:
-            return ()
 
 
 def _key_of(text: str) -> Key:

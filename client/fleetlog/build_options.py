@@ -18,6 +18,8 @@ def build_verb(verb: argparse.ArgumentParser) -> None:
                       help="run this text with /bin/sh -ec, after the step before it (repeatable)")
     verb.add_argument("--artifact", action="append", default=[], metavar="PATH[=NAME]",
                       help="keep this file, folder (as tar) or pattern of the build's folder (repeatable)")
+    verb.add_argument("--artifact-ended", action="append", default=[], metavar="PATH[=NAME]",
+                      help="as --artifact, kept also when the build goes wrong: a test report (repeatable)")
     verb.add_argument("--input", action="append", default=[], metavar="FILE[=PATH]",
                       help="put this file from here into the build's folder first; ID:NAME is an artifact of a task (repeatable)")
     task_options(verb)

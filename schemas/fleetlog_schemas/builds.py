@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
+from typing import Literal
 
 import msgspec
 
@@ -18,6 +19,9 @@ from fleetlog_schemas.spec_fields import Blob, SpecError, check_argv, check_blob
 _ARTIFACT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@=~-]{0,127}")
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _./:-]{0,62}")
 _GLOB = re.compile(r"[*?\[]")
+
+When = Literal["success", "failure", "ended"]
+"""After which end a file is kept: a good one, a bad one (a bad exit code, a signal, the time limit), or any of these."""
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -37,6 +41,8 @@ class ArtifactRule(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     """What it is kept as; empty: as its file is named."""
     optional: bool = False
     """It may be missing. Otherwise a build that did not leave it has not succeeded."""
+    when: When = "success"
+    """Of a build that did not succeed, what is there of it is kept; what is missing then is no further error."""
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +91,13 @@ def check_path(pointer: str, path: str) -> None:
     in_range(pointer, utf8_bytes(pointer, path), 1, limits.PATH_BYTES_MAX)
     if "\x00" in path or posixpath.isabs(path) or posixpath.normpath(path) != path or path.partition("/")[0] in (".", ".."):
         raise SpecError(pointer, "must be a plain path within the working directory, as dist/app.tar.gz")
+
+
+def kept_after(rules: tuple[ArtifactRule, ...], *, success: bool) -> tuple[ArtifactRule, ...]:
+    """Return what is kept of a build that ended well, or not: of the latter whatever is there."""
+    if success:
+        return tuple(rule for rule in rules if rule.when != "failure")
+    return tuple(msgspec.structs.replace(rule, optional=True) for rule in rules if rule.when != "success")
 
 
 def is_glob(path: str) -> bool:

@@ -405,7 +405,7 @@ class End(AttemptKey, frozen=True):
     return_value: str | None = None
     """JSON text."""
     artifacts: tuple[Artifact, ...] = ()
-    """Of a build that succeeded."""
+    """Of a build or an export: what its rules keep after such an end."""
 
 
 @event(

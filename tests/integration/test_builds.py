@@ -124,6 +124,29 @@ def test_a_build_without_what_it_should_leave_has_not_succeeded(builder: Builder
     assert "left no 'made'" in builder.type("fleetlog artifact get last made")
 
 
+def test_a_build_that_goes_wrong_leaves_what_is_to_be_kept_then(builder: Builder) -> None:
+    steps = "--artifact app --artifact-ended report.xml --artifact-ended missing"
+    builder.type(f"fleetlog build -t ci01 --step 'touch app; echo 1 failed > report.xml; exit 3' {steps}")
+    (attempt,) = shown(builder)["commands"][0]["attempts"]
+    assert (attempt["outcome"], attempt["exit_code"], attempt["error"]) == ("failure", 3, ""), attempt
+    assert [one["name"] for one in attempt["artifacts"]] == ["report.xml"]
+    assert "failure" in builder.type("fleetlog artifact ls last")
+    assert builder.type("fleetlog artifact get last report.xml --to -") == "1 failed\n"
+    told = json.loads(builder.type("fleetlog artifact provenance last"))
+    assert told["subject"] == [], "what a bad attempt left is nothing to be used"
+    (left,) = [one for one in told["predicate"]["runDetails"]["byproducts"] if "digest" in one]
+    assert (left["name"], left["annotations"]) == ("report.xml", {"attempt": 1, "outcome": "failure"})
+
+    builder.type("fleetlog build -t ci01 --timeout 1s --step 'echo hangs > report.xml; sleep 600' --artifact-ended report.xml")
+    (attempt,) = shown(builder)["commands"][0]["attempts"]
+    assert (attempt["outcome"], [one["name"] for one in attempt["artifacts"]]) == ("timeout", ["report.xml"]), attempt
+
+    builder.type("fleetlog build -t ci01 --step 'ln -s /etc report.xml; exit 4' --artifact-ended report.xml")
+    (attempt,) = shown(builder)["commands"][0]["attempts"]
+    assert (attempt["outcome"], attempt["exit_code"]) == ("failure", 4), "how it ended stands"
+    assert "report.xml is a link" in attempt["error"]
+
+
 def test_the_folder_of_a_build_is_gone_when_it_has_ended(builder: Builder) -> None:
     builder.type("fleetlog build -t ci01 --step 'pwd > here' --artifact here")
     folder = Path(builder.type("fleetlog artifact get last here --to -").strip())
@@ -131,7 +154,7 @@ def test_the_folder_of_a_build_is_gone_when_it_has_ended(builder: Builder) -> No
     assert not folder.exists()
 
 
-def test_an_agent_that_is_killed_while_it_sends_an_artifact_sends_it_again(tmp_path: Path) -> None:
+def test_what_is_sent_can_be_cancelled_and_an_agent_that_is_killed_meanwhile_sends_it_again(tmp_path: Path) -> None:
     size = 64 * 1024 * 1024
     steps = (Step(("/bin/sh", "-ec", f"head -c {size} /dev/urandom > big; sha256sum big")),)
 
@@ -143,15 +166,23 @@ def test_an_agent_that_is_killed_while_it_sends_an_artifact_sends_it_again(tmp_p
                 stored = await dispatcher.looker.get_range(subjects.OUTPUT, from_seq, count, subject)
                 return [(one.seq, wire.decode(one.body, reports.ArtifactChunk)) for one in stored]
 
-            task = await dispatcher.start(agent, Build(steps, (ArtifactRule("big"),)))
+            unwanted = await dispatcher.start(agent, Build(steps, (ArtifactRule("big"),)))
             await until(chunks, 30, "a chunk is stored", 0.005)
+            await dispatcher.cancel(agent, unwanted)
+            end = await dispatcher.end_of(unwanted, 60)
+            assert (end.outcome, end.exit_code, end.artifacts) == (Outcome.CANCELLED, 0, ())
+            assert "it was cancelled while its artifacts were sent (big up to byte" in end.error
+            sent = (await chunks(1, 1_000))[-1][0]
+
+            task = await dispatcher.start(agent, Build(steps, (ArtifactRule("big"),)))
+            await until(lambda: chunks(sent + 1), 30, "a chunk is stored", 0.005)
             agent.kill()
             assert not await dispatcher.items(reports.ReportEnded, task), "it was killed before it was done"
             agent.start()
             end = await dispatcher.end_of(task, 60)
             (kept,) = end.artifacts
             assert (end.outcome, kept.size) == (Outcome.SUCCESS, size)
-            whole, digest, seq, begun = 0, hashlib.sha256(), 1, 0
+            whole, digest, seq, begun = 0, hashlib.sha256(), sent + 1, 0
             while found := await chunks(seq, 64):
                 for at, chunk in found:
                     begun += chunk.offset == 0

@@ -13,7 +13,7 @@ from fleetlog_scheduler import decide
 from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
 from fleetlog_scheduler.unit import Scheduler
-from fleetlog_schemas import fates, schedules
+from fleetlog_schemas import fates, occurrences, policies, schedules
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.schedule_events import SchedulePaused, TickDecision
 from fleetlog_schemas.schedules import Schedules
@@ -107,6 +107,29 @@ def backfill_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(schedules, "_decided", decided)
 
 
+def fire_both_times_whatever_the_policy(patch: pytest.MonkeyPatch) -> None:
+    """Take a time that comes twice for two."""
+    original = occurrences._in_piece
+    patch.setattr(occurrences, "_in_piece", lambda text, gap, _fold, *rest: original(text, gap, "both", *rest))
+
+
+def lose_what_does_not_exist(patch: pytest.MonkeyPatch) -> None:
+    """Drop a time that clocks jump over, although the policy runs it after."""
+    original = occurrences._in_piece
+    patch.setattr(occurrences, "_in_piece", lambda text, _gap, *rest: original(text, "skip", *rest))
+
+
+def take_every_clock_for_utc(patch: pytest.MonkeyPatch) -> None:
+    """Forget the zone."""
+    original = occurrences.zone_of
+    patch.setattr(occurrences, "zone_of", lambda _name: original("UTC"))
+
+
+def fire_outside_of_windows(patch: pytest.MonkeyPatch) -> None:
+    """Take every window for open."""
+    patch.setattr(policies, "open_until_ms", lambda _window, _now_ms: 1)
+
+
 @pytest.mark.parametrize(
     ("bug", "says"),
     [
@@ -116,6 +139,9 @@ def backfill_again(patch: pytest.MonkeyPatch) -> None:
         (run_beside_an_earlier_run, "was fired beside"), (leave_what_was_to_make_room, "that nobody cancelled"),
         (forget_what_waits, "a second tick of .* waits|still waiting|without a fate|does not come to an end"),
         (backfill_again, "nobody asked for it, or it was already"),
+        (fire_both_times_whatever_the_policy, "not expected|no rule names so many"),
+        (lose_what_does_not_exist, "ticks without a fate|no rule names so many"), (take_every_clock_for_utc, "not expected|no rule names"),
+        (fire_outside_of_windows, "its window was closed"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )

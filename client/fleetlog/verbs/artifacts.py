@@ -24,8 +24,8 @@ def ls(console: Console) -> int:
     if not found:
         console.say("this task left no artifacts")
         return Exit.OK
-    rows = [(console.out_style.line(one["host"]), one["name"], str(one["size"]), one["sha256"]) for one in found]
-    console.put(table(("HOST", "NAME", "BYTES", "SHA256"), rows, console.out_style))
+    rows = [(console.out_style.line(one["host"]), one["name"], str(one["size"]), one["outcome"] or "", one["sha256"]) for one in found]
+    console.put(table(("HOST", "NAME", "BYTES", "OUTCOME", "SHA256"), rows, console.out_style))
     return Exit.OK
 
 

@@ -12,7 +12,7 @@ from fleetlog.exits import CliError, Exit
 from fleetlog.verbs import spec as specs
 from fleetlog.verbs.artifacts import content_of
 from fleetlog.verbs.submit import submit
-from fleetlog_schemas.builds import ArtifactRule, Build, Input, Step
+from fleetlog_schemas.builds import ArtifactRule, Build, Input, Step, When
 from fleetlog_schemas.limits import BLOB_BYTES_MAX
 from fleetlog_schemas.spec import TaskSpec
 
@@ -24,15 +24,21 @@ def build(console: Console) -> int:
     options = console.options
     if not options.step:
         raise CliError(Exit.TYPED_WRONG, "there is nothing to run", "write --step 'make' --artifact dist/app")
-    rules = [given.partition("=") for given in options.artifact]
+    rules: list[tuple[When, str]] = [("success", given) for given in options.artifact]
+    rules += [("ended", given) for given in options.artifact_ended]
     inputs = [given.partition("=") for given in options.input]
     payload = Build(
         steps=tuple(Step(argv=("/bin/sh", "-ec", text), name=_heading(text)) for text in options.step),
-        artifacts=tuple(ArtifactRule(path=path.rstrip("/"), name=name) for path, _, name in rules),
+        artifacts=tuple(_rule(given, when) for when, given in rules),
         inputs=tuple(Input(path=path or _name_of(source), content=specs.UNSENT) for source, _, path in inputs),
     )
     spec = specs.of_payload(options, payload)
     return submit(console, _with_inputs(console, spec, payload, [source for source, _, _ in inputs]), specs.Content(options))
+
+
+def _rule(given: str, when: When) -> ArtifactRule:
+    path, _, name = given.partition("=")
+    return ArtifactRule(path=path.rstrip("/"), name=name, when=when)
 
 
 def _with_inputs(console: Console, spec: TaskSpec, payload: Build, sources: list[str]) -> TaskSpec:

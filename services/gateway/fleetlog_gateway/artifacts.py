@@ -14,6 +14,7 @@ from fleetlog_gateway.problems import HttpProblem
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell import stored_artifacts
 from fleetlog_schemas import events, questions
+from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Build, TaskSpec
 from fleetlog_schemas.version import VERSION
 
@@ -57,6 +58,8 @@ class ArtifactView(msgspec.Struct, frozen=True):
     name: str
     size: int
     sha256: str
+    outcome: str | None
+    """How the attempt that left it ended."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -99,8 +102,16 @@ async def content(bus: Bus, task_id: str, one: Kept) -> AsyncIterator[bytes]:
         raise HttpProblem("artifact-gone", str(gone)) from None
 
 
+def _subject(one: Kept, *, several: bool) -> dict[str, Any]:
+    name = f"{one.command.host}/{one.artifact.name}" if several else one.artifact.name
+    return {"name": name, "digest": {"sha256": one.artifact.sha256}}
+
+
 def provenance(task: Ran, build: Build) -> dict[str, Any]:
-    """Return where a build's artifacts come from: an in-toto statement with a SLSA provenance (https://slsa.dev/provenance/v1)."""
+    """Return where a build's artifacts come from: an in-toto statement with a SLSA provenance (https://slsa.dev/provenance/v1).
+
+    Its subjects are what good attempts left. What others left is a by-product: to find out what went wrong, not to be used.
+    """
     found = kept(task)
     times = [one.attempt for one in found] or [attempt for command in task.commands for attempt in command.attempts[-1:]]
     several = len(task.commands) > 1
@@ -108,10 +119,7 @@ def provenance(task: Ran, build: Build) -> dict[str, Any]:
     options.pop("env", None)
     return {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [
-            {"name": f"{one.command.host}/{one.artifact.name}" if several else one.artifact.name, "digest": {"sha256": one.artifact.sha256}}
-            for one in found
-        ],
+        "subject": [_subject(one, several=several) for one in found if one.attempt.outcome == Outcome.SUCCESS],
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
@@ -141,6 +149,9 @@ def provenance(task: Ran, build: Build) -> dict[str, Any]:
                         "outcome": command.attempts[-1].outcome if command.attempts else None,
                     }}
                     for command in task.commands
+                ] + [
+                    {**_subject(one, several=several), "annotations": {"attempt": one.attempt.number, "outcome": one.attempt.outcome}}
+                    for one in found if one.attempt.outcome != Outcome.SUCCESS
                 ],
             },
         },

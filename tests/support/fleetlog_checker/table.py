@@ -68,9 +68,9 @@ def _figures(timings: Timings, began_ms: int) -> Iterator[str]:
     if timings.slowest:
         yield f"slowest report of a host that was well: {timings.slowest.seconds:.1f} s ({timings.slowest.task_id} {timings.slowest.host_id})"
     yield f"everything was over {timings.over_s:.1f} s after the last fault was healed"
-    yield f"take-overs   {len(timings.take_overs)}, promised within {TAKE_OVER_S_MAX:g} s while the bus is well"
+    yield f"take-overs   {len(timings.take_overs)}, promised within {TAKE_OVER_S_MAX:g} s while the bus and a successor are well"
     for one in timings.take_overs:
-        late = "   LATE" if one.late else " (the bus was hit, too)" if one.bus_was_hit else ""
+        late = "   LATE" if one.late else " (the bus, or its successor, was hit, too)" if one.others_hit else ""
         yield f"  {one.seconds:4.1f} s  {one.by} after the {one.fault} of {one.part} at {(one.began_ms - began_ms) / 1000:.1f} s{late}"
 
 

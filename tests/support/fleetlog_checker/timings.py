@@ -16,7 +16,8 @@ TAKE_OVER_S_MAX = 5.0
 REPORT_S_MAX = 8.0
 """A recorder that is gone is replaced within five seconds; on a busy machine a report takes some time of its own."""
 ELECTION_S_MAX = 10.0
-"""More where nodes of the bus were hit as well: the others first elect whoever leads its streams, which takes them 4 to 9 s."""
+"""More where the bus was hit as well, whose other nodes first elect who leads its streams, which takes them 4 to 9 s; or where
+the one that took over was: stopped, or on a slow line."""
 BUS_KINDS = ("bus", "node", "routes")
 AROUND_MS = 1_000
 """A fault of the host or the bus excuses a slow report from this long before to this long after it."""
@@ -30,12 +31,13 @@ class TakeOver(msgspec.Struct, frozen=True):
     began_ms: int
     by: str
     seconds: float
-    bus_was_hit: bool
+    others_hit: bool
+    """The bus, or the one that took over, was hit at that time, too."""
 
     @property
     def late(self) -> bool:
         """Whether it took longer than is promised."""
-        return self.seconds > TAKE_OVER_S_MAX + (ELECTION_S_MAX if self.bus_was_hit else 0.0)
+        return self.seconds > TAKE_OVER_S_MAX + (ELECTION_S_MAX if self.others_hit else 0.0)
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -80,12 +82,12 @@ def take_overs(troubles: list[Trouble], turns: list[Turn]) -> list[TakeOver]:
             continue
         if one.fault in ("kill", "restart") or following.at_ms <= one.healed_ms:
             seconds = (following.at_ms - one.began_ms) / 1000
-            bus_was_hit = any(
-                other.kind in BUS_KINDS and not other.note
+            others_hit = any(
+                (other.kind in BUS_KINDS or other.part == following.part) and not other.note
                 and other.began_ms <= following.at_ms and one.began_ms <= (other.healed_ms or following.at_ms) + AROUND_MS
                 for other in troubles
             )
-            found.append(TakeOver(one.fault, one.part, one.began_ms, following.part, seconds, bus_was_hit))
+            found.append(TakeOver(one.fault, one.part, one.began_ms, following.part, seconds, others_hit))
     return found
 
 

@@ -20,7 +20,7 @@ from fleetlog_simulation.in_flight import InFlight
 from fleetlog_simulation.keeper import SimKeeper, settings_of
 from fleetlog_simulation.reporter import SimReporter
 from fleetlog_simulation.services import Lease, SimDispatcher, SimRecorder, SimUnit
-from fleetlog_simulation.world import Faults, Pace, World
+from fleetlog_simulation.world import Faults, Pace, World, start_ms
 
 WORK = Shell(argv=("work",))
 """What every task runs: its processes have a course instead of a program."""
@@ -34,7 +34,7 @@ class Fleet:
         pace: Pace | None = None, agent_settings: AgentSettings | None = None,
     ) -> None:
         """Build everything. What is not given, the seed chooses."""
-        self.world = world = World(seed, faults or Faults(), pace=pace or Pace())
+        self.world = world = World(seed, faults or Faults(), now_ms=start_ms(seed), pace=pace or Pace())
         self.chance = world.random
         self.keys = Keys(ticket=b"t" * 32, token=b"k" * 32, blob=b"b" * 32, signer=Signer(b"s" * 32))
         self.settings = settings or DispatcherSettings(

@@ -36,7 +36,7 @@ from fleetlog_simulation.people import People
 from fleetlog_simulation.services import SimUnit
 from fleetlog_simulation.timetable import Timetable
 from fleetlog_simulation.troubles import Troubles
-from fleetlog_simulation.world import START_MS, Faults, Pace
+from fleetlog_simulation.world import Faults, Pace
 
 BAD_TIME_MS = 240_000
 """How long things go wrong."""
@@ -74,7 +74,7 @@ class Scenario(Fleet):
         super().__init__(
             seed, faults=faults, settings=settings, hosts=hosts, pace=pace, agent_settings=agent_settings
         )
-        self._looks_until_ms = START_MS + BAD_TIME_MS + QUIET_MS_MAX // 2
+        self._looks_until_ms = self.world.now_ms + BAD_TIME_MS + QUIET_MS_MAX // 2
         self.people = People(self)
         self.timetable = Timetable(self)
         self.flows = Flows(self)
@@ -126,6 +126,7 @@ class Scenario(Fleet):
     def _happen(self) -> None:
         """Let things happen that are not healed yet."""
         chance, world = self.chance, self.world
+        begun_ms = world.now_ms
         for keeper in self.keepers:
             keeper.start()
         if self.endpoint.in_play:
@@ -142,7 +143,7 @@ class Scenario(Fleet):
             world.after(chance.randint(0, BAD_TIME_MS), chance.choice(kinds))
         for _ in range(chance.randint(0, 12)):
             world.after(chance.randint(0, BAD_TIME_MS), chance.choice(self.people.acts))
-        world.run(START_MS + BAD_TIME_MS)
+        world.run(begun_ms + BAD_TIME_MS)
 
     # --- and peace ---
 

@@ -5,17 +5,25 @@ The definition is made first, and the schedules are few and fast, so that change
 
 from __future__ import annotations
 
+import datetime as dt
+
 from fleetlog_schemas import events
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.schedule_events import Rule, SchedulePolicy
 from fleetlog_schemas.spec import TaskSpec
 from fleetlog_simulation.fleet import WORK, Fleet
+from fleetlog_simulation.world import CLOCK_ZONE
 
 NAMES = ("s1", "s2")
 CHANGES_MAX = 12
 """Changes by people in one seed; about as many as there are ticks."""
 DEFINITION = "report"
+CRON, WINDOWED = 0.5, 0.2
+"""How many rules are patterns of a wall clock, and how many fire only within a window."""
+PATTERNS = ("*/10 * * * * *", "*/10 * 1-2 * * *", "15 * 2 * * *", "*/30 * 0-6 * * *", "0,30 * * * *")
+"""The first and the last follow the passing of time through both nights, the others the wall clock."""
+ZONES = (CLOCK_ZONE, CLOCK_ZONE, CLOCK_ZONE, "UTC")
 
 
 class Timetable:
@@ -49,11 +57,23 @@ class Timetable:
         chance = self._chance
         policy = SchedulePolicy(
             misfire=chance.choice(("latest", "skip", "all")), overlap=chance.choice(("allow", "skip", "queue-one", "cancel-running")),
-            jitter_ms=chance.choice((0, 0, 1_500)),
+            jitter_ms=chance.choice((0, 0, 1_500)), windows=self._windows(),
+            gap=chance.choice(("auto", "run-after", "skip")), fold=chance.choice(("auto", "first", "second", "both")),
         )
-        every_ms = chance.choice((5_000, 10_000, 30_000))
-        rule = Rule(definition=DEFINITION, kind="interval", interval_ms=every_ms, policy=policy)
+        if chance.random() < CRON:
+            rule = Rule(definition=DEFINITION, kind="cron", cron=chance.choice(PATTERNS), zone=chance.choice(ZONES), policy=policy)
+        else:
+            every_ms = chance.choice((5_000, 10_000, 30_000))
+            rule = Rule(definition=DEFINITION, kind="interval", interval_ms=every_ms, policy=policy)
         self._say(stored.ScheduleRegistered(name=name, rule=rule, active=chance.random() < 0.9))
+
+    def _windows(self) -> tuple[events.Window, ...]:
+        """Return, now and then, a window of some minutes that is open now, or soon."""
+        if self._chance.random() > WINDOWED:
+            return ()
+        begins = dt.datetime.fromtimestamp(self._fleet.world.now_ms / 1000, dt.UTC) + dt.timedelta(minutes=self._chance.randint(-1, 2))
+        lasts = self._chance.randint(1, 3)
+        return (events.Window("maintenance", "all", tuple(range(7)), begins.strftime("%H:%M"), lasts),)
 
     def _change(self) -> None:
         name, chance = self._chance.choice(NAMES), self._chance

@@ -20,6 +20,16 @@ from fleetlog_runtime.shell.memory import MemoryStore, subject_matches
 from fleetlog_schemas import ids
 
 START_MS = 1_800_000_000_000
+CLOCK_ZONE = "Europe/Berlin"
+CLOCKS_FORWARD_MS, CLOCKS_BACK_MS = 1_806_195_600_000, 1_824_944_400_000
+"""When its clocks are put forward, from 2 to 3 o'clock, and back, in 2027."""
+BEFORE_CHANGE_MS = 100_000
+"""A history that meets such a night begins so long before."""
+
+
+def start_ms(seed: int) -> int:
+    """Return when the history of a seed begins: at any time, or a little before clocks are moved."""
+    return (START_MS, CLOCKS_FORWARD_MS - BEFORE_CHANGE_MS, CLOCKS_BACK_MS - BEFORE_CHANGE_MS)[seed % 3]
 Handler = Callable[[str, bytes, str], None]
 Settled = Callable[[int | Exception], None]
 unpacked = lru_cache(64)(unpack)

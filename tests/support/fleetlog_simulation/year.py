@@ -21,7 +21,7 @@ from fleetlog_schemas.spec import TaskSpec
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.scenario import BAD_TIME_MS, Result, Scenario
 from fleetlog_simulation.troubles import Troubles
-from fleetlog_simulation.world import START_MS, Faults, Pace, World
+from fleetlog_simulation.world import Faults, Pace, World, start_ms
 
 YEAR_DAYS = 365
 HOSTS = 3
@@ -70,7 +70,7 @@ class Year(Scenario):
 
     def _happen(self) -> None:
         for day in range(self._days):
-            begins_ms = START_MS + day * DAY_MS
+            begins_ms = start_ms(self.world.seed) + day * DAY_MS
             self._plan_day(begins_ms)
             self.world.run(begins_ms + EVENING_MS)
             self._evening(begins_ms + DAY_MS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 from collections.abc import Iterator
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fleetlog_agent.artifacts import Found, KeepFailed, find, open_within, write_tar
+from fleetlog_agent.artifacts import Artifacts, Found, KeepFailed, Unwanted, find, open_within, write_tar
+from fleetlog_agent.journal_records import Key
+from fleetlog_agent.output import NotStored
 from fleetlog_schemas.builds import ArtifactRule
+from fleetlog_schemas.limits import ARTIFACT_CHUNK_BYTES
+from fleetlog_schemas.reports import ArtifactChunk
 
 
 @pytest.fixture
@@ -72,3 +77,32 @@ def test_a_link_that_leads_out_of_a_kept_folder_is_refused(target: str, tmp_path
     (tmp_path / "kept" / "link").symlink_to(target)
     with pytest.raises(KeepFailed, match="leads out of it"):
         tar_of(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(("why", "said"), [("cancelled", "it was cancelled"), ("timeout", "its time was over")])
+def test_sending_ends_at_the_next_piece_when_nothing_more_is_to_be_kept(why: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(8 * ARTIFACT_CHUNK_BYTES))
+    stored: list[int] = []
+
+    async def store(chunk: ArtifactChunk, _upload: str) -> int:
+        stored.append(chunk.offset)
+        return len(stored)
+
+    artifacts = Artifacts(str(tmp_path), store, available=lambda: True)
+    with pytest.raises(Unwanted, match=f"{said} while its artifacts were sent \\(big up to byte ") as caught:
+        asyncio.run(artifacts.keep(Key("t", 1), str(tmp_path), (ArtifactRule("big"),), lambda: why if len(stored) == 2 else ""))
+    assert (caught.value.why, len(stored)) == (why, 2)
+
+
+def test_a_cancel_reaches_what_waits_for_the_bus(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("x")
+    asked = 0
+
+    async def store(_chunk: ArtifactChunk, _upload: str) -> int:
+        nonlocal asked
+        asked += 1
+        raise NotStored("the bus is away")
+
+    artifacts = Artifacts(str(tmp_path), store, available=lambda: False)
+    with pytest.raises(Unwanted):
+        asyncio.run(artifacts.keep(Key("t", 1), str(tmp_path), (ArtifactRule("one"),), lambda: "cancelled" if asked else ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_agent import messages as m
+from fleetlog_agent.core_settings import SENDING_GRACE_MS
 from fleetlog_agent.journal_records import Key, compacted, replay
 from fleetlog_runtime.pure.settings import AgentSettings
 from fleetlog_runtime.pure.signing import Signer
@@ -148,6 +149,36 @@ def test_a_command_past_its_timeout_is_ended_also_offline(rig: Rig) -> None:
     rig.exit(KEY, None, 15)
     assert ends(rig.step()) == []
     assert ends(rig.connect())[0].outcome == Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize("why", ["cancelled", "timeout"])
+def test_a_build_whose_artifacts_were_not_sent_has_not_succeeded(rig: Rig, why: str) -> None:
+    rig.start(start_of())
+    rig.core.observe(m.ProcessGone(KEY), rig.now_ms)
+    rig.core.observe(m.Exited(KEY, exit_code=0, duration_ms=5, unsent=why, note="while its artifacts were sent"), rig.now_ms)
+    end, = ends(rig.step())
+    assert (end.outcome, end.exit_code, end.error) == (why, 0, "while its artifacts were sent")
+
+
+def test_artifacts_are_sent_until_a_cancel_or_a_while_after_the_time_limit(rig: Rig) -> None:
+    rig.start(start_of(timeout_ms=5_000))
+    began_ms = rig.now_ms
+    rig.core.observe(m.ProcessGone(KEY), rig.now_ms)
+    over_ms = began_ms + 5_000 + 10_000 + SENDING_GRACE_MS
+    assert not rig.core.attempts.no_more_of(KEY, began_ms, over_ms - 1)
+    assert rig.core.attempts.no_more_of(KEY, began_ms, over_ms) == "timeout"
+    assert of(rig.cancel(), m.Terminate) == [], "there is no process any more"
+    assert rig.core.attempts.no_more_of(KEY, began_ms, began_ms + 1) == "cancelled"
+    assert not rig.core.attempts.was_stopped(KEY, began_ms + 1)
+
+
+def test_a_cancel_after_the_time_limit_ends_the_sending_too(rig: Rig) -> None:
+    rig.start(start_of(timeout_ms=5_000))
+    rig.advance(5_000)
+    rig.core.observe(m.ProcessGone(KEY), rig.now_ms)
+    assert rig.core.attempts.was_stopped(KEY, rig.now_ms)
+    rig.cancel()
+    assert rig.core.attempts.no_more_of(KEY, rig.now_ms, rig.now_ms) == "timeout"
 
 
 def test_what_ended_by_itself_before_its_agent_could_stop_it_is_said_as_it_ended(rig: Rig) -> None:

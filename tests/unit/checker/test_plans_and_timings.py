@@ -61,7 +61,7 @@ def test_the_one_that_leads_is_hit_when_it_is_meant_and_another_one_when_it_is_d
 
 
 def trouble(fault: str, began_ms: int, healed_ms: int, **fields: str) -> Trouble:
-    return Trouble(fault, "dispatcher 1", fields.pop("kind", "dispatcher"), began_ms, healed_ms, **fields)
+    return Trouble(fault, fields.pop("part", "dispatcher 1"), fields.pop("kind", "dispatcher"), began_ms, healed_ms, **fields)
 
 
 def test_a_take_over_is_counted_from_the_fault_of_the_one_that_led() -> None:
@@ -72,6 +72,10 @@ def test_a_take_over_is_counted_from_the_fault_of_the_one_that_led() -> None:
     assert (found.seconds, found.late) == (6.0, True)
     hit = [trouble("kill", 8_000, 9_000, led="dispatcher"), trouble("kill", 9_000, 9_500, kind="bus")]
     assert [one.late for one in take_overs(hit, turns)] == [False], "the bus had to elect a leader first"
+    slowed = [trouble("kill", 8_000, 9_000, led="dispatcher"), trouble("slow", 9_000, 20_000, part="dispatcher 2")]
+    assert [one.late for one in take_overs(slowed, turns)] == [False], "the only one that could follow was on a slow line"
+    earlier = [trouble("slow", 1_000, 2_000, part="dispatcher 2"), trouble("kill", 8_000, 9_000, led="dispatcher")]
+    assert [one.late for one in take_overs(earlier, turns)] == [True], "that line was well again"
     assert take_overs([trouble("kill", 10_000, 11_000)], turns) == [], "it did not lead"
     assert take_overs([trouble("stop", 10_000, 11_000, led="dispatcher")], turns) == [], "it was back before anyone took over"
     assert take_overs([trouble("kill", 15_000, 16_000, led="dispatcher")], turns) == [], "nobody followed"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from fleetlog_schemas import codec, events
-from fleetlog_schemas.builds import ArtifactRule, Build, Input, Step, script_of
+from fleetlog_schemas.builds import ArtifactRule, Build, Input, Step, kept_after, script_of
 from fleetlog_schemas.spec import Blob, SpecError, TaskSpec, check_spec, kind, summary
 from fleetlog_schemas.versions import unknown_to
 
@@ -59,6 +59,14 @@ def test_a_build_that_breaks_a_rule_is_refused_where_it_does(build: Build, optio
     with pytest.raises(SpecError) as caught:
         check_spec(spec(build, **options))
     assert caught.value.pointer == pointer
+
+
+def test_rules_say_after_which_end_a_file_is_kept_and_a_bad_end_asks_for_nothing() -> None:
+    rules = (ArtifactRule("app"), ArtifactRule("core", when="failure"), ArtifactRule("report", when="ended"))
+    assert [(rule.path, rule.optional) for rule in kept_after(rules, success=True)] == [("app", False), ("report", False)]
+    assert [(rule.path, rule.optional) for rule in kept_after(rules, success=False)] == [("core", True), ("report", True)]
+    with pytest.raises(msgspec.ValidationError, match="when"):
+        msgspec.convert({"path": "x", "when": "always"}, ArtifactRule)
 
 
 def test_a_build_is_a_kind_that_older_agents_and_deciders_do_not_know() -> None:

@@ -22,7 +22,7 @@ async def artifacts_of(call: Call[Nothing, Nothing]) -> web.Response:
     return reply(Paged([
         artifacts.ArtifactView(
             host=one.command.host, host_id=one.command.host_id, attempt=one.attempt.number, name=one.artifact.name,
-            size=one.artifact.size, sha256=one.artifact.sha256,
+            size=one.artifact.size, sha256=one.artifact.sha256, outcome=one.attempt.outcome,
         )
         for one in found
     ]))

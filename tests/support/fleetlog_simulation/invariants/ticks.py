@@ -1,7 +1,7 @@
 """Each expected tick has exactly one fate, each that fired exactly one task, none fires within a pause or beside another.
 
-The books are naive: every schedule of the simulation is an interval on the grid of the epoch, so what is expected
-between two changes of the log is a range.
+The books are naive: an interval is a range on the grid of the epoch, a pattern is compared with what a clock on the wall shows,
+second by second (`wall_clock.py`), and a window is so many minutes of each day.
 """
 
 from __future__ import annotations
@@ -11,11 +11,20 @@ from typing import Any
 
 from fleetlog_simulation.books import Books, Line
 from fleetlog_simulation.invariants import Violation
+from fleetlog_simulation.invariants.wall_clock import is_within, shown
 from fleetlog_simulation.world import World
 
 Tick = tuple[str, int]
 """The schedule, and the time that its rule names."""
 PREFIX = "fleetlog.schedule."
+
+
+def times(rule: dict[str, Any], after_ms: int, until_ms: int) -> list[int]:
+    """Return what a rule names, later than *after_ms* and not later than *until_ms*."""
+    if rule["kind"] == "cron":
+        return shown(rule, after_ms, until_ms)
+    every_ms = rule["interval_ms"]
+    return list(range(after_ms // every_ms * every_ms + every_ms, until_ms + 1, every_ms))
 
 
 class Ticks:
@@ -26,7 +35,8 @@ class Ticks:
         self._world, self._books = world, books
         self._seen = 0
         self._states: dict[str, str] = {}
-        self._rules: dict[str, int] = {}
+        self._rules: dict[str, list[dict[str, Any]]] = {}
+        """Every rule that a schedule has had, the newest last."""
         self._since_ms: dict[str, int] = {}
         self._expected: set[Tick] = set()
         self._within_pauses: set[Tick] = set()
@@ -106,15 +116,13 @@ class Ticks:
         if verb == "paused":
             self._until_ms[name] = line.data.get("until_ms", 0)
         if verb == "registered":
-            self._rules[name] = line.data["rule"]["interval_ms"]
+            self._rules.setdefault(name, []).append(line.data["rule"])
             self._overlaps[name] = line.data["rule"].get("policy", {}).get("overlap", "skip")
 
     def _expect(self, name: str, state: str, until_ms: int) -> None:
         """Enter what a schedule expected in the time that ends."""
         if state in ("active", "paused"):
-            every_ms = self._rules[name]
-            first_ms = self._since_ms[name] // every_ms * every_ms + every_ms
-            ticks = {(name, at_ms) for at_ms in range(first_ms, until_ms + 1, every_ms)}
+            ticks = {(name, at_ms) for at_ms in times(self._rules[name][-1], self._since_ms[name], until_ms)}
             self._expected |= ticks
             if state == "paused":
                 until_ms = self._until_ms[name]
@@ -139,6 +147,10 @@ class Ticks:
         waited = tick in self._queued
         self._queued.discard(tick)
         self._settled(one)
+        windows = self._rules[name][-1].get("policy", {}).get("windows", ())
+        within = not windows or any(is_within(window, nominal_ms) for window in windows)
+        if (one["outcome"] == "fired" and not within) or (one.get("reason") == "window" and within):
+            raise Violation(f"the tick {nominal_ms} of {name} was {one['outcome']}, and its window was {'open' if within else 'closed'}")
         if one["outcome"] != "fired":
             return
         self._fired[one["task_id"]] = tick
@@ -152,13 +164,22 @@ class Ticks:
             raise Violation(f"the tick {nominal_ms} of {name} fired before its time")
 
     def _settled(self, one: dict[str, Any]) -> None:
-        name, nominal_ms = one["name"], one["nominal_ms"]
-        count, until_ms = one.get("count", 1), one.get("until_ms", 0)
-        every_ms = 1 if count == 1 else (until_ms - nominal_ms) // (count - 1)
-        for at_ms in range(nominal_ms, max(until_ms, nominal_ms) + 1, every_ms):
+        name = one["name"]
+        for at_ms in self._meant(one):
             self._fates[name, at_ms] += 1
             if self._fates[name, at_ms] > 1:
                 raise Violation(f"the tick {at_ms} of {name} has a second fate: {one['outcome']}")
+
+    def _meant(self, one: dict[str, Any]) -> list[int]:
+        """Return the ticks that an entry of the ledger is about: as many as it says, by one of the rules that there were."""
+        nominal_ms, count = one["nominal_ms"], one.get("count", 1)
+        if count == 1:
+            return [nominal_ms]
+        for rule in reversed(self._rules[one["name"]]):
+            meant = times(rule, nominal_ms - 1, one["until_ms"])
+            if len(meant) == count and (meant[0], meant[-1]) == (nominal_ms, one["until_ms"]):
+                return meant
+        raise Violation(f"{count} ticks of {one['name']} from {nominal_ms} to {one['until_ms']} are {one['outcome']}, and no rule names so many")
 
     def _was_submitted(self, one: dict[str, Any]) -> None:
         task_id, name = one["task_id"], one["schedule"]
