@@ -176,10 +176,6 @@ class FunctionsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     cursor: str = ""
 
 
-class OffersQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
-    """`offers`: what every host says of the functions that it offers. Answer: Offers."""
-
-
 class StatsQuestion(AsOf, frozen=True, kw_only=True, omit_defaults=True):
     """`stats`: counts, success rate and durations of ended commands. Answer: Page of StatsRow."""
 
@@ -350,20 +346,6 @@ class FunctionView(msgspec.Struct, frozen=True):
     """The first hundred of them."""
     differs: bool
     """Hosts say different signatures: not all have the same version of it."""
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """What some hosts say of their functions."""
-
-    facts: dict[str, str]
-    """As in `fleetlog_schemas.functions`."""
-    host_ids: list[str]
-
-
-class Offers(msgspec.Struct, frozen=True):
-    """What hosts say of their functions: hosts that say the same together, those that never said anything left out."""
-
-    offers: list[Offer]
 
 
 class StatsRow(msgspec.Struct, frozen=True):

@@ -13,8 +13,9 @@ from fleetlog_gateway import decode, limits
 from fleetlog_gateway.access import Access, directory_of
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import FieldError, HttpProblem
-from fleetlog_schemas import questions, subjects
+from fleetlog_schemas import subjects
 from fleetlog_schemas.functions import UNKNOWN, WRONG_ARGUMENTS, Unfit, described, fits, offering_of, runs_on
+from fleetlog_schemas.offers import Offers, OffersQuestion
 from fleetlog_schemas.signatures import SIGNATURES_KNOWN_MAX
 from fleetlog_schemas.spec import Function, TaskSpec
 from fleetlog_schemas.targets import TargetError
@@ -42,9 +43,9 @@ async def _offers_learned(gateway: Gateway) -> bool:
         if not access.offers_known and loop.time() >= gateway.offers_again_s:
             try:
                 # No older than what was read here: who says something anew from then on is heard.
-                asked = questions.OffersQuestion(at_least_seq=gateway.tail.next_seq - 1)
+                asked = OffersQuestion(at_least_seq=gateway.tail.next_seq - 1)
                 told = await gateway.asker.ask("reporter", "offers", asked, limits.ASK_EXTRA_MS_MAX)
-                found = decode.json_answer(told.data, questions.Offers, "reporter")
+                found = decode.json_answer(told.data, Offers, "reporter")
             except HttpProblem:
                 gateway.offers_again_s = loop.time() + limits.ASK_OFFERS_SECONDS
                 return False

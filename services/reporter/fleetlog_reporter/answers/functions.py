@@ -12,6 +12,7 @@ from fleetlog_reporter.answers.desk import Desk, check_limit, decode_cursor, enc
 from fleetlog_schemas import questions
 from fleetlog_schemas.functions import QUEUES_FACT, described, offered_by, said_of_functions
 from fleetlog_schemas.hosts import Host
+from fleetlog_schemas.offers import Offer, Offers, OffersQuestion
 
 HOST_NAMES_MAX = 100
 
@@ -35,14 +36,14 @@ async def functions(desk: Desk, question: questions.FunctionsQuestion) -> tuple[
     return projector.position, questions.Page(items=items, next_cursor=encode_cursor(names[limit - 1]) if len(names) > limit else None)
 
 
-async def offers(desk: Desk, question: questions.OffersQuestion) -> tuple[int, questions.Offers]:
+async def offers(desk: Desk, question: OffersQuestion) -> tuple[int, Offers]:
     """Answer what each host offers, as it says so itself."""
     await desk.wait(question)
     alike: dict[tuple[tuple[str, str], ...], list[str]] = defaultdict(list)
     for host in desk.projector.hosts.by_id.values():
         if host.facts and not host.revoked:
             alike[tuple(sorted(said_of_functions(host.facts).items()))].append(host.host_id)
-    return desk.projector.position, questions.Offers([questions.Offer(dict(facts), host_ids) for facts, host_ids in alike.items()])
+    return desk.projector.position, Offers([Offer(dict(facts), host_ids) for facts, host_ids in alike.items()])
 
 
 def _view(name: str, hosts: list[Host]) -> questions.FunctionView:
