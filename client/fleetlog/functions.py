@@ -89,14 +89,17 @@ class Handle(Generic[R]):
         """Speak of the task *task_id*; *decode* makes a value of the JSON text that a function returned."""
         self.client, self.task_id = client, task_id
         self._decode = decode
-        self._ended: TaskView | None = None
+        self.ended: TaskView | None = None
+        """The task, once it is known to have ended."""
 
     def __repr__(self) -> str:
         return f"Handle({self.task_id!r})"
 
     def by(self, client: Client) -> Handle[R]:
         """Return a handle of the same task that asks by another client, for another thread."""
-        return Handle(client, self.task_id, self._decode)
+        other: Handle[R] = Handle(client, self.task_id, self._decode)
+        other.ended = self.ended
+        return other
 
     def wait(self, timeout_s: float | None = None) -> TaskView:
         """Return the task when it has ended.
@@ -105,9 +108,9 @@ class Handle(Generic[R]):
             NotEnded: `timeout_s` is over; it is a TimeoutError. The task goes on.
             CliError: the gateway stayed away.
         """
-        if self._ended is None:
-            self._ended = self.client.wait(self.task_id, timeout_s)
-        return self._ended
+        if self.ended is None:
+            self.ended = self.client.wait(self.task_id, timeout_s)
+        return self.ended
 
     def value(self, timeout_s: float | None = None) -> R:
         """Return what the function returned; wait for it.

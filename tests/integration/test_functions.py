@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fleetlog.aio import AsyncClient
-from fleetlog.exits import CliError
+from fleetlog.completed import as_completed
+from fleetlog.exits import CliError, NotEnded
 from fleetlog.functions import Handle, TaskFailed
 from fleetlog.tasks import WrongArguments
 from fleetlog.tasks import task as declared
@@ -61,6 +62,27 @@ def test_a_function_is_called_with_its_arguments_and_its_value_comes_back(fleet:
     assert waited.value(END_S_MAX) == "waited"
     assert client.submit("returns", "deep").value(END_S_MAX) == [[[1]]]
     assert client.submit("returns", "none").value(END_S_MAX) is None
+
+
+def test_many_handles_are_given_as_their_tasks_end_by_one_stream(fleet: Fleet) -> None:
+    many = [*fleet.client.submit_many("add", [(number,) for number in range(300)]), fleet.client.submit("fails", "no")]
+    ended = list(as_completed(many, END_S_MAX))
+    assert {one.task_id for one in ended} == {one.task_id for one in many}
+    fleet_is_not_asked = [one.value() for one in many[:-1]]
+    assert fleet_is_not_asked == list(range(1, 301))
+    assert list(as_completed(many, 0.0)) == many, "what has ended is given at once"
+    (slow,) = fleet.client.submit_many("wait", [(600.0,)], queue="slow")
+    with pytest.raises(NotEnded, match="1 of 1 tasks have not ended in 0.2 s; they go on"):
+        list(as_completed([slow], 0.2))
+
+    async def scenario() -> None:
+        client = AsyncClient(fleet.home.gateway_url(), fleet.home.gateway_token(), str(fleet.home.tls_ca() or "") or None)
+        async with client:
+            handles = await client.submit_many("add", [(1,), (2,)])
+            assert sorted([await one.value() async for one in client.as_completed(handles, END_S_MAX)]) == [2, 3]
+
+    asyncio.run(scenario())
+    slow.cancel()
 
 
 def test_what_goes_wrong_is_said_so_that_it_can_be_mended(fleet: Fleet) -> None:
