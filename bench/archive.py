@@ -24,7 +24,7 @@ from fleetlog_runtime.pure.egress import Allowed
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.nats_bus import NatsBus
-from fleetlog_schemas import events, subjects
+from fleetlog_schemas import archive_events, events, subjects
 from fleetlog_schemas.ids import new_id
 
 
@@ -64,8 +64,8 @@ async def _measured(folder: Path, count: int, rounds: int) -> list[Figure]:
         began = time.perf_counter()
         await hands(Check(1, through_seq))
         checked = time.perf_counter() - began
-        below = {subject: min(through_seq + 1, (await bus.get_last(subjects.EVENTS, subject)).seq) for subject in events.PRUNABLE}
-        await _say(bus, events.LogPruned(through_seq=through_seq, below=below, reason="age"))
+        below = {subject: min(through_seq + 1, (await bus.get_last(subjects.EVENTS, subject)).seq) for subject in archive_events.PRUNABLE}
+        await _say(bus, archive_events.LogPruned(through_seq=through_seq, below=below, reason="age"))
         began = time.perf_counter()
         gone = sum([await bus.purge(subjects.EVENTS, subject, below_seq) for subject, below_seq in below.items()])
         purged = time.perf_counter() - began

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import catalog, events, files, hosts, policies, schedules, targets, webhooks
+from fleetlog_schemas import (
+    catalog,
+    events,
+    files,
+    host_events,
+    hosts,
+    policies,
+    schedules,
+    targets,
+    webhooks,
+)
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.functions import said_of_functions
 
@@ -71,24 +81,24 @@ def fold(access: Access, event: Event) -> None:
         return
     if event.subject == events.HOST:
         access.signatures.clear()
-    if isinstance(event.data, events.HostEnrolled | events.HostRevoked | events.HostLabelled):
+    if isinstance(event.data, host_events.HostEnrolled | host_events.HostRevoked | host_events.HostLabelled):
         access.directory = None
     match event.data:
-        case events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
+        case host_events.HostInvited(token_sha256=token, name=name, labels=labels, expires_ms=expires_ms):
             _forget_expired(access, event.time_ms)
             access.invitations[token] = Invitation(name=name, labels=labels, expires_ms=expires_ms)
-        case events.HostEnrolled(host_id=host_id, token_sha256=token):
+        case host_events.HostEnrolled(host_id=host_id, token_sha256=token):
             if hosts.apply(access.hosts, event) and token:
                 access.used.setdefault(token, host_id)
             return
-        case events.HostRevoked(public_key=public_key):
+        case host_events.HostRevoked(public_key=public_key):
             access.revoked.setdefault(public_key, event.time_ms)
         case _:
             pass
     hosts.apply(access.hosts, event)
 
 
-def learn_facts(access: Access, said: events.FactsChanged) -> None:
+def learn_facts(access: Access, said: host_events.FactsChanged) -> None:
     """Take in what a host says of its functions; its other facts decide nothing here."""
     host = access.hosts.by_id.get(said.host_id)
     if host is not None:

@@ -25,7 +25,7 @@ from fleetlog_runtime.pure.bus import Bus, Stored
 from fleetlog_runtime.pure.egress import Allowed
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.publisher import Publisher
-from fleetlog_schemas import codec, events, hosts, ids, subjects
+from fleetlog_schemas import codec, events, host_events, hosts, ids, subjects
 
 FACTS_CHANGED = b'"fleetlog.host.facts-changed.v1"'
 HEAD_BYTES = 512
@@ -141,7 +141,7 @@ def fold_stored(access: Access, stored: Stored, log: Any) -> bool:
         access_rules.passed(access, stored.subject, stored.seq)
         return False
     else:
-        if isinstance(event.data, events.FactsChanged):
+        if isinstance(event.data, host_events.FactsChanged):
             access_rules.learn_facts(access, event.data)
         else:
             access_rules.fold(access, event)

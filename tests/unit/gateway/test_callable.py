@@ -6,7 +6,7 @@ from typing import Any
 
 from fleetlog_gateway.access import Access, fold, learn_facts
 from fleetlog_gateway.callable import unfit
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.functions import UNKNOWN, WRONG_ARGUMENTS, facts_of
 from fleetlog_schemas.spec import Choose, Function, TaskSpec
@@ -23,13 +23,13 @@ def told(access: Access, data: events.Data) -> None:
 def fleet() -> Access:
     access = Access()
     for host_id, name in ((A, "a"), (B, "b")):
-        told(access, events.HostEnrolled(host_id=host_id, name=name, public_key=name, token_sha256="", labels={}))
+        told(access, host_events.HostEnrolled(host_id=host_id, name=name, public_key=name, token_sha256="", labels={}))
     return access
 
 
 def offer(access: Access, host_id: str, *signatures: str) -> None:
     facts = facts_of([Offered(f"f{index}", "default", "m", one) for index, one in enumerate(signatures)], ["default"])
-    learn_facts(access, events.FactsChanged(host_id=host_id, facts={"cores": 2, **facts}))
+    learn_facts(access, host_events.FactsChanged(host_id=host_id, facts={"cores": 2, **facts}))
 
 
 def code(access: Access, function: Function, target: str = "all", **fields: Any) -> str:
@@ -49,7 +49,7 @@ def test_what_is_refused_follows_what_hosts_say_and_who_they_are() -> None:
     offer(access, A, "(a: str) -> None")
     assert code(access, Function("f0", (1,))) == WRONG_ARGUMENTS
     assert code(access, Function("f0", ("x",))) == ""
-    told(access, events.HostRevoked(host_id=A, public_key="a", reason=""))
+    told(access, host_events.HostRevoked(host_id=A, public_key="a", reason=""))
     assert code(access, Function("f0", ("x",))) == UNKNOWN
 
 

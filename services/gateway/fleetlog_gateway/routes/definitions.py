@@ -28,7 +28,7 @@ from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_runtime.pure.bus import NotFound
-from fleetlog_schemas import definitions, events, questions
+from fleetlog_schemas import definition_events, definitions, events, questions
 from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
@@ -226,7 +226,7 @@ async def remove_definition(call: Call[Nothing, RemoveQuery]) -> web.Response:
         nonlocal last
         last = _named(gateway, known.definition_id)
         _check_match(call.request, last)
-        return events.DefinitionRemoved(definition_id=last.definition_id, name=last.definition.name, message=message)
+        return definition_events.DefinitionRemoved(definition_id=last.definition_id, name=last.definition.name, message=message)
 
     seq = await gateway.change(events.CATALOG, decide, call.principal, "look at the definitions, then try again")
     return reply(RemovedDefinition(name=last.definition.name, version=last.version, seq=seq))
@@ -293,10 +293,10 @@ async def _change(call: Call[SetDefinition, Nothing], name: str, decide: Callabl
     """Store what *decide* returns, unless it is so already."""
     gateway = call.gateway
     check_reason(call.body.message)
-    stored: list[events.DefinitionSet] = []
+    stored: list[definition_events.DefinitionSet] = []
 
     def remember() -> events.Data:
-        stored[:] = [data] if isinstance(data := decide(), events.DefinitionSet) else []
+        stored[:] = [data] if isinstance(data := decide(), definition_events.DefinitionSet) else []
         return data
 
     try:
@@ -306,7 +306,7 @@ async def _change(call: Call[SetDefinition, Nothing], name: str, decide: Callabl
     return ChangedDefinition(name, stored[0].definition_id, stored[0].version, seq, changed=True)
 
 
-def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> events.DefinitionSet:
+def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> definition_events.DefinitionSet:
     """Return the event of a new version. Raises HttpProblem when there is no room for it."""
     catalog, name = gateway.access.definitions, body.definition.name
     version = catalog.last_version(name) + 1
@@ -318,7 +318,7 @@ def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> events.De
     size = len(msgspec.json.encode(body.definition)) - (known.bytes if known else 0)
     if size > 0 and catalog.bytes + size > DEFINITIONS_BYTES_MAX:
         raise HttpProblem("too-many-definitions", f"all definitions have more than {DEFINITIONS_BYTES_MAX} bytes: remove some first")
-    return events.DefinitionSet(definition_id, version, body.definition, check_reason(body.message))
+    return definition_events.DefinitionSet(definition_id, version, body.definition, check_reason(body.message))
 
 
 def _check_match(request: web_request.BaseRequest, known: Known | None) -> None:
