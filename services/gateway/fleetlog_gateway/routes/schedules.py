@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
 from fleetlog_gateway.decode import Reason, check_reason
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.matching import Present, check_match
@@ -314,7 +315,7 @@ async def resume_schedule(call: Call[Because, Nothing]) -> web.Response:
 
 
 @route("POST", "/api/v1/schedules/{name}/run", auth=Permission.RUN, answer=AcceptedScheduled, status=202, idempotent=True,
-       problems=("invalid", "schedule-not-found", "task-id-time", "idempotency-key", "idempotency-key-reused",
+       problems=("invalid", *FUNCTION_PROBLEMS, "schedule-not-found", "task-id-time", "idempotency-key", "idempotency-key-reused",
                  "bus-unavailable", "unsettled", "log-full"))
 async def run_schedule(call: Call[Nothing, Nothing]) -> web.Response:
     """Run now what a schedule runs, whatever its state; its ticks are not touched. `Idempotency-Key` is the task's id."""
@@ -325,6 +326,7 @@ async def run_schedule(call: Call[Nothing, Nothing]) -> web.Response:
         schedule = named(gateway, call.path["name"])
         spec = _task_of(gateway, schedule.rule, "")
         decode.check_task(spec, "")
+        await check_callable(gateway, spec)
         submission = events.Submission(task_id=task_id, spec=spec, schedule=schedule.name)
         seq = await gateway.store([events.TasksSubmitted(tasks=(submission,))], call.principal, task_id, new_tasks=True)
         return AcceptedScheduled(task_id=task_id, seq=seq)
