@@ -16,7 +16,7 @@ import msgspec
 from fleetlog_schemas import limits
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.file_events import FileRemoved, FileSaved
-from fleetlog_schemas.spec import SpecError
+from fleetlog_schemas.spec import Payload, Script, SpecError
 
 _STEP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -148,6 +148,14 @@ def reference_of(text: str) -> tuple[str, int]:
         raise SpecError("/path", f"{text[:100]!r}: write PATH@VERSION, as {path[:100]}@3")
     check_path(path)
     return path, int(number or 0)
+
+
+def file_run_by(payload: Payload) -> str:
+    """Return the path of the task file that a task runs, whichever version; empty: it runs none."""
+    if not isinstance(payload, Script):
+        return ""
+    path, at, number = payload.content.name.rpartition("@")
+    return path if at and number.isdecimal() else ""
 
 
 def interpreter_for(path: str, content: str) -> tuple[str, ...]:

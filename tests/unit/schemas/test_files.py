@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.file_events import FileRemoved, FileSaved
-from fleetlog_schemas.files import Files, apply, check_path, interpreter_for, language_of
-from fleetlog_schemas.spec import SpecError
+from fleetlog_schemas.files import Files, apply, check_path, file_run_by, interpreter_for, language_of
+from fleetlog_schemas.spec import Blob, Script, Shell, SpecError
 
 _seqs = iter(range(1, 1 << 30))
 
@@ -124,3 +124,11 @@ def test_of_many_versions_the_longest_histories_are_shortened_and_the_newest_of_
         for version in range(1, versions + 1):
             happened(files, saved(name, version))
     assert [len(file.versions) for file in files.by_key.values()] == [12, 2, 4], "who has few keeps them"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("jobs/clean.py@4", "jobs/clean.py"), ("clean.py", ""), ("", ""), ("a@b", ""), ("@3", "")],
+)
+def test_a_task_says_which_file_it_runs(name: str, path: str) -> None:
+    assert file_run_by(Script(Blob("a" * 64, 1, name))) == path
+    assert not file_run_by(Shell(("true",)))
