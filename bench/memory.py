@@ -88,7 +88,7 @@ def _file_version_bytes() -> float:
         for seq in range(1, FILES * FILE_VERSIONS + 1):
             number, version = seq % FILES, (seq - 1) // FILES + 1
             saved = FileSaved(
-                path=f"team/jobs/file-{number:04d}.py", version=version, sha256=f"{seq:064x}", size=2_000,
+                path=f"team/scripts/file-{number:04d}.py", version=version, sha256=f"{seq:064x}", size=2_000,
                 interpreter=("/usr/bin/env", "python3"), message=f"change number {version} of this file",
             )
             event = Event(id=f"e{seq}", source="/fleetlog/gateway/g1", data=saved, time_ms=seq, subject=CATALOG, authid="ann")
