@@ -17,7 +17,7 @@ from bench.machine import bare_bus
 from bench.projection import stored
 from fleetlog_keeper.folder import Folder
 from fleetlog_keeper.hands import Hands
-from fleetlog_keeper.posting import Poster
+from fleetlog_keeper.posting import Poster, trusting
 from fleetlog_keeper.works import Check, Make
 from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.egress import Allowed
@@ -48,7 +48,7 @@ async def _measured(folder: Path, count: int, rounds: int) -> list[Figure]:
         archived = ArchivedBus(bus, home.path / "archive")
         kept = Folder(home.path / "archive")
         kept.prepare()
-        hands = Hands(archived, kept, KeeperSettings(), Poster(b"", Allowed()), structlog.get_logger())
+        hands = Hands(archived, kept, KeeperSettings(), Poster(b"", Allowed(), trusting(None)), structlog.get_logger())
         last_seq = (await bus.state(subjects.EVENTS)).last_seq
         seconds = 0.0
         while True:

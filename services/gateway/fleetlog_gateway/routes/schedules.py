@@ -21,6 +21,7 @@ from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
 from fleetlog_gateway.decode import Reason, check_reason
 from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.matching import Present, check_match
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
@@ -253,7 +254,8 @@ async def register_schedule(call: Call[SetSchedule, Nothing]) -> web.Response:
     if not _NAME.fullmatch(name):
         raise invalid("/name", "a schedule's name is 1-63 of A-Z a-z 0-9 _ . - and starts with a letter or digit")
     check_rule(gateway, body.rule)
-    reason, match = check_reason(body.reason), decode.if_match(call.request)
+    reason = check_reason(body.reason)
+    decode.if_match(call.request)  # a bad header is said before anything is asked
 
     def decide() -> events.Data:
         schedules = gateway.access.schedules.by_name
@@ -261,7 +263,7 @@ async def register_schedule(call: Call[SetSchedule, Nothing]) -> web.Response:
         if present is None and len(schedules) >= limits.SCHEDULES_MAX:
             raise HttpProblem("too-many-schedules", f"there are {limits.SCHEDULES_MAX} schedules: remove some first")
         if present is not None:
-            _check_unchanged(present, match)
+            check_match(call.request, Present(f"the schedule {name}", present.changed_seq), changed_code="schedule-changed")
         return stored.ScheduleRegistered(name=name, rule=body.rule, active=body.active, reason=reason)
 
     return await _changed(call, decide)
@@ -352,17 +354,3 @@ async def _changed(call: Call[Any, Any], decide: Callable[[], events.Data]) -> w
     name = call.path["name"]
     seq = await call.gateway.change(events.SCHEDULE, decide, call.principal, f"look at schedule {name}, then try again")
     return reply(ChangedSchedule(name=name, seq=seq), headers={"ETag": f'"{seq}"'})
-
-
-def _check_unchanged(present: Schedule, match: str | None) -> None:
-    """Refuse a change that rests on another version. Raises HttpProblem."""
-    if match is None:
-        raise HttpProblem(
-            "version-missing", f"a schedule {present.name} exists: send If-Match with its ETag"
-            f' ("{present.changed_seq}"), or * for any'
-        )
-    if match not in ("*", str(present.changed_seq)):
-        raise HttpProblem(
-            "schedule-changed", f"version {match} was meant, and by now it is {present.changed_seq}: look at what changed,"
-            " then send it again", version=present.changed_seq, headers={"ETag": f'"{present.changed_seq}"'},
-        )
