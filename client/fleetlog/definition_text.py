@@ -19,15 +19,26 @@ from typing import Any
 
 import msgspec
 
+from fleetlog.meant import by_name, decoder_text
 from fleetlog.toml_text import toml_lines
 from fleetlog_schemas.definitions import Definition
-from fleetlog_schemas.spec import Blob, Choose, Export, Function, Part, Script, TaskSpec, Workflow
+from fleetlog_schemas.spec import (
+    Blob,
+    Choose,
+    Export,
+    Function,
+    Options,
+    Part,
+    Retry,
+    Script,
+    TaskSpec,
+    Workflow,
+)
 
 ANYWHERE = ("all", Choose())
 """Target and choice of a function that names no host: any one that offers it and serves its queue."""
-FILE_SUFFIX = ".toml"
-FILE_BYTES_MAX = 32 * 1024 * 1024
-"""Bytes of one file: a script and a stdin of the largest size, as text."""
+FILE_SUFFIX, FILE_BYTES_MAX = ".toml", 32 * 1024 * 1024
+"""Of one file: a script and a stdin of the largest size, as text."""
 _VERSION_LINE = re.compile(r"^version[ \t]*=[ \t]*[0-9]+[ \t]*(?=#|$)", re.MULTILINE)
 _TABLE_LINE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
@@ -278,29 +289,19 @@ def _take_parts(parts: Any, contents: Contents, beside: Callable[[str], bytes]) 
 
 def _plain(message: str, parts: list[str]) -> str:
     """Return a message of the decoder with the field as the file has it."""
-    return re.sub(r"_ms(_max)?\b", r"_seconds\1", by_name(re.sub(r"\$\.(spec\.)?", "", message), parts))
-
-
-def by_name(place: str, parts: list[str]) -> str:
-    """Return a place in a specification as the file has it: a part by its name, its task's fields beside its own."""
-
-    def named(found: re.Match[str]) -> str:
-        index = int(found[1])
-        return f"parts.{parts[index] if index < len(parts) else index}"
-
-    return re.sub(r"(?:payload\.)?parts[.\[](\d+)\]?(?:\.task\b)?(?:\.payload\b)?", named, place)
+    plain = re.sub(r" - at `\$\.spec`|\$\.(spec\.)?(payload\.)?", "", decoder_text(message, Definition, TaskSpec, Options, Retry))
+    return re.sub(r"_ms(_max)?\b", r"_seconds\1", by_name(plain, parts))
 
 
 _PLAIN = ("argv", "interpreter", "args", "steps", "artifacts", "inputs")
 """Fields of payloads that a file has as they are."""
-_OF_EXPORTS = Export.__struct_fields__
 
 
 def _take_payload(spec: dict[str, Any], contents: Contents, beside: Callable[[str], bytes]) -> None:
     blob = _take_content(spec, "script", contents, beside)
     of_kind = spec.pop("kind", "script" if blob else "build" if "steps" in spec else "export" if "what" in spec else "shell")
     payload: dict[str, Any] = {"kind": of_kind}
-    payload.update({key: spec.pop(key) for key in (*_PLAIN, *(_OF_EXPORTS if of_kind == "export" else ())) if key in spec})
+    payload.update({key: spec.pop(key) for key in (*_PLAIN, *(Export.__struct_fields__ if of_kind == "export" else ())) if key in spec})
     if blob:
         payload["content"] = blob
     if "function" in spec:

@@ -12,6 +12,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -42,6 +43,7 @@ FLAGS = {
     "/rollout/approve": "--approve", "/failures_max": "--max-failures", "/ignore_windows": "--ignore-windows",
     "/reason": "--reason", "/hosts": "--host", "/wave": "--wave", "/kind": "--blackout or --maintenance", "/days": "--days",
     "/begins": "--at", "/lasts_minutes": "--for", "/latest": "--latest", "/message": "--message", "/zone": "--zone", "/in_flight_max": "N",
+    "/events": "--on", "/url": "URL", "/query": "",
 }
 """Field of a request to the option that fills it, so that an error names what was typed."""
 
@@ -281,7 +283,7 @@ def _problem(status: int, body: bytes, url: str) -> GatewayError:
     first = ""
     for entry in problem.get("errors") or ():
         text, pointer = str(entry.get("message", "")), str(entry.get("pointer", ""))
-        named = f"{flag_of(pointer)}: {text}" if pointer else text
+        named = text if status == HTTPStatus.NOT_FOUND or _says_what(pointer, text) else f"{flag_of(pointer)}: {text}"
         first = first or pointer
         if text in message:
             message = message.replace(text, named, 1)
@@ -289,6 +291,11 @@ def _problem(status: int, body: bytes, url: str) -> GatewayError:
             message += f"\n  {named}"
     hint = "set FLEETLOG_TOKEN, or run as the user who started `fleetlog up`" if status == 401 else ""
     return GatewayError(status, str(problem.get("code", "")), message, hint, detail=detail, pointer=first)
+
+
+def _says_what(pointer: str, text: str) -> bool:
+    """Tell whether a message needs no option before it: it has its own subject, or is about the whole."""
+    return not flag_of(pointer) or (pointer == "/name" and text.startswith("a "))
 
 
 def flag_of(pointer: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from fleetlog.definition_text import TextError
+from fleetlog.meant import decoder_text
 from fleetlog.toml_text import toml_lines
 from fleetlog.values import DAYS, duration_ms, moment_ms, window
 from fleetlog_schemas.codec import rfc3339
@@ -57,7 +58,7 @@ def _rule(place: str, table: Json, definition: str) -> Rule:
     try:
         return msgspec.convert({**fields, "policy": policy}, Rule)
     except msgspec.ValidationError as error:
-        raise TextError(f"{place}: {str(error).replace('$.policy.', '').replace('$.', '')}") from None
+        raise TextError(f"{place}: {decoder_text(str(error), Rule).replace('$.policy.', '').replace('$.', '')}") from None
 
 
 def _read(place: str, table: Json, words: Mapping[str, tuple[str, Callable[[str], Any] | None]]) -> Json:

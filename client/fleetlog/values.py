@@ -39,7 +39,7 @@ def quantity(text: str) -> int:
 def count(text: str) -> int:
     """Return a number from 0 on."""
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise ArgumentTypeError(f"{text!r} is not a number")
+        raise ArgumentTypeError(f"{text!r} is not a number: write a whole one, 0 or more")
     return int(text)
 
 

@@ -14,6 +14,7 @@ from fleetlog.client import SUBMIT_PAUSE_S, SUBMIT_TRIES_MAX, new_task_id
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import GatewayError
+from fleetlog.meant import decoder_text
 from fleetlog.render.text import count_of, seconds
 from fleetlog.sse import Feed, Item, Trouble
 from fleetlog_schemas import events, limits
@@ -60,7 +61,7 @@ def _specs(path: str) -> Iterator[bytes]:
                 raise CliError(Exit.TYPED_WRONG, f"line {number}: {error.pointer or '/'}: {error.message}") from None
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise CliError(
-                    Exit.TYPED_WRONG, f"line {number}: {error}", 'write {"argv": ["uptime"], "target": "web*"}'
+                    Exit.TYPED_WRONG, f"line {number}: {decoder_text(str(error), TaskSpec)}", 'write {"argv": ["uptime"], "target": "web*"}'
                 ) from None
 
 

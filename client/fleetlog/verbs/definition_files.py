@@ -20,7 +20,6 @@ from fleetlog.definition_text import (
     Kept,
     Read,
     TextError,
-    by_name,
     canonical,
     read,
     with_version,
@@ -28,6 +27,7 @@ from fleetlog.definition_text import (
 )
 from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway, GatewayError, segment
+from fleetlog.meant import by_name
 from fleetlog.render.text import count_of
 from fleetlog.schedule_text import rules_of, schedules_text
 from fleetlog.verbs.definitions import fetched, kept_file, listed
