@@ -17,14 +17,14 @@ from bench.machine import bare_bus
 from bench.projection import stored
 from fleetlog_keeper.folder import Folder
 from fleetlog_keeper.hands import Hands
-from fleetlog_keeper.posting import Poster
+from fleetlog_keeper.posting import Poster, trusting
 from fleetlog_keeper.works import Check, Make
 from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.egress import Allowed
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.nats_bus import NatsBus
-from fleetlog_schemas import events, subjects
+from fleetlog_schemas import archive_events, events, subjects
 from fleetlog_schemas.ids import new_id
 
 
@@ -48,7 +48,7 @@ async def _measured(folder: Path, count: int, rounds: int) -> list[Figure]:
         archived = ArchivedBus(bus, home.path / "archive")
         kept = Folder(home.path / "archive")
         kept.prepare()
-        hands = Hands(archived, kept, KeeperSettings(), Poster(b"", Allowed()), structlog.get_logger())
+        hands = Hands(archived, kept, KeeperSettings(), Poster(b"", Allowed(), trusting(None)), structlog.get_logger())
         last_seq = (await bus.state(subjects.EVENTS)).last_seq
         seconds = 0.0
         while True:
@@ -64,8 +64,8 @@ async def _measured(folder: Path, count: int, rounds: int) -> list[Figure]:
         began = time.perf_counter()
         await hands(Check(1, through_seq))
         checked = time.perf_counter() - began
-        below = {subject: min(through_seq + 1, (await bus.get_last(subjects.EVENTS, subject)).seq) for subject in events.PRUNABLE}
-        await _say(bus, events.LogPruned(through_seq=through_seq, below=below, reason="age"))
+        below = {subject: min(through_seq + 1, (await bus.get_last(subjects.EVENTS, subject)).seq) for subject in archive_events.PRUNABLE}
+        await _say(bus, archive_events.LogPruned(through_seq=through_seq, below=below, reason="age"))
         began = time.perf_counter()
         gone = sum([await bus.purge(subjects.EVENTS, subject, below_seq) for subject, below_seq in below.items()])
         purged = time.perf_counter() - began

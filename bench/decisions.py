@@ -20,7 +20,7 @@ from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.engine import Engine
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.signing import Signer
-from fleetlog_schemas import codec, events
+from fleetlog_schemas import codec, events, host_events
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Rollout, Shell, TaskSpec
@@ -48,10 +48,10 @@ class Desk:
         for start in range(0, hosts, ENTRIES):
             some = self.hosts[start : start + ENTRIES]
             for host_id in some:
-                self.store(events.HostEnrolled(host_id, host_id, {}, "key"), events.ACCESS)
-            sessions = tuple(events.Session(host_id, 1, f"n{host_id}", "boot", "1", 1) for host_id in some)
-            self.store(events.SessionsOpened(sessions), events.DISPATCH)
-            self.store(events.HostsOnline(tuple(events.HostEpoch(host_id, 1) for host_id in some)), events.DISPATCH)
+                self.store(host_events.HostEnrolled(host_id, host_id, {}, "key"), events.ACCESS)
+            sessions = tuple(host_events.Session(host_id, 1, f"n{host_id}", "boot", "1", 1) for host_id in some)
+            self.store(host_events.SessionsOpened(sessions), events.DISPATCH)
+            self.store(host_events.HostsOnline(tuple(host_events.HostEpoch(host_id, 1) for host_id in some)), events.DISPATCH)
         self.settle()
 
     def make_id(self) -> str:

@@ -27,7 +27,7 @@ from fleetlog_reporter.store import FILE_NAME, Store
 from fleetlog_runtime.pure.bus import Batch, Draft, Stored
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.memory_bus import MemoryBroker, MemoryBus
-from fleetlog_schemas import events, questions, subjects
+from fleetlog_schemas import events, host_events, questions, subjects
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -107,12 +107,12 @@ class Past:
         for first in range(0, HOSTS, ENTRIES):
             some = range(first, first + ENTRIES)
             for number in some:
-                enrolled = events.HostEnrolled(f"h{number:05d}", f"host{number:05d}", {"rack": str(number % 40)}, f"K{number}")
+                enrolled = host_events.HostEnrolled(f"h{number:05d}", f"host{number:05d}", {"rack": str(number % 40)}, f"K{number}")
                 self._fold(stored(enrolled, now_ms, events.ACCESS), now_ms)
-            sessions = tuple(events.Session(f"h{number:05d}", 1, f"n{number}", "boot", "1", 1) for number in some)
-            self._fold(stored(events.SessionsOpened(sessions), now_ms, events.DISPATCH), now_ms)
-            epochs = tuple(events.HostEpoch(f"h{number:05d}", 1) for number in some)
-            self._fold(stored(events.HostsOnline(epochs), now_ms, events.DISPATCH), now_ms)
+            sessions = tuple(host_events.Session(f"h{number:05d}", 1, f"n{number}", "boot", "1", 1) for number in some)
+            self._fold(stored(host_events.SessionsOpened(sessions), now_ms, events.DISPATCH), now_ms)
+            epochs = tuple(host_events.HostEpoch(f"h{number:05d}", 1) for number in some)
+            self._fold(stored(host_events.HostsOnline(epochs), now_ms, events.DISPATCH), now_ms)
 
     def _fold(self, draft: Draft, now_ms: int) -> None:
         self.hosts.fold(Stored(self.hosts.position + 1, draft.subject, now_ms, draft.body))

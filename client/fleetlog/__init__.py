@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleetlog.client import Client as Client
     from fleetlog.client import new_task_id as new_task_id
+    from fleetlog.completed import as_completed as as_completed
     from fleetlog.exits import CliError as CliError
     from fleetlog.exits import NotEnded as NotEnded
     from fleetlog.functions import Handle as Handle
+    from fleetlog.functions import SubmittedInPart as SubmittedInPart
     from fleetlog.functions import TaskFailed as TaskFailed
     from fleetlog.tasks import WrongArguments as WrongArguments
     from fleetlog.tasks import report_progress as report_progress
     from fleetlog.tasks import task as task
 
-__all__ = ["CliError", "Client", "Handle", "NotEnded", "TaskFailed", "WrongArguments", "new_task_id", "report_progress", "task"]
+__all__ = [
+    "CliError", "Client", "Handle", "NotEnded", "SubmittedInPart", "TaskFailed", "WrongArguments", "as_completed", "new_task_id",
+    "report_progress", "task",
+]
 _WHERE = {
-    "Client": "client", "CliError": "exits", "Handle": "functions", "NotEnded": "exits", "TaskFailed": "functions",
-    "WrongArguments": "tasks", "new_task_id": "client", "report_progress": "tasks", "task": "tasks",
+    "Client": "client", "CliError": "exits", "Handle": "functions", "NotEnded": "exits", "SubmittedInPart": "functions",
+    "TaskFailed": "functions", "WrongArguments": "tasks", "as_completed": "completed", "new_task_id": "client", "report_progress": "tasks", "task": "tasks",
 }
 
 

@@ -7,12 +7,13 @@ gather them a few dozen at a time, or follow the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from fleetlog.client import Client
+from fleetlog.completed import as_completed
 from fleetlog.functions import Handle, Options
 from fleetlog.http import Gateway
 from fleetlog.place import Place
@@ -67,6 +68,18 @@ class AsyncClient:
         handles = await self._run(lambda: self._client.submit_many(what, calls, **options))
         return [AsyncHandle(self, handle) for handle in handles]
 
+    async def as_completed(self, handles: Iterable[AsyncHandle[R]], timeout_s: float | None = None) -> AsyncIterator[AsyncHandle[R]]:
+        """Yield each handle as soon as its task has ended, as `fleetlog.as_completed` does, and raise what it raises."""
+        by_id = {one.task_id: one for one in handles}
+        gateway = Gateway(*self._at)
+        ended = as_completed([one.by(Client.over(gateway)) for one in by_id.values()], timeout_s)
+        try:
+            while (found := await asyncio.get_running_loop().run_in_executor(self._waits, next, ended, None)) is not None:
+                by_id[found.task_id].take(found)
+                yield by_id[found.task_id]
+        finally:
+            gateway.close()
+
     async def _run(self, work: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._one_by_one, work)
 
@@ -91,6 +104,14 @@ class AsyncHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"AsyncHandle({self.task_id!r})"
+
+    def by(self, client: Client) -> Handle[R]:
+        """Return a handle of the same task for another thread, which asks by *client*."""
+        return self._handle.by(client)
+
+    def take(self, handle: Handle[R]) -> None:
+        """Know of the task's end what another handle of it knows."""
+        self._handle.ended = handle.ended
 
     async def _ask(self, work: Callable[[Handle[R]], Any]) -> Any:
         return await self._client.wait(lambda client: work(self._handle.by(client)))

@@ -128,11 +128,13 @@ class Client:
 
     def submit_specs(self, specs: Iterable[TaskSpec]) -> list[str]:
         """Submit many tasks, as many with each request as it takes, and return their ids. Raises CliError."""
-        submitted: list[str] = []
+        return [task_id for ids in self.submitted(specs) for task_id in ids]
+
+    def submitted(self, specs: Iterable[TaskSpec]) -> Iterator[list[str]]:
+        """Submit many tasks, and yield the ids of each request's as soon as they are stored. Raises CliError."""
         for ids, body in batches((new_task_id(), spec) for spec in specs):
             self._repeat(lambda body=body: self.gateway.post("/tasks/batch", body, Content_Type="application/json"))  # type: ignore[misc]
-            submitted += ids
-        return submitted
+            yield ids
 
     def run(
         self, name: str, parameters: Mapping[str, Any] | None = None, *, target: str = "", narrow: str = "", version: int = 0,

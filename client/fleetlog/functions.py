@@ -12,6 +12,7 @@ A handle belongs to one task; it asks the gateway, keeps nothing but the end, an
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypedDict, TypeVar
@@ -32,6 +33,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 ANY_HOST = "all"
 """Together with `choose`: any one host that offers the function and serves its queue."""
+WRONG_ARGUMENTS = "function-arguments"
+"""Code of the gateway's refusal; it stands in `fleetlog_schemas.functions` too, which programs that submit need not load."""
+_IN_BATCH = re.compile(r"/tasks/(\d+)/")
 BATCH_BYTES_MAX = 6 * 1024 * 1024
 """Of the tasks in one request; the gateway takes 8 MiB."""
 
@@ -69,6 +73,15 @@ class TaskFailed(Exception):
         self.task_id, self.outcome, self.error, self.traceback = task_id, outcome, error, traceback
 
 
+class SubmittedInPart(CliError):
+    """Of many tasks the first ones were submitted and run; `handles` has them, in order. The others were not, or nobody knows."""
+
+    def __init__(self, handles: list[Handle[Any]], asked: int, error: Exception) -> None:
+        code, hint = (error.code, error.hint) if isinstance(error, CliError) else (Exit.TYPED_WRONG, "")
+        super().__init__(code, f"the first {len(handles)} of {asked} tasks were submitted, then: {error}", hint)
+        self.handles = handles
+
+
 class Handle(Generic[R]):
     """One submitted task. Like its client, not for several threads."""
 
@@ -76,14 +89,17 @@ class Handle(Generic[R]):
         """Speak of the task *task_id*; *decode* makes a value of the JSON text that a function returned."""
         self.client, self.task_id = client, task_id
         self._decode = decode
-        self._ended: TaskView | None = None
+        self.ended: TaskView | None = None
+        """The task, once it is known to have ended."""
 
     def __repr__(self) -> str:
         return f"Handle({self.task_id!r})"
 
     def by(self, client: Client) -> Handle[R]:
         """Return a handle of the same task that asks by another client, for another thread."""
-        return Handle(client, self.task_id, self._decode)
+        other: Handle[R] = Handle(client, self.task_id, self._decode)
+        other.ended = self.ended
+        return other
 
     def wait(self, timeout_s: float | None = None) -> TaskView:
         """Return the task when it has ended.
@@ -92,9 +108,9 @@ class Handle(Generic[R]):
             NotEnded: `timeout_s` is over; it is a TimeoutError. The task goes on.
             CliError: the gateway stayed away.
         """
-        if self._ended is None:
-            self._ended = self.client.wait(self.task_id, timeout_s)
-        return self._ended
+        if self.ended is None:
+            self.ended = self.client.wait(self.task_id, timeout_s)
+        return self.ended
 
     def value(self, timeout_s: float | None = None) -> R:
         """Return what the function returned; wait for it.
@@ -165,27 +181,57 @@ class Submitter(Generic[P, R]):
         """Submit one task. Raises WrongArguments before anything is sent, CliError when it was not taken."""
         spec = self._spec(args, kwargs)
         client = self._client or client_here()
-        return Handle(client, client.submit(spec, self._options.get("task_id", "")), self._decode)
+        try:
+            return Handle(client, client.submit(spec, self._options.get("task_id", "")), self._decode)
+        except GatewayError as error:
+            raise _as_it_is(error, 0) from None
 
     def submit_many(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]) -> list[Handle[R]]:
         """Submit one task for each call: a tuple of arguments by position, or a dict of arguments by name.
 
-        All arguments are checked before anything is sent. As many tasks as one request takes are stored all or none.
+        The arguments of a decorated function are all checked before anything is sent. Up to 10,000 tasks go with one request,
+        which stores all of them or none.
 
         Raises:
-            WrongArguments: they do not fit; nothing was sent.
-            CliError: a request was not taken.
+            WrongArguments: they do not fit: the message says which call; nothing was sent.
+            SubmittedInPart: a later request was not taken; it has the handles of what was. It is a CliError.
+            CliError: nothing was taken.
         """
         if "task_id" in self._options:
             raise TypeError("task_id is the id of one task: use submit()")
-        specs = [self._spec(*_call_of(one)) for one in calls]
+        specs: list[TaskSpec] = []
+        for number, one in enumerate(calls):
+            try:
+                specs.append(self._spec(*_call_of(one)))
+            except WrongArguments as error:
+                raise WrongArguments(f"call {number}: {error}") from None
         client = self._client or client_here()
-        return [Handle(client, task_id, self._decode) for task_id in client.submit_specs(specs)]
+        handles: list[Handle[R]] = []
+        try:
+            for task_ids in client.submitted(specs):
+                handles += [Handle(client, task_id, self._decode) for task_id in task_ids]
+        except CliError as error:
+            known = _as_it_is(error, len(handles)) if isinstance(error, GatewayError) else error
+            if handles:
+                raise SubmittedInPart(handles, len(specs), known) from None
+            raise known from None
+        return handles
 
     def _spec(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskSpec:
         if isinstance(self._function, str):
             return function_spec(self._function, *plain_arguments(self._function, args, kwargs), self._options)
         return function_spec(self._function.name, *self._function.plain(args, kwargs), self._options)
+
+
+def _as_it_is(error: GatewayError, before: int) -> Exception:
+    """Return a refusal as what it is to a program: arguments that the host's function does not take are wrong arguments.
+
+    *before* is how many calls earlier requests carried.
+    """
+    if error.problem_code != WRONG_ARGUMENTS:
+        return error
+    in_batch = _IN_BATCH.match(error.pointer)
+    return WrongArguments(f"call {before + int(in_batch[1])}: {error.detail}" if in_batch else error.detail)
 
 
 def _call_of(one: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

@@ -25,7 +25,7 @@ DOWNLOAD_BYTES = 256 * 1024
 VERSION_PREFIX = "/api/v1"
 
 FLAGS = {
-    "/target": "-t", "/host_ids": "-t", "/payload/argv": "ARGV", "/payload/args": "ARGS", "/payload/content": "FILE",
+    "/target": "-t", "/host_ids": "-t", "/payload/argv": "ARGV", "/payload/args": "ARGS", "/payload/kwargs": "-k", "/payload/name": "NAME", "/payload/content": "FILE",
     "/payload/steps": "--step", "/payload/artifacts": "--artifact", "/payload/inputs": "--input",
     "/payload/to": "--to", "/payload/format": "--format", "/payload/tasks": "--task", "/payload/since_ms": "--since", "/payload/until_ms": "--until",
     "/payload/interpreter": "--interpreter", "/name": "--name", "/timeout_ms": "--timeout",
@@ -47,12 +47,13 @@ FLAGS = {
 
 
 class GatewayError(CliError):
-    """The gateway answered with a problem. `status` and `problem_code` are its own."""
+    """The gateway answered with a problem. `status`, `problem_code`, `detail` and `pointer` (of its first error) are its own."""
 
-    def __init__(self, status: int, problem_code: str, message: str, hint: str = "") -> None:
+    def __init__(self, status: int, problem_code: str, message: str, hint: str = "", *, detail: str = "", pointer: str = "") -> None:
         super().__init__(of_status(status), message, hint)
         self.status = status
         self.problem_code = problem_code
+        self.detail, self.pointer = detail or message, pointer
 
 
 class Stream:
@@ -276,16 +277,18 @@ def _problem(status: int, body: bytes, url: str) -> GatewayError:
         problem = None
     if not isinstance(problem, dict):
         return GatewayError(status, "", f"{url} answered {status} without saying why: is this a fleetlog gateway?")
-    message = str(problem.get("detail") or problem.get("title") or f"status {status}")
+    detail = message = str(problem.get("detail") or problem.get("title") or f"status {status}")
+    first = ""
     for entry in problem.get("errors") or ():
         text, pointer = str(entry.get("message", "")), str(entry.get("pointer", ""))
         named = f"{flag_of(pointer)}: {text}" if pointer else text
+        first = first or pointer
         if text in message:
             message = message.replace(text, named, 1)
         else:
             message += f"\n  {named}"
     hint = "set FLEETLOG_TOKEN, or run as the user who started `fleetlog up`" if status == 401 else ""
-    return GatewayError(status, str(problem.get("code", "")), message, hint)
+    return GatewayError(status, str(problem.get("code", "")), message, hint, detail=detail, pointer=first)
 
 
 def flag_of(pointer: str) -> str:

@@ -9,14 +9,14 @@ import bisect
 
 import msgspec
 
-from fleetlog_schemas import chain, events
+from fleetlog_schemas import archive_events, chain
 from fleetlog_schemas.codec import Event
 
 
 class Archive(msgspec.Struct):
     """The sealed segments in their order, without a hole between them, and the last pruning."""
 
-    sealed: list[events.SegmentSealed] = []
+    sealed: list[archive_events.SegmentSealed] = []
     pruned_through: int = 0
     """Up to here the stream may lack messages of PRUNABLE subjects; all of them are in segments."""
     below: dict[str, int] = {}
@@ -32,12 +32,12 @@ class Archive(msgspec.Struct):
         """The head of the hash chain at `sealed_through`."""
         return self.sealed[-1].chain_head if self.sealed else chain.START
 
-    def at(self, seq: int) -> events.SegmentSealed | None:
+    def at(self, seq: int) -> archive_events.SegmentSealed | None:
         """Return the segment that holds a sequence."""
         index = bisect.bisect_right(self.sealed, seq, key=lambda one: one.first_seq) - 1
         return self.sealed[index] if index >= 0 and seq <= self.sealed[index].last_seq else None
 
-    def chain_before(self, sealed: events.SegmentSealed) -> str:
+    def chain_before(self, sealed: archive_events.SegmentSealed) -> str:
         """Return the head of the hash chain before a segment's first message."""
         before = self.at(sealed.first_seq - 1)
         return before.chain_head if before else chain.START
@@ -46,15 +46,15 @@ class Archive(msgspec.Struct):
 def apply(archive: Archive, event: Event) -> bool:
     """Fold one event; tell whether it changed anything. What does not follow on what is sealed is void."""
     match event.data:
-        case events.SegmentSealed() as sealed:
+        case archive_events.SegmentSealed() as sealed:
             fits = sealed.first_seq == archive.sealed_through + 1 and sealed.first_seq <= sealed.last_seq < event.seq
             if fits:
                 archive.sealed.append(sealed)
             return fits
-        case events.LogPruned(through_seq=through_seq, below=below):
+        case archive_events.LogPruned(through_seq=through_seq, below=below):
             ends = archive.at(through_seq)
             fits = ends is not None and ends.last_seq == through_seq > archive.pruned_through and all(
-                subject in events.PRUNABLE and seq <= through_seq + 1 for subject, seq in below.items()
+                subject in archive_events.PRUNABLE and seq <= through_seq + 1 for subject, seq in below.items()
             )
             if fits:
                 archive.pruned_through, archive.below = through_seq, below

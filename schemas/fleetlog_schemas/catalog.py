@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import definition_events, limits
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
 
@@ -55,9 +55,9 @@ class Catalog(msgspec.Struct):
 def apply(catalog: Catalog, event: Event) -> bool:
     """Fold one event and tell whether it changed anything."""
     match event.data:
-        case events.DefinitionSet():
+        case definition_events.DefinitionSet():
             return _set(catalog, event, event.data)
-        case events.DefinitionRemoved(definition_id=definition_id):
+        case definition_events.DefinitionRemoved(definition_id=definition_id):
             name = catalog.names.pop(definition_id, None)
             if name is None:
                 return False
@@ -68,7 +68,7 @@ def apply(catalog: Catalog, event: Event) -> bool:
     return False
 
 
-def _set(catalog: Catalog, event: Event, data: events.DefinitionSet) -> bool:
+def _set(catalog: Catalog, event: Event, data: definition_events.DefinitionSet) -> bool:
     name = data.definition.name
     known = catalog.by_name.get(name)
     if data.version != catalog.last_version(name) + 1:

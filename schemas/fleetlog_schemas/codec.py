@@ -12,7 +12,19 @@ from typing import Any, cast
 
 import msgspec
 
-from fleetlog_schemas import alert_events, events, file_events, limits, schedule_events, workflow_events
+from fleetlog_schemas import (
+    alert_events,
+    archive_events,
+    control_events,
+    definition_events,
+    events,
+    file_events,
+    host_events,
+    limits,
+    policy_events,
+    schedule_events,
+    workflow_events,
+)
 from fleetlog_schemas.spec import Build, Export, Function, TaskSpec, Workflow
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -77,7 +89,10 @@ class Event(msgspec.Struct, frozen=True):
 _LAST_MS = 253_402_300_799_999
 """The end of the year 9999. A hostile host may report any number, and it must still be shown."""
 
-TYPES_ELSEWHERE = (schedule_events, workflow_events, alert_events, file_events)
+TYPES_ELSEWHERE = (
+    control_events, host_events, policy_events, definition_events, schedule_events, workflow_events, alert_events, file_events,
+    archive_events,
+)
 """Modules beside `events.py` that enter types into the registry."""
 
 _encode = msgspec.json.Encoder().encode
@@ -121,7 +136,7 @@ def minreader(data: events.Data) -> int:
     """
     if isinstance(data, events.TasksSubmitted) and any(one.part_of or _is_new(one.spec) for one in data.tasks):
         return 2
-    if isinstance(data, events.CancelRequested) and data.parts:
+    if isinstance(data, control_events.CancelRequested) and data.parts:
         return 2
     return events.REGISTRY[events.NAMES[type(data)]].minreader
 

@@ -1,6 +1,7 @@
-"""Every event of the log: what is stored, for ever.
+"""What an event of the log is, and the events of tasks and attempts: what is stored, for ever.
 
-These types ARE the stored format. A stored version never changes its meaning: a change is a new version with
+These types ARE the stored format, together with those of the modules `*_events.py`, one for each further subject matter
+(`codec.py` names them all). A stored version never changes its meaning: a change is a new version with
 an upcast in `codec.py` and a golden sample beside the old one. Names are past tense. Events about attempts and
 tasks are plural: one dispatch round, one report or one submitted batch is one event.
 
@@ -10,11 +11,10 @@ The counterparts are `pushes.py` (what an agent is asked) and `reports.py` (what
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import TaskSpec
 
@@ -28,6 +28,8 @@ SCHEDULE = "evt.schedule"
 TICK = "evt.tick"
 ARCHIVE = "evt.archive"
 ALERT = "evt.alert"
+SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK, ARCHIVE, ALERT)
+"""The subjects of EVENTS that have writers today."""
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=False):
@@ -53,7 +55,7 @@ _D = TypeVar("_D", bound=type[Data])
 
 
 def event(name: str, subject: str, written_by: str, *read_by: str, minreader: int = 1) -> Callable[[_D], _D]:
-    """Enter a type into the registry; `schedule_events.py` and `alert_events.py` do so too."""
+    """Enter a type into the registry, here and in every module `*_events.py`."""
 
     def register(data: _D) -> _D:
         REGISTRY[name] = EventType(name, data, subject, written_by, read_by, minreader)
@@ -99,70 +101,6 @@ class TasksSubmitted(Data, frozen=True):
     """Tasks were asked for. The first submission of an id stands; a later one changes nothing."""
 
     tasks: tuple[Submission, ...]
-
-
-@event(
-    "fleetlog.task.cancel-requested.v1", "evt.request evt.request", "gateway scheduler", "dispatcher", "reporter"
-)
-class CancelRequested(Data, frozen=True):
-    """A person wants a task, or some of its commands, to end."""
-
-    task_id: str
-    host_ids: tuple[str, ...] = ()
-    """Empty: the whole task."""
-    reason: str = ""
-    parts: tuple[str, ...] = ()
-    """Of a workflow: only these."""
-
-
-@event("fleetlog.task.all-cancel-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
-class AllCancelRequested(Data, frozen=True):
-    """A person wants every task that is open at this moment to end."""
-
-    reason: str = ""
-
-
-@event("fleetlog.task.pause-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
-class PauseRequested(Data, frozen=True):
-    """A person wants a task to start nothing more; what runs goes on."""
-
-    task_id: str
-    reason: str = ""
-
-
-@event("fleetlog.task.resume-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
-class ResumeRequested(Data, frozen=True):
-    """A person lets a paused or halted task go on; the failures so far no longer count against its budget."""
-
-    task_id: str
-    reason: str = ""
-
-
-@event("fleetlog.task.approved.v1", REQUEST, "gateway", "dispatcher", "reporter")
-class TaskApproved(Data, frozen=True):
-    """A person lets the waves of a task up to this one begin."""
-
-    task_id: str
-    wave: int
-    """From 1."""
-    reason: str = ""
-
-
-@event("fleetlog.task.abort-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
-class AbortRequested(Data, frozen=True):
-    """A person wants a task to start nothing more for good: what waits is skipped, what runs goes on to its end."""
-
-    task_id: str
-    reason: str = ""
-
-
-@event("fleetlog.task.skip-requested.v1", REQUEST, "gateway", "dispatcher", "reporter")
-class SkipRequested(Data, frozen=True):
-    """A person wants a task to pass over some hosts; only commands that still wait are skipped."""
-
-    task_id: str
-    host_ids: tuple[str, ...]
-    reason: str = ""
 
 
 class PlannedHost(Data, frozen=True):
@@ -419,284 +357,3 @@ class AttemptsEnded(Data, frozen=True):
 
     attempts: tuple[End, ...]
     counters: dict[str, int] = {}
-
-
-# --- hosts -----------------------------------------------------------------------------------------------
-
-
-class Session(Data, frozen=True):
-    """One accepted connection of one host."""
-
-    host_id: str
-    epoch: int
-    nonce: str
-    boot_id: str
-    version: str
-    counter: int
-    """The journal counter that the host showed."""
-    asked_ms: int = 0
-    """By the host's boot clock."""
-    shown_epoch: int = 0
-    """The session whose ticket was shown; 0: none was asked for, or it is not known."""
-
-
-@event("fleetlog.host.session-opened.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
-class SessionsOpened(Data, frozen=True):
-    """Hosts whose ticket fits; the ticket of each is a keyed hash over this event's sequence."""
-
-    sessions: tuple[Session, ...]
-
-
-class SessionRefusal(Data, frozen=True):
-    """Why a host was not let in: `ticket`, `counter` (a copied key, a machine set back), or `restored` (an older log)."""
-
-    host_id: str
-    code: str
-    message: str
-
-
-@event("fleetlog.host.session-refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
-class SessionsRefused(Data, frozen=True):
-    """An alert: these hosts get nothing until a person accepts them again."""
-
-    hosts: tuple[SessionRefusal, ...]
-
-
-class HostEpoch(Data, frozen=True):
-    """A host and the session that is meant."""
-
-    host_id: str
-    epoch: int
-
-
-@event("fleetlog.host.online.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
-class HostsOnline(Data, frozen=True):
-    """The first heartbeat of these sessions came, or one after silence: the ticket is used."""
-
-    hosts: tuple[HostEpoch, ...]
-
-
-@event("fleetlog.host.offline.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
-class HostsOffline(Data, frozen=True):
-    """These hosts said goodbye or were silent for too long."""
-
-    hosts: tuple[HostEpoch, ...]
-    reason: str = ""
-    """`goodbye` or `silent`."""
-
-
-@event("fleetlog.host.facts-changed.v1", RESULT, "result-recorder", "dispatcher", "reporter")
-class FactsChanged(Data, frozen=True):
-    """What a host is made of, as its agent found it."""
-
-    host_id: str
-    facts: dict[str, str | int | float | bool]
-
-
-@event("fleetlog.host.labelled.v1", HOST, "gateway", "dispatcher", "reporter")
-class HostLabelled(Data, frozen=True):
-    """Labels of a host were set (a value) or removed (null)."""
-
-    host_id: str
-    labels: dict[str, str | None]
-
-
-@event("fleetlog.host.maintenance-set.v1", HOST, "gateway", "dispatcher", "reporter")
-class MaintenanceSet(Data, frozen=True):
-    """A host was taken out of work, or given back. What runs goes on; nothing new is dispatched."""
-
-    host_id: str
-    on: bool
-    reason: str = ""
-
-
-@event("fleetlog.host.accepted.v1", HOST, "gateway", "dispatcher", "reporter")
-class HostAccepted(Data, frozen=True):
-    """A person looked at a refused host and lets it in again: its next session starts from nothing."""
-
-    host_id: str
-    reason: str = ""
-
-
-@event("fleetlog.report.refused.v1", RESULT, "result-recorder", "dispatcher", "reporter")
-class ReportsRefused(Data, frozen=True):
-    """An alert: one host's reports that failed verification within one minute."""
-
-    host_id: str
-    minute: int
-    """Unix minutes."""
-    counts: dict[str, int]
-    """How many, by reason: token, size, form, kind."""
-    attempts: tuple[AttemptKey, ...] = ()
-    """Which, as far as it could be read; at most 100."""
-
-
-# --- access ----------------------------------------------------------------------------------------------
-
-
-@event("fleetlog.access.host-invited.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
-class HostInvited(Data, frozen=True):
-    """A one-time join token was made. Only its hash is kept."""
-
-    token_sha256: str
-    name: str
-    labels: dict[str, str]
-    expires_ms: int
-
-
-@event("fleetlog.access.host-enrolled.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
-class HostEnrolled(Data, frozen=True):
-    """A host made its key and spent its token. The host id is derived from the key: identity is the key."""
-
-    host_id: str
-    name: str
-    labels: dict[str, str]
-    public_key: str
-    token_sha256: str = ""
-
-
-@event("fleetlog.access.host-revoked.v1", ACCESS, "gateway", "dispatcher", "reporter", "gateway")
-class HostRevoked(Data, frozen=True):
-    """A host's key is refused from here on."""
-
-    host_id: str
-    public_key: str
-    reason: str = ""
-
-
-@event("fleetlog.access.refused.v1", ACCESS, "gateway", "reporter")
-class AccessRefused(Data, frozen=True):
-    """Requests that were refused for who asked, within one minute."""
-
-    minute: int
-    counts: dict[str, int]
-    """How many, by reason."""
-
-
-# --- policies: what narrows admission --------------------------------------------------------------------
-
-
-@event("fleetlog.fleet.frozen.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
-class FleetFrozen(Data, frozen=True):
-    """Nothing more is dispatched to the hosts that the target means, until it is thawed. What runs goes on."""
-
-    freeze_id: str
-    target: str
-    """As of a task; `all` for every host. Hosts that join or change labels are looked at anew."""
-    reason: str
-
-
-@event("fleetlog.fleet.thawed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
-class FleetThawed(Data, frozen=True):
-    """A freeze is over."""
-
-    freeze_id: str
-    reason: str = ""
-
-
-class Window(Data, frozen=True):
-    """A time of the week in which hosts may get work (maintenance), or may not (blackout)."""
-
-    kind: Literal["maintenance", "blackout"]
-    target: str
-    """Which hosts. A host that is meant by a maintenance window gets work only within one of them."""
-    days: tuple[int, ...]
-    """Days on which it begins: 0 is Monday."""
-    begins: str
-    """HH:MM on the wall clock of the zone."""
-    lasts_minutes: int
-    """Real minutes, also across a change of daylight saving time; at most a week."""
-    zone: str = "UTC"
-    """An IANA name."""
-
-
-@event("fleetlog.window.set.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
-class WindowSet(Data, frozen=True):
-    """A window was made, or changed."""
-
-    name: str
-    window: Window
-    reason: str = ""
-
-
-@event("fleetlog.window.removed.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
-class WindowRemoved(Data, frozen=True):
-    """A window is no more."""
-
-    name: str
-    reason: str = ""
-
-
-@event("fleetlog.queue.limited.v1", CATALOG, "gateway", "dispatcher", "reporter", "gateway")
-class QueueLimited(Data, frozen=True):
-    """How many commands of a queue may be in flight at once, over all tasks and hosts."""
-
-    queue: str
-    in_flight_max: int
-    """0: no limit."""
-    reason: str = ""
-
-
-# --- definitions: what can be run again ------------------------------------------------------------------
-
-
-@event("fleetlog.definition.set.v1", CATALOG, "gateway", "scheduler", "reporter", "gateway")
-class DefinitionSet(Data, frozen=True):
-    """A definition was made, or changed: this is all of its new version. Who did it stands in `authid`."""
-
-    definition_id: str
-    version: int
-    """One more than the last of this name; void otherwise."""
-    definition: Definition
-    message: str = ""
-
-
-@event("fleetlog.definition.removed.v1", CATALOG, "gateway", "scheduler", "reporter", "gateway")
-class DefinitionRemoved(Data, frozen=True):
-    """A definition is no more. Its versions stay in the log, and so does what was run from it."""
-
-    definition_id: str
-    name: str
-    message: str = ""
-
-
-# --- the archive: where the log's past is ----------------------------------------------------------------
-
-
-@event("fleetlog.segment.sealed.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway")
-class SegmentSealed(Data, frozen=True):
-    """The next part of the log is in a file of the archive, byte for byte. See `docs/archive.md`."""
-
-    first_seq: int
-    last_seq: int
-    """Of the last message in it, which ends an atomic batch; a segment holds every sequence between."""
-    first_ms: int
-    last_ms: int
-    """When its first and last message were stored."""
-    bytes: int
-    """Of its content before compression."""
-    sha256: str
-    """Of its content before compression."""
-    chain_head: str
-    """The head of the hash chain after its last message."""
-
-
-@event("fleetlog.log.pruned.v1", ARCHIVE, "keeper", "keeper", "dispatcher", "reporter", "gateway", minreader=2)
-class LogPruned(Data, frozen=True):
-    """Messages that are in sealed segments are about to leave the stream; the last one of a subject stays.
-
-    Who knows of no archive would read a log with holes: it stops here.
-    """
-
-    through_seq: int
-    """The last sequence of a sealed segment."""
-    below: dict[str, int]
-    """Subject to the sequence below which its messages go."""
-    reason: Literal["age", "room"]
-    """They are older than `keeper.keep_days`, or the log is fuller than `keeper.full_ratio`."""
-
-
-PRUNABLE = (REQUEST, DISPATCH, RESULT, TICK, ALERT)
-"""The only subjects that are ever pruned. What readers load by subject, and what is small, stays in the stream."""
-SUBJECTS = (REQUEST, DISPATCH, RESULT, HOST, ACCESS, CATALOG, SCHEDULE, TICK, ARCHIVE, ALERT)
-"""The subjects of EVENTS that have writers today."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events
 from fleetlog_schemas.codec import Event
 
 ALERTS_PER_HOST_MAX = 20
@@ -37,7 +37,7 @@ class Host(msgspec.Struct):
     revoked: bool = False
     maintenance: bool = False
     maintenance_reason: str = ""
-    blocked: events.SessionRefusal | None = None
+    blocked: host_events.SessionRefusal | None = None
     fresh: bool = True
     """Its next session starts from nothing: no ticket is asked for (newly enrolled, or accepted again)."""
     epoch: int = 0
@@ -91,30 +91,30 @@ def apply(hosts: Hosts, event: Event) -> list[str]:
     """Fold one event and return the ids of the hosts that it changed."""
     data = event.data
     match data:
-        case events.HostEnrolled():
+        case host_events.HostEnrolled():
             return _enrolled(hosts, event, data)
-        case events.HostRevoked():
+        case host_events.HostRevoked():
             return _set(hosts, data.host_id, revoked=True, online=False, presence_ms=event.time_ms)
-        case events.HostLabelled():
+        case host_events.HostLabelled():
             return _labelled(hosts, data)
-        case events.MaintenanceSet():
+        case host_events.MaintenanceSet():
             return _set(hosts, data.host_id, maintenance=data.on, maintenance_reason=data.reason if data.on else "")
-        case events.HostAccepted():
+        case host_events.HostAccepted():
             return _set(hosts, data.host_id, blocked=None, fresh=True, counter=0)
-        case events.SessionsOpened(sessions=sessions):
+        case host_events.SessionsOpened(sessions=sessions):
             return [host_id for session in sessions for host_id in _opened(hosts, event, session)]
-        case events.SessionsRefused(hosts=refusals):
+        case host_events.SessionsRefused(hosts=refusals):
             return [host_id for one in refusals for host_id in _session_refused(hosts, event, one)]
-        case events.HostsOnline(hosts=epochs):
+        case host_events.HostsOnline(hosts=epochs):
             return [host_id for one in epochs for host_id in _online(hosts, event, one)]
-        case events.HostsOffline(hosts=epochs, reason=reason):
+        case host_events.HostsOffline(hosts=epochs, reason=reason):
             return [host_id for one in epochs for host_id in _offline(hosts, event, one, reason)]
-        case events.FactsChanged():
+        case host_events.FactsChanged():
             return _set(hosts, data.host_id, facts=data.facts)
         case events.AttemptsStarted(counters=counters) | events.AttemptsEnded(counters=counters):
             _raise_counters(hosts, counters)
             return []
-        case events.ReportsRefused():
+        case host_events.ReportsRefused():
             return _reports_refused(hosts, event, data)
         case _:
             return []
@@ -129,7 +129,7 @@ def _set(hosts: Hosts, host_id: str, **fields: object) -> list[str]:
     return [host_id]
 
 
-def _enrolled(hosts: Hosts, event: Event, data: events.HostEnrolled) -> list[str]:
+def _enrolled(hosts: Hosts, event: Event, data: host_events.HostEnrolled) -> list[str]:
     known = hosts.by_id.get(data.host_id)
     if known is not None and not known.revoked:
         return []
@@ -140,7 +140,7 @@ def _enrolled(hosts: Hosts, event: Event, data: events.HostEnrolled) -> list[str
     return [data.host_id]
 
 
-def _labelled(hosts: Hosts, data: events.HostLabelled) -> list[str]:
+def _labelled(hosts: Hosts, data: host_events.HostLabelled) -> list[str]:
     host = hosts.by_id.get(data.host_id)
     if host is None:
         return []
@@ -149,7 +149,7 @@ def _labelled(hosts: Hosts, data: events.HostLabelled) -> list[str]:
     return [data.host_id]
 
 
-def _opened(hosts: Hosts, event: Event, session: events.Session) -> list[str]:
+def _opened(hosts: Hosts, event: Event, session: host_events.Session) -> list[str]:
     host = hosts.by_id.get(session.host_id)
     if host is None or session.epoch != host.epoch + 1:
         return []
@@ -166,7 +166,7 @@ def _opened(hosts: Hosts, event: Event, session: events.Session) -> list[str]:
     return [session.host_id]
 
 
-def _session_refused(hosts: Hosts, event: Event, refusal: events.SessionRefusal) -> list[str]:
+def _session_refused(hosts: Hosts, event: Event, refusal: host_events.SessionRefusal) -> list[str]:
     host = hosts.by_id.get(refusal.host_id)
     if host is None:
         return []
@@ -177,7 +177,7 @@ def _session_refused(hosts: Hosts, event: Event, refusal: events.SessionRefusal)
     return [refusal.host_id]
 
 
-def _online(hosts: Hosts, event: Event, one: events.HostEpoch) -> list[str]:
+def _online(hosts: Hosts, event: Event, one: host_events.HostEpoch) -> list[str]:
     host = hosts.by_id.get(one.host_id)
     if host is None or host.epoch != one.epoch or host.revoked or host.blocked:
         return []
@@ -188,7 +188,7 @@ def _online(hosts: Hosts, event: Event, one: events.HostEpoch) -> list[str]:
     return [one.host_id]
 
 
-def _offline(hosts: Hosts, event: Event, one: events.HostEpoch, reason: str) -> list[str]:
+def _offline(hosts: Hosts, event: Event, one: host_events.HostEpoch, reason: str) -> list[str]:
     host = hosts.by_id.get(one.host_id)
     if host is None or host.epoch != one.epoch or not host.online:
         return []
@@ -203,7 +203,7 @@ def _raise_counters(hosts: Hosts, counters: Mapping[str, int]) -> None:
             host.counter = counter
 
 
-def _reports_refused(hosts: Hosts, event: Event, data: events.ReportsRefused) -> list[str]:
+def _reports_refused(hosts: Hosts, event: Event, data: host_events.ReportsRefused) -> list[str]:
     host = hosts.by_id.get(data.host_id)
     if host is None:
         return []

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable
 from itertools import islice
 
-from fleetlog_schemas import events, limits, parts
+from fleetlog_schemas import control_events, events, host_events, limits, parts, policy_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.ids import InvalidId, id_ms, is_made
 from fleetlog_schemas.outcomes import Outcome, worst
@@ -117,38 +117,38 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
             return [c for start in starts if (c := _started(tasks, event, start))]
         case events.AttemptsEnded(attempts=ends):
             return [c for end in ends if (c := _ended(tasks, event, end))]
-        case events.CancelRequested():
+        case control_events.CancelRequested():
             return _cancel_requested(tasks, event, event.data)
-        case events.AllCancelRequested(reason=reason):
+        case control_events.AllCancelRequested(reason=reason):
             return [c for one in list(tasks.by_id) for c in _stop(tasks, one, event, "cancelled", reason)]
         case events.TasksTimedOut(task_ids=task_ids):
             return [c for one in task_ids for c in _stop(tasks, one, event, "timeout", "the task's time is over")]
         case events.TasksReplaced(replacements=replacements):
             return [c for one in replacements for c in _replaced(tasks, event, one)]
-        case events.AbortRequested(task_id=task_id, reason=reason):
+        case control_events.AbortRequested(task_id=task_id, reason=reason):
             return _stop(tasks, task_id, event, "aborted", reason)
-        case events.SkipRequested():
+        case control_events.SkipRequested():
             return _skip_requested(tasks, event, event.data)
-        case events.PauseRequested(task_id=task_id, reason=reason):
+        case control_events.PauseRequested(task_id=task_id, reason=reason):
             return _held(tasks, task_id, Hold("paused", event.authid or "", reason, event.time_ms))
         case events.TasksHalted(halts=halts):
             return [c for halt in halts for c in _halted(tasks, event, halt)]
-        case events.ResumeRequested(task_id=task_id):
+        case control_events.ResumeRequested(task_id=task_id):
             return _resumed(tasks, tasks.by_id.get(task_id))
-        case events.TaskApproved(task_id=task_id, wave=wave):
+        case control_events.TaskApproved(task_id=task_id, wave=wave):
             return _approved(tasks.by_id.get(task_id), wave)
         case events.CommandsWaiting(groups=groups):
             for group in groups:
                 _waiting(tasks, event.time_ms, group)
             return []
-        case events.FleetFrozen() | events.WindowSet() | events.QueueLimited() | events.MaintenanceSet(on=True):
+        case policy_events.FleetFrozen() | policy_events.WindowSet() | policy_events.QueueLimited() | host_events.MaintenanceSet(on=True):
             tasks.narrowed_seq = event.seq
             return []
         case events.TasksEnded(tasks=ends_of_tasks):
             return _with_parts(tasks, event, ends_of_tasks, [c for one in ends_of_tasks if (c := _task_ended(tasks, event, one))])
         case PartsDecided(parts=decisions):
             return [c for one in decisions if (c := parts.decided(tasks, event.time_ms, one))]
-        case events.ReportsRefused(attempts=keys):
+        case host_events.ReportsRefused(attempts=keys):
             return [c for key in keys if (c := _report_refused(tasks, key))]
         case _:
             return []
@@ -344,7 +344,7 @@ def _count_key(command: Command) -> str:
     return command.state.value if outcome is None else outcome.value
 
 
-def _cancel_requested(tasks: Tasks, event: Event, cancel: events.CancelRequested) -> list[Change]:
+def _cancel_requested(tasks: Tasks, event: Event, cancel: control_events.CancelRequested) -> list[Change]:
     task = tasks.by_id.get(cancel.task_id)
     if cancel.parts and task is not None:
         stopped = parts.cancel_parts(tasks, task, cancel.parts)
@@ -360,7 +360,7 @@ def _cancel_requested(tasks: Tasks, event: Event, cancel: events.CancelRequested
     return _stop_some(task, cancel.host_ids, "cancelled", event.time_ms)
 
 
-def _skip_requested(tasks: Tasks, event: Event, skip: events.SkipRequested) -> list[Change]:
+def _skip_requested(tasks: Tasks, event: Event, skip: control_events.SkipRequested) -> list[Change]:
     task = tasks.by_id.get(skip.task_id)
     if task is None or task.stop or task.state is not TaskState.PLANNED:
         return []

@@ -147,8 +147,7 @@ def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]
     """Return what a task of a part returned, where another part takes it: on its one host, and by host."""
     if workflow is None or task.part_of is None:
         return None, None
-    name = task.part_of.part
-    wanted = {one.by_host for part in workflow_of(workflow).parts for _, one in bindings(part) if one.part == name}
+    wanted = _taken(workflow, task.part_of.part)
     found = {
         command.host_name: msgspec.Raw(text.encode())
         for command in task.commands.values()
@@ -156,6 +155,16 @@ def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]
     }
     only = next(iter(found.values())) if False in wanted and len(task.commands) == 1 and found else None
     return _limited(bytes(only)) if only is not None else None, _limited(msgspec.json.encode(found)) if True in wanted else None
+
+
+def is_taken(workflow: Task | None, task: Task) -> bool:
+    """Tell whether another part of its workflow takes what a task returns."""
+    return workflow is not None and task.part_of is not None and bool(_taken(workflow, task.part_of.part))
+
+
+def _taken(workflow: Task, name: str) -> set[bool]:
+    """Return how others take what a part returns: on its one host (False), by host (True)."""
+    return {one.by_host for part in workflow_of(workflow).parts for _, one in bindings(part) if one.part == name}
 
 
 def _limited(value: bytes) -> str:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from fleetlog_schemas import events
+from fleetlog_schemas import policy_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.targets import Directory, TargetError
@@ -50,7 +50,7 @@ class NamedWindow(msgspec.Struct, frozen=True):
     """A window that is in force."""
 
     name: str
-    window: events.Window
+    window: policy_events.Window
     reason: str
     by: str
     since_ms: int
@@ -76,17 +76,17 @@ class Closed(msgspec.Struct, frozen=True):
 def apply(policies: Policies, event: Event) -> bool:
     """Fold one event and tell whether it changed anything."""
     match event.data:
-        case events.FleetFrozen(freeze_id=freeze_id, target=target, reason=reason):
+        case policy_events.FleetFrozen(freeze_id=freeze_id, target=target, reason=reason):
             if freeze_id in policies.freezes:
                 return False
             policies.freezes[freeze_id] = Freeze(freeze_id, target, reason, event.authid or "", event.time_ms)
-        case events.FleetThawed(freeze_id=freeze_id):
+        case policy_events.FleetThawed(freeze_id=freeze_id):
             return policies.freezes.pop(freeze_id, None) is not None
-        case events.WindowSet(name=name, window=window, reason=reason):
+        case policy_events.WindowSet(name=name, window=window, reason=reason):
             policies.windows[name] = NamedWindow(name, window, reason, event.authid or "", event.time_ms)
-        case events.WindowRemoved(name=name):
+        case policy_events.WindowRemoved(name=name):
             return policies.windows.pop(name, None) is not None
-        case events.QueueLimited(queue=queue, in_flight_max=in_flight_max):
+        case policy_events.QueueLimited(queue=queue, in_flight_max=in_flight_max):
             if in_flight_max:
                 policies.queues[queue] = in_flight_max
             else:
@@ -96,7 +96,7 @@ def apply(policies: Policies, event: Event) -> bool:
     return True
 
 
-def check_window(window: events.Window) -> None:
+def check_window(window: policy_events.Window) -> None:
     """Check what types cannot express; the target is checked by whoever knows the hosts.
 
     Raises:
@@ -114,7 +114,7 @@ def check_window(window: events.Window) -> None:
         raise PolicyError("/zone", f"not a time zone: {window.zone[:60]!r}; write one like Europe/Berlin or UTC") from None
 
 
-def _beginnings_ms(window: events.Window, now_ms: int) -> Iterator[int]:
+def _beginnings_ms(window: policy_events.Window, now_ms: int) -> Iterator[int]:
     """Yield when the window begins from a week before now until a week after it, in order."""
     zone = ZoneInfo(window.zone)
     hour, minute = map(int, window.begins.split(":"))
@@ -126,14 +126,14 @@ def _beginnings_ms(window: events.Window, now_ms: int) -> Iterator[int]:
             yield round(moment.timestamp() * 1000)
 
 
-def open_until_ms(window: events.Window, now_ms: int) -> int:
+def open_until_ms(window: policy_events.Window, now_ms: int) -> int:
     """Return until when the window is open; 0 when it is not."""
     lasts_ms = window.lasts_minutes * 60_000
     ends = [at_ms + lasts_ms for at_ms in _beginnings_ms(window, now_ms) if at_ms <= now_ms < at_ms + lasts_ms]
     return max(ends, default=0)
 
 
-def opens_ms(window: events.Window, now_ms: int) -> int:
+def opens_ms(window: policy_events.Window, now_ms: int) -> int:
     """Return when the window begins next; 0 when it never does."""
     return next((at_ms for at_ms in _beginnings_ms(window, now_ms) if at_ms > now_ms), 0)
 

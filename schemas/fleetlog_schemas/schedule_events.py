@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from fleetlog_schemas.events import SCHEDULE, TICK, Data, Window, event
+from fleetlog_schemas.events import SCHEDULE, TICK, Data, event
+from fleetlog_schemas.policy_events import Window
 
 DAY_MS = 86_400_000
 

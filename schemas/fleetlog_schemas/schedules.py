@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from fleetlog_schemas import definitions, events
+from fleetlog_schemas import control_events, definitions, events
 from fleetlog_schemas.catalog import Catalog
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.occurrences import next_tick
@@ -172,7 +172,7 @@ def apply(schedules: Schedules, event: Event) -> tuple[str, ...]:
             touched = _ended(schedules, [one.task_id for one in ended])
         case events.TasksRefused(refusals=refusals):
             touched = _ended(schedules, [one.task_id for one in refusals])
-        case events.CancelRequested(task_id=task_id, host_ids=()) if task_id in schedules.names:
+        case control_events.CancelRequested(task_id=task_id, host_ids=()) if task_id in schedules.names:
             track = schedules.tracks[schedules.names[task_id]]
             if task_id not in track.cancelled:
                 track.cancelled.append(task_id)

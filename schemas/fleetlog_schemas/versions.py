@@ -25,6 +25,8 @@ OPTIONS_SINCE = {
 """Option to the first version whose agent obeys it. An option at its default is not sent, and asks for nothing."""
 PARAMETERS_SINCE = "0.3.0"
 """First version whose agent makes variables of a definition's parameters; an older one would run without them."""
+RETURNS_SINCE = "0.3.0"
+"""First version whose agent takes what a process left in FLEETLOG_RETURN; with an older one a part returns nothing."""
 _DEFAULTS = msgspec.structs.asdict(Options())
 _NUMBERS = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 
@@ -36,7 +38,7 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
-NEWEST_SINCE = max(numbers(since) for since in (*KINDS_SINCE.values(), *OPTIONS_SINCE.values(), PARAMETERS_SINCE))
+NEWEST_SINCE = max(numbers(since) for since in (*KINDS_SINCE.values(), *OPTIONS_SINCE.values(), PARAMETERS_SINCE, RETURNS_SINCE))
 """From here on an agent knows everything."""
 
 
@@ -46,10 +48,10 @@ def knows_everything(agent_version: str) -> bool:
     return not had or had >= NEWEST_SINCE
 
 
-def unknown_to(agent_version: str, spec: TaskSpec) -> str:
+def unknown_to(agent_version: str, spec: TaskSpec, *, returns: bool = False) -> str:
     """Return what of *spec* an agent of that version does not know, as a sentence; empty when it knows everything.
 
-    Of a version that cannot be read nothing is said: then the agent's own answer counts.
+    *returns*: what the task returns is taken by another part of its workflow. Of a version that cannot be read nothing is said: then the agent's own answer counts.
     """
     if knows_everything(agent_version):
         return ""
@@ -59,6 +61,11 @@ def unknown_to(agent_version: str, spec: TaskSpec) -> str:
     parameters = spec.definition.parameters if spec.definition is not None else spec.parameters
     if parameters and had < numbers(PARAMETERS_SINCE):
         return f"its agent {agent_version} does not know parameters: upgrade it to {PARAMETERS_SINCE} or newer"
+    if returns and had < numbers(RETURNS_SINCE):
+        return (
+            f"its agent {agent_version} does not know FLEETLOG_RETURN, and another part takes what this one returns: upgrade it to"
+            f" {RETURNS_SINCE} or newer"
+        )
     for name, since in OPTIONS_SINCE.items():
         if had < numbers(since) and getattr(spec.options, name) != _DEFAULTS[name]:
             return f"its agent {agent_version} does not know the option {name}: upgrade it to {since} or newer"

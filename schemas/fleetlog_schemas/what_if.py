@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.events import Window
+from fleetlog_schemas.policy_events import Window
 from fleetlog_schemas.questions import AsOf
 from fleetlog_schemas.replay import Decided, Span
 from fleetlog_schemas.schedule_events import Rule, TickDecision

@@ -10,7 +10,12 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import signal
+import ssl
 import time
+import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +26,10 @@ from aiohttp import web
 
 from fleetlog_keeper import posting, works
 from fleetlog_runtime.pure import egress
-from fleetlog_testing.fleet import END_S_MAX, Fleet
+from fleetlog_runtime.shell.home import Home
+from fleetlog_runtime.shell.tls import ensure_server_certificate
+from fleetlog_testing.fleet import END_S_MAX, Fleet, active
+from fleetlog_testing.homes import connected
 from fleetlog_testing.waiting import until
 
 DEPLOY = """
@@ -32,6 +40,10 @@ argv = ["/bin/sh", "-c", 'exit "$FLEETLOG_PARAM_CODE"']
 [parameters.code]
 default = "0"
 """
+SETTINGS = tuple(
+    word for one in ("keeper.webhook_internal=127.0.0.1", "keeper.webhook_retry_ms=300", "keeper.snapshot_events=5")
+    for word in ("--set", one)
+)
 ALLOWED = egress.allowed_of("127.0.0.1")
 
 
@@ -42,10 +54,15 @@ class Receiver:
         self.status = 200
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.url = ""
+        self.answer: bytes | None = None
+        """What it says, packed by gzip; None: nothing."""
 
     async def take(self, request: web.Request) -> web.Response:
         self.got.append((dict(request.headers), await request.read()))
-        return web.Response(status=self.status, headers={"Location": "http://127.0.0.1:1/elsewhere"})
+        headers = {"Location": "http://127.0.0.1:1/elsewhere"}
+        if self.answer is not None:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(status=self.status, headers=headers, body=self.answer)
 
     @property
     def ids(self) -> list[str]:
@@ -56,16 +73,16 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
+async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     receiver = Receiver()
     application = web.Application()
     application.router.add_post("/hook", receiver.take)
     runner = web.AppRunner(application)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     port = runner.addresses[0][1]
-    receiver.url = f"http://127.0.0.1:{port}/hook"
+    receiver.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/hook"
     try:
         yield receiver
     finally:
@@ -84,8 +101,7 @@ def verified(headers: dict[str, str], body: bytes, secret: str) -> bool:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     (folder := tmp_path / "fleet").mkdir()
-    settings = ("keeper.webhook_internal=127.0.0.1", "keeper.webhook_retry_ms=300", "keeper.snapshot_events=5")
-    running = Fleet(folder, *(word for one in settings for word in ("--set", one)))
+    running = Fleet(folder, *SETTINGS)
     try:
         yield running
     finally:
@@ -150,11 +166,53 @@ def test_what_an_endpoint_missed_comes_with_the_same_id_after_the_keeper_was_kil
     asyncio.run(scenario())
 
 
+def test_a_delivery_under_way_is_taken_over_by_the_other_keeper(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "deploy.toml").write_text(DEPLOY)
+
+    async def scenario() -> None:
+        async with receiving() as receiver:
+            await fleet.start("web01")
+            fleet.run("webhook", "set", "pager", receiver.url, "--on", "task.ended,alert.raised")
+            fleet.run("definition", "push", str(tmp_path / "deploy.toml"))
+            fleet.start_service("fleetlog_keeper", None, *SETTINGS)
+            second_log = tmp_path / "fleet" / "fleetlog_keeper.log"
+            await until(lambda: '"ready"' in second_log.read_text(), END_S_MAX, "the second keeper is ready")
+            receiver.status = 503
+            await asyncio.to_thread(fleet.run, "run", "deploy", "-p", "code=7")
+            await until(lambda: {"task.ended", "alert.raised"} <= receiver.types(), END_S_MAX, "both were tried", 0.05)
+            owed = set(receiver.ids)
+            async with connected(fleet.home, "operator") as looker:
+                former = await active(looker, "keeper")
+                os.kill(former, signal.SIGSTOP)  # so that `up` starts no third one before the other leads
+                try:
+                    receiver.status = 204
+                    before = len(receiver.got)
+                    await until(lambda: owed <= set(receiver.ids[before:]), END_S_MAX, "the other keeper has sent both", 0.05)
+                    assert await active(looker, "keeper") not in (0, former)
+                finally:
+                    os.kill(former, signal.SIGKILL)
+
+            async def delivered() -> bool:
+                found = await asyncio.to_thread(fleet.run, "webhook", "deliveries", "pager", "-o", "json")
+                return {one["state"] for one in json.loads(found.stdout)} == {"delivered"}
+
+            await until(delivered, END_S_MAX, "the log says that both were delivered", 0.05)
+            assert set(receiver.ids) == owed, "no message has another id"
+            good = Counter(receiver.ids[before:])
+            assert max(good.values()) <= 2, "at most the try that the former had under way comes beside"
+
+    asyncio.run(scenario())
+
+
 # --- what sends, alone ---
 
 
 def post(url: str, body: str = "{}") -> works.Post:
     return works.Post("w", "msg_1", 1, url, body, (1,))
+
+
+def poster_of(allowed: egress.Allowed = ALLOWED, ca: Path | None = None) -> posting.Poster:
+    return posting.Poster(b"key", allowed, posting.trusting(ca))
 
 
 def sent(url: str, allowed: egress.Allowed = ALLOWED, status: int = 200, body: str = "{}") -> tuple[works.Posted, Receiver]:
@@ -164,7 +222,7 @@ def sent(url: str, allowed: egress.Allowed = ALLOWED, status: int = 200, body: s
         async with receiving() as receiver:
             receiver.status = status
             port = receiver.url.split(":")[2].split("/")[0]
-            poster = posting.Poster(b"key", allowed)
+            poster = poster_of(allowed)
             return await poster.post(post(url.replace("PORT", port), body)), receiver
 
     return asyncio.run(scenario())
@@ -199,7 +257,7 @@ def test_a_name_that_leads_elsewhere_when_it_is_resolved_again_is_resolved_only_
         monkeypatch.setattr(loop, "getaddrinfo", rebinding)
         async with receiving() as receiver:
             url = receiver.url.replace("127.0.0.1", "hooks.example.com").replace("http:", "https:")
-            posted = await posting.Poster(b"key", egress.allowed_of("127.0.0.1")).post(post(url))
+            posted = await poster_of().post(post(url))
             assert receiver.got == []  # it speaks no TLS
             return posted
 
@@ -215,7 +273,7 @@ def test_a_name_with_one_internal_address_among_its_addresses_is_refused(monkeyp
             return [(2, 1, 6, "", ("93.184.216.34", port)), (2, 1, 6, "", ("10.0.0.7", port))]
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
-        return await posting.Poster(b"key", egress.Allowed()).post(post("https://hooks.example.com/x"))
+        return await poster_of(egress.Allowed()).post(post("https://hooks.example.com/x"))
 
     assert "resolves to 10.0.0.7, which is an address of an internal network" in asyncio.run(scenario()).error
 
@@ -230,7 +288,7 @@ def test_an_endpoint_that_does_not_answer_is_given_up_in_time(monkeypatch: pytes
 
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        return await posting.Poster(b"key", ALLOWED).post(post(f"http://127.0.0.1:{port}/hook"))
+        return await poster_of().post(post(f"http://127.0.0.1:{port}/hook"))
 
     assert asyncio.run(scenario()).error.startswith("no answer within")
 
@@ -244,3 +302,42 @@ def test_that_nobody_listens_is_a_text() -> None:
 def test_a_message_that_is_too_large_is_not_sent() -> None:
     posted, receiver = sent("http://127.0.0.1:PORT/hook", body="x" * 20_001)
     assert (posted.status, receiver.got) == (0, [])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_endpoint_with_a_certificate_of_an_own_authority_is_reached_when_that_is_named(tmp_path: Path, named: bool) -> None:
+    home = Home(tmp_path)
+    ensure_server_certificate(home, ())
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
+
+    async def scenario() -> tuple[works.Posted, Receiver]:
+        async with receiving(tls) as receiver:
+            return await poster_of(ca=tmp_path / "tls" / "ca.pem" if named else None).post(post(receiver.url)), receiver
+
+    posted, receiver = asyncio.run(scenario())
+    assert (posted.status, len(receiver.got)) == ((200, 1) if named else (0, 0))
+    assert ("keeper.webhook_ca" in posted.error) is not named
+
+
+def test_a_file_of_authorities_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    with pytest.raises(posting.BadAuthorities, match=r"empty\.pem is no file of PEM certificates"):
+        posting.trusting(tmp_path / "empty.pem")
+    with pytest.raises(posting.BadAuthorities, match=r"none\.pem cannot be read: No such file"):
+        posting.trusting(tmp_path / "none.pem")
+
+
+def test_an_answer_that_would_unpack_to_very_much_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    bomb = packer.compress(bytes(64 * 1024**2)) + packer.flush()
+    unpacked: list[bytes] = []
+    monkeypatch.setattr("aiohttp.http_parser.DeflateBuffer.feed_data", lambda _self, chunk, *_: unpacked.append(chunk))
+
+    async def scenario() -> works.Posted:
+        async with receiving() as receiver:
+            receiver.answer = bomb
+            return await poster_of().post(post(receiver.url))
+
+    assert asyncio.run(scenario()).status == 200
+    assert unpacked == []

@@ -23,7 +23,7 @@ from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.shell.backup import create, seal, verify
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_runtime.shell.restore import restore
-from fleetlog_schemas import events
+from fleetlog_schemas import host_events
 from fleetlog_schemas.view import TaskView
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
 from fleetlog_testing.homes import connected
@@ -32,6 +32,7 @@ from fleetlog_testing.tree import ROOT
 from fleetlog_testing.waiting import until
 
 NAMES = ("web01", "web02", "web03")
+BUILD = ("build", "-t", "web01", "--step", "echo built > app", "--artifact", "app")
 LOAD_TASKS_MAX = 200
 COPIES = 8
 BATCH_PAUSE_S = 0.02
@@ -105,6 +106,7 @@ class Work:
         script = fleet.folder / "greet.sh"
         script.write_text("#!/bin/sh\necho hello from a blob\n")
         ok(fleet, "run", str(script), "-t", "web0[1-3]", "--name", "greeting")
+        ok(fleet, *BUILD, "--name", "built")
         ok(fleet, "file", "push", str(script), "--as", "jobs/greet.sh")
         ok(fleet, "file", "rm", "jobs/greet.sh")
         until_open = {name: f"while [ ! -e {gate} ]; do sleep 0.05; done" for name, gate in self.gates.items()}
@@ -189,6 +191,11 @@ async def drill(fleet: Fleet) -> None:
     assert fleet.judge.began(fresh) == 4
     assert "hello from a blob" in ok(fleet, "output", "last"), "new frames stand where the log says"
     assert "hello from a blob" in ok(fleet, "file", "show", "jobs/greet.sh", "--version", "1"), "also of a file that was removed"
+    built = json.loads(ok(fleet, "ls", "--name", "built", "-o", "json"))["items"][0]["task_id"]
+    assert "gone" in ok(fleet, "artifact", "ls", built)
+    lost = fleet.run("artifact", "get", built, "app", "--to", "-").stderr
+    assert "app is not kept any more" in lost
+    assert "restored from a backup without output; what is kept begins at" in lost
     old = fleet.client.show(greeting).commands[0].attempts[0]
     assert old.tail == "hello from a blob\n", "what the log itself keeps of old output is there"
     assert not [line for line, times in fleet.judge.lines().items() if times > 1], "a command ran twice"
@@ -240,7 +247,8 @@ async def lost_over_tls(fleet: Fleet, saved: Path) -> None:
     # given
     await fleet.start("web01")
     pinned = {name: (fleet.home.path / name).read_bytes() for name in ("nats/port", "tls/ca.pem")}
-    ok(fleet, "backup", "create", str(saved))
+    ok(fleet, *BUILD)
+    ok(fleet, "backup", "create", str(saved), "--with-output")
     # when
     fleet.lose_machine()
     ok(fleet, "backup", "restore", str(saved))
@@ -249,6 +257,7 @@ async def lost_over_tls(fleet: Fleet, saved: Path) -> None:
     assert fleet.home.nats_url().startswith("tls://")
     # then
     await fleet.has("web01", "refused")
+    assert ok(fleet, "artifact", "get", "last", "app", "--to", "-") == "built\n", "a backup with output has artifacts"
     ok(fleet, "host", "accept", "--restored", "--yes")
     await fleet.online("web01")
     (done,) = await fleet.ended(await fleet.submit(fleet.judge.command("true")))
@@ -354,7 +363,7 @@ def test_the_restored_log_says_that_it_was_restored(saved: Path, tmp_path: Path)
     try:
         log = fleet.log()
         assert [event.seq for event in log][: manifest.log.last_seq] == list(range(1, manifest.log.last_seq + 1))
-        assert not [event for event in log if isinstance(event.data, events.SessionsRefused)]
+        assert not [event for event in log if isinstance(event.data, host_events.SessionsRefused)]
     finally:
         fleet.close()
 

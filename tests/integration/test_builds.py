@@ -154,6 +154,45 @@ def test_the_folder_of_a_build_is_gone_when_it_has_ended(builder: Builder) -> No
     assert not folder.exists()
 
 
+APP = """name = "app"
+kind = "build"
+target = "ci01"
+steps = [{argv = ["/bin/sh", "-ec", "echo app > app; echo \\"{\\\\\\"sha256\\\\\\": \\\\\\"$(sha256sum app | cut -c1-64)\\\\\\"}\\" > $FLEETLOG_RETURN"]}]
+artifacts = [{path = "app"}]
+
+[schedule.nightly]
+cron = "0 3 * * *"
+"""
+RELEASE = """name = "release"
+kind = "workflow"
+
+[parts.build]
+definition = "app"
+
+[parts.tell]
+argv = ["/bin/sh", "-c", "echo built $FLEETLOG_PARAM_SHA256"]
+target = "ci02"
+after = ["build"]
+given = { sha256 = { part = "build", path = "/sha256" } }
+"""
+
+
+def test_a_build_is_a_part_of_a_workflow_and_is_run_by_a_schedule(builder: Builder) -> None:
+    (builder.folder / "app.toml").write_text(APP)
+    (builder.folder / "release.toml").write_text(RELEASE)
+    assert "version 1" in builder.type("fleetlog definition push app.toml")
+    said = builder.type("fleetlog workflow run release.toml")
+    digest = hashlib.sha256(b"app\n").hexdigest()
+    assert f"tell ci02: built {digest}" in builder.type("fleetlog output last"), said
+    (part,) = [one for one in shown(builder)["parts"] if one["name"] == "build"]
+    assert digest in builder.type(f"fleetlog artifact ls {part['tasks'][0]['task_id']}"), "an artifact is one of the part's task"
+
+    said = builder.type("fleetlog schedule run nightly")
+    task = shown(builder)
+    assert (task["kind"], task["outcome"]) == ("build", "success"), said
+    assert digest in builder.type("fleetlog artifact ls last")
+
+
 def test_what_is_sent_can_be_cancelled_and_an_agent_that_is_killed_meanwhile_sends_it_again(tmp_path: Path) -> None:
     size = 64 * 1024 * 1024
     steps = (Step(("/bin/sh", "-ec", f"head -c {size} /dev/urandom > big; sha256sum big")),)

@@ -100,7 +100,13 @@ def test_every_node_is_restarted_under_load_one_after_the_other(cluster: Cluster
 
 
 def test_a_node_that_lost_its_store_gets_everything_from_the_others(cluster: Cluster) -> None:
+    def is_fetched(task_id: str) -> bool:
+        return cluster.run("artifact", "get", task_id, "app", "--to", "-").stdout == "built\n"
+
     async def scenario() -> None:
+        built = cluster.run("build", "-t", "web01", "--step", "echo built > app", "--artifact", "app")
+        assert built.returncode == 0, built.stdout + built.stderr
+        task_id = json.loads(cluster.run("show", "last", "-o", "json").stdout)["task_id"]
         async with load(cluster):
             await cluster.restart_emptied("b")
             await cluster.in_step()
@@ -109,7 +115,7 @@ def test_a_node_that_lost_its_store_gets_everything_from_the_others(cluster: Clu
             first = await cluster.leader("EVENTS")
             with cluster.without(first if first != "b" else "c") as server:
                 server.lose()
-                await until(lambda: True)
+                await until(lambda: asyncio.to_thread(is_fetched, task_id), END_S_MAX, "the artifact, which every node has")
                 await server.start()
         await cluster.in_step()
         cluster.verify_projection()

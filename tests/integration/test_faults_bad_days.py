@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events
 from fleetlog_testing.agent_process import marked
 from fleetlog_testing.clocks import DAY_S, MISSING, WrongClock
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
@@ -144,7 +144,7 @@ def test_many_hosts_that_fall_silent_together_are_not_judged_and_one_alone_is(fl
         assert views[0].counts == {"success": 4}
         fleet.judge.agrees(views)
         crowd = {host.host_id for host in hosts}
-        judged = [one.data for one in fleet.log()[before:] if isinstance(one.data, events.HostsOffline)]
+        judged = [one.data for one in fleet.log()[before:] if isinstance(one.data, host_events.HostsOffline)]
         assert not crowd & {host.host_id for one in judged for host in one.hosts}
         os.kill(alone, signal.SIGSTOP)
         try:

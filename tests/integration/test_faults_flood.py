@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fleetlog_schemas import events, reports, subjects, wire
+from fleetlog_schemas import events, host_events, reports, subjects, wire
 from fleetlog_schemas.spec import Shell
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, as_agent
 from fleetlog_testing.homes import connected
@@ -170,7 +170,7 @@ def test_a_flood_of_reports_fills_only_its_senders_share_and_is_an_alert(fleet: 
         def told() -> int:
             refusals = [
                 one.data for one in fleet.log()[before:]
-                if isinstance(one.data, events.ReportsRefused) and one.data.host_id == hostile.host_id
+                if isinstance(one.data, host_events.ReportsRefused) and one.data.host_id == hostile.host_id
             ]
             return sum(sum(refusal.counts.values()) for refusal in refusals)
 

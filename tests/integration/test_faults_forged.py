@@ -22,7 +22,7 @@ from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft, NotFound
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_runtime.shell.health import ask_health
 from fleetlog_runtime.shell.nats_bus import NatsBus
-from fleetlog_schemas import events, pushes, reports, subjects, tokens, wire
+from fleetlog_schemas import events, host_events, pushes, reports, subjects, tokens, wire
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Options, Shell
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host, as_agent, now_ms
@@ -171,7 +171,7 @@ def test_refused_reports_are_an_alert_of_the_host_that_sent_them_and_of_no_other
         """Return what was told, by reason: two events when the minute ended in between."""
         sums: dict[str, int] = {}
         for event in fleet.log():
-            if isinstance(event.data, events.ReportsRefused) and event.data.host_id == mumbler.host_id:
+            if isinstance(event.data, host_events.ReportsRefused) and event.data.host_id == mumbler.host_id:
                 for reason, count in event.data.counts.items():
                     sums[reason] = sums.get(reason, 0) + count
         return sums
@@ -211,7 +211,7 @@ class Forger:
         """Return a push that an honest dispatcher could have sent: it writes *what*."""
         epoch = max(
             session.epoch
-            for event in self.fleet.log() if isinstance(event.data, events.SessionsOpened)
+            for event in self.fleet.log() if isinstance(event.data, host_events.SessionsOpened)
             for session in event.data.sessions if session.host_id == self.host.host_id
         )
         task_id, key = new_task_id(), self.fleet.home.secret("token")
@@ -304,7 +304,7 @@ def test_an_invented_reply_subject_puts_nothing_under_another_name_and_moves_nob
             fleet.judge.agrees(views)
             await nothing_of_another(looker, before)
         sessions = [
-            session for event in fleet.log() if isinstance(event.data, events.SessionsOpened)
+            session for event in fleet.log() if isinstance(event.data, host_events.SessionsOpened)
             for session in event.data.sessions if session.host_id == victim.host_id
         ]
         assert len(sessions) == 1, "nobody but the victim opens its sessions, and it had no reason to"
@@ -321,7 +321,7 @@ def test_an_invented_reply_subject_puts_nothing_under_another_name_and_moves_nob
             frame_of_victim = message.subject.startswith(f"out.{victim.host_id}.")
             assert not frame_of_victim or wire.decode(message.body, reports.Frame).task_id, message
         for event in fleet.log():
-            assert "bait" not in str(event.data) or isinstance(event.data, events.SessionsOpened), event
+            assert "bait" not in str(event.data) or isinstance(event.data, host_events.SessionsOpened), event
         assert "bait" not in fleet.diagnostics("result-recorder")
         refused = [json.loads(line) for line in fleet.diagnostics("result-recorder").splitlines()]
         assert victim.host_id not in {line.get("host_id") for line in refused}

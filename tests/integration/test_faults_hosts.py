@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fleetlog_runtime.shell.nats_bus import ConnectFailed
-from fleetlog_schemas import events
+from fleetlog_schemas import host_events
 from fleetlog_testing.agent_process import marked
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host, as_agent, overheard
 from fleetlog_testing.waiting import fair, until
@@ -43,7 +43,7 @@ def copy_of(host: Host, folder: Path) -> Host:
 def epoch(fleet: Fleet, host: Host) -> int:
     """Return the number of a host's newest session."""
     return max(
-        session.epoch for event in fleet.log() if isinstance(event.data, events.SessionsOpened)
+        session.epoch for event in fleet.log() if isinstance(event.data, host_events.SessionsOpened)
         for session in event.data.sessions if session.host_id == host.host_id
     )
 
@@ -55,7 +55,7 @@ async def session_after(fleet: Fleet, host: Host, former: int) -> None:
     def used() -> bool:
         return any(
             one.host_id == host.host_id and one.epoch > former
-            for event in fleet.log() if isinstance(event.data, events.HostsOnline) for one in event.data.hosts
+            for event in fleet.log() if isinstance(event.data, host_events.HostsOnline) for one in event.data.hosts
         )
 
     await until(used, END_S_MAX, f"{host.name} uses its session", LOOK_S)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from fleetlog.aio import AsyncClient
-from fleetlog.exits import CliError
+from fleetlog.completed import as_completed
+from fleetlog.exits import CliError, NotEnded
 from fleetlog.functions import Handle, TaskFailed
+from fleetlog.tasks import WrongArguments
 from fleetlog.tasks import task as declared
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet, Host
 from fleetlog_testing.waiting import until
@@ -62,6 +64,27 @@ def test_a_function_is_called_with_its_arguments_and_its_value_comes_back(fleet:
     assert client.submit("returns", "none").value(END_S_MAX) is None
 
 
+def test_many_handles_are_given_as_their_tasks_end_by_one_stream(fleet: Fleet) -> None:
+    many = [*fleet.client.submit_many("add", [(number,) for number in range(300)]), fleet.client.submit("fails", "no")]
+    ended = list(as_completed(many, END_S_MAX))
+    assert {one.task_id for one in ended} == {one.task_id for one in many}
+    fleet_is_not_asked = [one.value() for one in many[:-1]]
+    assert fleet_is_not_asked == list(range(1, 301))
+    assert list(as_completed(many, 0.0)) == many, "what has ended is given at once"
+    (slow,) = fleet.client.submit_many("wait", [(600.0,)], queue="slow")
+    with pytest.raises(NotEnded, match="1 of 1 tasks have not ended in 0.2 s; they go on"):
+        list(as_completed([slow], 0.2))
+
+    async def scenario() -> None:
+        client = AsyncClient(fleet.home.gateway_url(), fleet.home.gateway_token(), str(fleet.home.tls_ca() or "") or None)
+        async with client:
+            handles = await client.submit_many("add", [(1,), (2,)])
+            assert sorted([await one.value() async for one in client.as_completed(handles, END_S_MAX)]) == [2, 3]
+
+    asyncio.run(scenario())
+    slow.cancel()
+
+
 def test_what_goes_wrong_is_said_so_that_it_can_be_mended(fleet: Fleet) -> None:
     client = fleet.client
 
@@ -75,18 +98,30 @@ def test_what_goes_wrong_is_said_so_that_it_can_be_mended(fleet: Fleet) -> None:
     assert (raised.outcome, raised.error) == ("failure", "ValueError: this is why")
     assert 'raise ValueError(text)' in raised.traceback
     assert "worker.py" not in raised.traceback
-    wrong = failed("add", "two")
-    assert (wrong.outcome, wrong.error) == ("error", "argument a of add: Expected `int`, got `str`")
-    assert "missing a required argument: 'a'" in failed("add").error
-    assert "did you mean add?" in failed("ad").error
-    assert f"on {NAME}, module not_there: ModuleNotFoundError" in failed("of_a_module_that_is_not_there").error
-    assert "none of them serves the queue 'mail'" in failed("add", 1, queue="mail").error
-    assert "no host of the target offers the function 'add'" in failed("add", 1, target="plain").error
     assert "at most 65536 are kept" in failed("returns", "large").error
     assert "is no JSON" in failed("returns", "set").error
     assert "RecursionError" in failed("recurses").error
     assert "the worker process was gone before the function returned: (exit code 7)" in failed("leaves", 7).error
     assert client.submit("forks").value(END_S_MAX) == 0, "what the forked child returned is not the task's"
+
+
+def test_what_no_host_can_run_is_refused_at_submit_and_nothing_is_stored(fleet: Fleet) -> None:
+    client, before = fleet.client, fleet.gateway.get("/log", limit=1)["seq"]
+
+    def refused(name: str, *args: object, **options: object) -> str:
+        with pytest.raises((CliError, WrongArguments)) as caught:
+            client.function(name, **options).submit(*args)
+        return str(caught.value)
+
+    assert refused("add", "two") == "argument a of add: Expected `int`, got `str`"
+    assert refused("add") == "add(a: int, b: int = 1) -> int: missing a required argument: 'a'"
+    assert "did you mean add?" in refused("ad")
+    assert f"on {NAME}, module not_there: ModuleNotFoundError" in refused("of_a_module_that_is_not_there")
+    assert "none of them serves the queue 'mail'" in refused("add", 1, queue="mail")
+    assert "no host of the target offers the function 'add'" in refused("add", 1, target="plain")
+    with pytest.raises(WrongArguments, match="^call 2: argument b of add: Expected `int`, got `null`"):
+        client.submit_many("add", [(1,), {"a": 1}, (1, None)])
+    assert fleet.gateway.get("/log", limit=1)["seq"] == before
 
 
 def test_numbers_that_no_message_can_carry_stop_nobody(fleet: Fleet) -> None:

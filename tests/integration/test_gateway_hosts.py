@@ -19,7 +19,7 @@ from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.home import Home, agents_account_jwt
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
-from fleetlog_schemas import codec, events, subjects
+from fleetlog_schemas import codec, events, host_events, subjects
 from fleetlog_testing.gateway_rig import Rig, connect, gateway_on, now_ms, spec_json
 from fleetlog_testing.nats import real_server, running_server
 from fleetlog_testing.waiting import fair, until
@@ -341,7 +341,7 @@ def test_what_a_stranger_wrote_on_the_subject_moves_the_fence_and_nothing_else(h
     async def scenario() -> None:
         async with gateway_on(home) as rig:
             name, _ = await joined(rig)
-            later = codec.encode(codec.Event(id="x", source="/test", data=events.HostAccepted("nobody"), time_ms=now_ms()))
+            later = codec.encode(codec.Event(id="x", source="/test", data=host_events.HostAccepted("nobody"), time_ms=now_ms()))
             other = await connect(home, "gateway")
             for body in (b"not an event", later.replace(b"accepted.v1", b"accepted.v9")):
                 await other.append(Batch(drafts=(Draft(subject=events.HOST, body=body),), message_id=str(body)[:40]))

@@ -16,7 +16,7 @@ from fleetlog.exits import CliError, Exit
 from fleetlog.http import Gateway
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import NoAnswer
-from fleetlog_schemas import events
+from fleetlog_schemas import archive_events, events
 from fleetlog_testing.fleet import END_S_MAX, Fleet
 from fleetlog_testing.homes import connected
 from fleetlog_testing.waiting import until
@@ -94,7 +94,7 @@ async def pruned_beyond(fleet: Fleet, seq: int) -> None:
 
 
 def catalog(fleet: Fleet) -> set[int]:
-    return {seq for seq, subject, _ in raw_log(fleet) if subject not in events.PRUNABLE}
+    return {seq for seq, subject, _ in raw_log(fleet) if subject not in archive_events.PRUNABLE}
 
 
 def answers(fleet: Fleet, ids: list[str]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_the_last_message_of_each_subject_is_still_on_the_bus(fleet: Fleet) -> N
     async def scenario() -> None:
         await work(fleet, 2)
         quiet = {events.TICK, events.ALERT}  # nobody here has schedules, and nothing is wrong
-        assert set(events.PRUNABLE) - quiet <= (await stream(fleet))["subjects"]
+        assert set(archive_events.PRUNABLE) - quiet <= (await stream(fleet))["subjects"]
 
     asyncio.run(scenario())
 

@@ -24,7 +24,7 @@ from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.home import Home, create_home
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_runtime.shell.service import Context, open_context
-from fleetlog_schemas import events, ids
+from fleetlog_schemas import archive_events, events, ids
 from fleetlog_schemas.archive import ArchiveStatus
 from fleetlog_testing.homes import connected
 from fleetlog_testing.nats import running_server
@@ -66,7 +66,7 @@ class Writers:
     @property
     def prunable(self) -> set[str]:
         """What is written and may be pruned; nobody here has schedules."""
-        return set(self.buses) & set(events.PRUNABLE)
+        return set(self.buses) & set(archive_events.PRUNABLE)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -105,8 +105,8 @@ async def pruned(home: Home, beyond: int) -> None:
     async def holds() -> bool:
         said = await status(bus)
         held = await bus.get_range("EVENTS", 1, beyond)
-        gone = [one.seq for one in held if one.subject in events.PRUNABLE and one.seq < beyond]
-        return said is not None and said.pruned_through >= beyond and len(gone) <= len(events.PRUNABLE)
+        gone = [one.seq for one in held if one.subject in archive_events.PRUNABLE and one.seq < beyond]
+        return said is not None and said.pruned_through >= beyond and len(gone) <= len(archive_events.PRUNABLE)
 
     async with connected(home, "operator") as bus:
         await until(holds, SECONDS_MAX, f"pruned beyond {beyond}", 0.05)

@@ -20,7 +20,7 @@ from fleetlog_runtime.shell.clock import Clock
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_runtime.shell.service import open_context
-from fleetlog_schemas import events, questions, reports, subjects, wire
+from fleetlog_schemas import events, host_events, questions, reports, subjects, wire
 from fleetlog_testing.homes import Enrolled, connected, connected_agent
 from fleetlog_testing.nats import running_server
 from fleetlog_testing.reporter_rig import LogBus
@@ -91,7 +91,7 @@ def test_every_question_is_answered_with_the_rights_that_the_reporter_has(tmp_pa
     async def story() -> None:
         async with system(tmp_path) as (home, log, asker), reporter_of(home):
             host = Enrolled(home)
-            log.story.add(events.HostEnrolled(host.host_id, "web01", {}, host.public_key))
+            log.story.add(host_events.HostEnrolled(host.host_id, "web01", {}, host.public_key))
             task_id = log.story.submitted()
             log.story.add(events.TasksPlanned((events.Plan(task_id, (events.PlannedHost(host.host_id, "web01"),), "hash"),)))
             log.story.add(events.AttemptsDispatched((events.Dispatch(task_id, host.host_id, 1, epoch=1),)))

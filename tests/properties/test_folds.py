@@ -13,7 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleetlog_schemas import events, hosts, ids, lifecycle, policies, records, rollout
+from fleetlog_schemas import (
+    control_events,
+    events,
+    host_events,
+    hosts,
+    ids,
+    lifecycle,
+    policies,
+    policy_events,
+    records,
+    rollout,
+)
 from fleetlog_schemas.codec import Event, decode, encode
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.records import CommandState, TaskState
@@ -44,7 +55,7 @@ planned_hosts = st.lists(st.sampled_from([events.PlannedHost(h, h) for h in HOST
 
 of_tasks = st.one_of(
     st.builds(events.Submission, task_id=task_ids, spec=st.sampled_from(SPECS)).map(lambda s: events.TasksSubmitted((s,))),
-    st.builds(events.CancelRequested, task_id=task_ids, host_ids=st.lists(host_ids, max_size=1).map(tuple)),
+    st.builds(control_events.CancelRequested, task_id=task_ids, host_ids=st.lists(host_ids, max_size=1).map(tuple)),
     st.builds(
         events.Plan, task_id=task_ids, hosts=planned_hosts, plan_hash=st.just("x"), part=st.integers(0, 1), parts=st.just(1),
         waves=waves,
@@ -62,14 +73,14 @@ of_tasks = st.one_of(
     ),
     st.builds(events.Start, **keys, started_ms=st.just(START_MS)).map(lambda one: events.AttemptsStarted((one,))),
     st.lists(ends, min_size=1, max_size=2).map(lambda some: events.AttemptsEnded(tuple(some))),
-    st.builds(events.AttemptKey, **keys).map(lambda key: events.ReportsRefused("h1", 1, {"token": 1}, (key,))),
+    st.builds(events.AttemptKey, **keys).map(lambda key: host_events.ReportsRefused("h1", 1, {"token": 1}, (key,))),
 )
-window = events.Window(kind="maintenance", target="all", days=(0,), begins="10:00", lasts_minutes=60)
+window = policy_events.Window(kind="maintenance", target="all", days=(0,), begins="10:00", lasts_minutes=60)
 of_admission = st.one_of(
-    st.builds(events.AllCancelRequested, reason=st.just("r")),
-    *(st.builds(kind, task_id=task_ids) for kind in (events.PauseRequested, events.ResumeRequested, events.AbortRequested)),
-    st.builds(events.TaskApproved, task_id=task_ids, wave=st.integers(1, 3)),
-    st.builds(events.SkipRequested, task_id=task_ids, host_ids=some_hosts),
+    st.builds(control_events.AllCancelRequested, reason=st.just("r")),
+    *(st.builds(kind, task_id=task_ids) for kind in (control_events.PauseRequested, control_events.ResumeRequested, control_events.AbortRequested)),
+    st.builds(control_events.TaskApproved, task_id=task_ids, wave=st.integers(1, 3)),
+    st.builds(control_events.SkipRequested, task_id=task_ids, host_ids=some_hosts),
     st.builds(events.Halt, task_id=task_ids, failures=st.just(1), failures_max=st.just(0), wave=st.just(1)).map(
         lambda halt: events.TasksHalted((halt,))
     ),
@@ -78,27 +89,27 @@ of_admission = st.one_of(
         events.WaitingFor, reason=st.sampled_from(["slot", "freeze"]), message=st.just("m"),
         commands=st.builds(events.WaitingCommands, task_id=task_ids, host_ids=some_hosts).map(lambda one: (one,)),
     ).map(lambda group: events.CommandsWaiting((group,))),
-    st.builds(events.FleetFrozen, freeze_id=st.sampled_from("ab"), target=st.just("all"), reason=st.just("r")),
-    st.builds(events.FleetThawed, freeze_id=st.sampled_from("ab")),
-    st.builds(events.WindowSet, name=st.sampled_from("ab"), window=st.just(window)),
-    st.builds(events.WindowRemoved, name=st.sampled_from("ab")),
-    st.builds(events.QueueLimited, queue=st.sampled_from("ab"), in_flight_max=st.integers(0, 2)),
+    st.builds(policy_events.FleetFrozen, freeze_id=st.sampled_from("ab"), target=st.just("all"), reason=st.just("r")),
+    st.builds(policy_events.FleetThawed, freeze_id=st.sampled_from("ab")),
+    st.builds(policy_events.WindowSet, name=st.sampled_from("ab"), window=st.just(window)),
+    st.builds(policy_events.WindowRemoved, name=st.sampled_from("ab")),
+    st.builds(policy_events.QueueLimited, queue=st.sampled_from("ab"), in_flight_max=st.integers(0, 2)),
 )
 of_tasks = st.one_of(of_tasks, of_admission)
 epochs = st.integers(0, 3)
 of_hosts = st.one_of(
-    host_ids.map(lambda h: events.HostEnrolled(host_id=h, name=h, labels={}, public_key="U")),
-    host_ids.map(lambda h: events.HostRevoked(host_id=h, public_key="U")),
-    host_ids.map(lambda h: events.HostAccepted(host_id=h)),
-    st.builds(events.HostLabelled, host_id=host_ids, labels=st.sampled_from([{"a": "b"}, {"a": None}])),
-    st.builds(events.MaintenanceSet, host_id=host_ids, on=st.booleans(), reason=st.just("r")),
+    host_ids.map(lambda h: host_events.HostEnrolled(host_id=h, name=h, labels={}, public_key="U")),
+    host_ids.map(lambda h: host_events.HostRevoked(host_id=h, public_key="U")),
+    host_ids.map(lambda h: host_events.HostAccepted(host_id=h)),
+    st.builds(host_events.HostLabelled, host_id=host_ids, labels=st.sampled_from([{"a": "b"}, {"a": None}])),
+    st.builds(host_events.MaintenanceSet, host_id=host_ids, on=st.booleans(), reason=st.just("r")),
     st.builds(
-        events.Session, host_id=host_ids, epoch=epochs, nonce=st.just("n"), boot_id=st.just("b"), version=st.just("1"),
+        host_events.Session, host_id=host_ids, epoch=epochs, nonce=st.just("n"), boot_id=st.just("b"), version=st.just("1"),
         counter=st.integers(0, 9),
-    ).map(lambda session: events.SessionsOpened((session,))),
-    host_ids.map(lambda h: events.SessionsRefused((events.SessionRefusal(h, "ticket", "m"),))),
-    st.builds(events.HostEpoch, host_ids, epochs).map(lambda one: events.HostsOnline((one,))),
-    st.builds(events.HostEpoch, host_ids, epochs).map(lambda one: events.HostsOffline((one,), "silent")),
+    ).map(lambda session: host_events.SessionsOpened((session,))),
+    host_ids.map(lambda h: host_events.SessionsRefused((host_events.SessionRefusal(h, "ticket", "m"),))),
+    st.builds(host_events.HostEpoch, host_ids, epochs).map(lambda one: host_events.HostsOnline((one,))),
+    st.builds(host_events.HostEpoch, host_ids, epochs).map(lambda one: host_events.HostsOffline((one,), "silent")),
     st.builds(events.AttemptsStarted, attempts=st.just(()), counters=st.dictionaries(host_ids, st.integers(0, 20))),
 )
 

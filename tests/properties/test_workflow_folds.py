@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlog_schemas import events, ids, lifecycle, records
+from fleetlog_schemas import control_events, events, ids, lifecycle, records
 from fleetlog_schemas.codec import Event, decode, encode
 from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome
@@ -36,8 +36,8 @@ anything = st.one_of(
     st.builds(events.Submission, st.sampled_from(CHILDREN), st.just(RUN), part_of=of).map(lambda one: events.TasksSubmitted((one,))),
     st.builds(events.TaskEnd, task_ids, outcomes, st.just({}), of, st.none() | st.just("[1]")).map(lambda end: events.TasksEnded((end,))),
     st.builds(events.Refusal, task_ids, st.just("c"), st.just("m"), part_of=of).map(lambda one: events.TasksRefused((one,))),
-    st.builds(events.CancelRequested, task_ids, parts=st.lists(names, max_size=2).map(tuple)),
-    st.builds(events.PauseRequested, task_ids), st.builds(events.ResumeRequested, task_ids), st.builds(events.AbortRequested, task_ids),
+    st.builds(control_events.CancelRequested, task_ids, parts=st.lists(names, max_size=2).map(tuple)),
+    st.builds(control_events.PauseRequested, task_ids), st.builds(control_events.ResumeRequested, task_ids), st.builds(control_events.AbortRequested, task_ids),
 )
 
 

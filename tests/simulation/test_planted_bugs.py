@@ -23,7 +23,7 @@ from fleetlog_dispatcher.queues import Shares
 from fleetlog_keeper import prune, works
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import Batch
-from fleetlog_schemas import events, lifecycle, rollout, tokens
+from fleetlog_schemas import archive_events, events, lifecycle, rollout, tokens
 from fleetlog_schemas.records import Task, Tasks, Wave
 from fleetlog_simulation import directed, histories
 from fleetlog_simulation import world as world_module
@@ -301,7 +301,7 @@ def prune_the_last_message_of_a_subject(patch: pytest.MonkeyPatch) -> None:
 
     def due(*arguments: Any) -> Any:
         pruned = original(*arguments)
-        below = dict.fromkeys(events.PRUNABLE, pruned.through_seq + 1) if pruned else {}
+        below = dict.fromkeys(archive_events.PRUNABLE, pruned.through_seq + 1) if pruned else {}
         return msgspec.structs.replace(pruned, below=below) if pruned else None
 
     patch.setattr(prune, "due", due)

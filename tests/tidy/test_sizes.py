@@ -12,7 +12,6 @@ MODULE_LINES_MAX = 400
 
 LONGER_MODULES = {
     "schemas/fleetlog_schemas/lifecycle.py": (477, "every transition of task, command and attempt in one file"),
-    "schemas/fleetlog_schemas/events.py": (702, "every stored event type in one file: together they are the format"),
 }
 """Module to its lines and why. When it shrinks below the limit, its row goes."""
 

@@ -10,6 +10,9 @@ from fleetlog.render.text import Style, count_of, moment, seconds, table
 Json = Mapping[str, Any]
 SCHEDULES_SHOWN_MAX = 20
 """Schedules shown one by one: those in which most has changed."""
+DELAY_TOLD_MS_MIN = 1_000
+"""A difference of start delays below it says more of the machine than of the rule."""
+_FATES = ("fired", "missed", "skipped")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -17,7 +20,7 @@ def what_if_text(told: Json, style: Style) -> str:
     """Return what was beside what would have been."""
     was, would = told["was"], told["would_be"]
     words = sorted({*was["reasons"], *would["reasons"]})
-    rows = [(word, str(was[word]), str(would[word])) for word in ("fired", "missed", "skipped")]
+    rows = [(word, str(was[word]), str(would[word])) for word in _FATES]
     rows += [(f"  {style.line(word)}", str(was["reasons"].get(word, 0)), str(would["reasons"].get(word, 0))) for word in words]
     rows += [
         (f"start delay {label}", _delay(was[field]), _delay(would[field]))
@@ -52,18 +55,27 @@ def _bars(load: Sequence[int], most: int, style: Style) -> str:
 
 def _each(schedules: Sequence[Json], style: Style) -> list[str]:
     """Return what changes of each of several schedules, those first in which most does."""
-    def difference(one: Json) -> int:
-        return sum(abs(one["was"][word] - one["would_be"][word]) for word in ("fired", "missed", "skipped"))
+    def difference(one: Json) -> tuple[int, ...]:
+        """Tell how far apart both pasts are: fates first, then delays and load."""
+        was, would = one["was"], one["would_be"]
+        delays = abs((was["delay_p95_ms"] or 0) - (would["delay_p95_ms"] or 0)) // DELAY_TOLD_MS_MIN
+        return sum(abs(was[word] - would[word]) for word in _FATES), delays, abs(was["peak"] - would["peak"])
 
-    differ = sorted((one for one in schedules if difference(one)), key=lambda one: (-difference(one), one["schedule"]))
+    differ = sorted(
+        (one for one in schedules if any(difference(one))), key=lambda one: (*(-part for part in difference(one)), one["schedule"])
+    )
     if len(schedules) < 2 or not differ:
         return []
     rows = [
-        (style.line(one["schedule"]), *(f"{one['was'][word]} -> {one['would_be'][word]}" for word in ("fired", "missed", "skipped", "peak")))
+        (
+            style.line(one["schedule"]), *(f"{one['was'][word]} -> {one['would_be'][word]}" for word in _FATES),
+            f"{_delay(one['was']['delay_p95_ms'])} -> {_delay(one['would_be']['delay_p95_ms'])}",
+            f"{one['was']['peak']} -> {one['would_be']['peak']}",
+        )
         for one in differ[:SCHEDULES_SHOWN_MAX]
     ]
     more = [f"and {len(differ) - len(rows)} more: --json has all"] if len(differ) > len(rows) else []
-    return [table(("SCHEDULE", "FIRED", "MISSED", "SKIPPED", "AT ONCE"), rows, style), *more]
+    return [table(("SCHEDULE", "FIRED", "MISSED", "SKIPPED", "DELAY P95", "AT ONCE"), rows, style), *more]
 
 
 def _footnotes(told: Json) -> list[str]:

@@ -24,9 +24,14 @@ def ls(console: Console) -> int:
     if not found:
         console.say("this task left no artifacts")
         return Exit.OK
-    rows = [(console.out_style.line(one["host"]), one["name"], str(one["size"]), one["outcome"] or "", one["sha256"]) for one in found]
-    console.put(table(("HOST", "NAME", "BYTES", "OUTCOME", "SHA256"), rows, console.out_style))
+    rows = [(console.out_style.line(one["host"]), one["name"], str(one["size"]), one["outcome"] or "", _kept(one), one["sha256"]) for one in found]
+    console.put(table(("HOST", "NAME", "BYTES", "OUTCOME", "KEPT", "SHA256"), rows, console.out_style))
     return Exit.OK
+
+
+def _kept(one: dict[str, Any]) -> str:
+    """Say until which day an artifact is kept at the latest."""
+    return f"to {(one['kept_until'] or '')[:10]}" if one["kept"] else "gone"
 
 
 def get(console: Console) -> int:

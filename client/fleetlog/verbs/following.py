@@ -20,7 +20,7 @@ from fleetlog.render.text import count_of, seconds
 from fleetlog.render.workflow import parts_table
 from fleetlog.sse import Feed, Trouble
 from fleetlog.verbs.output import print_whole
-from fleetlog_schemas import events
+from fleetlog_schemas import events, policy_events
 from fleetlog_schemas.ids import short
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Task, TaskState
@@ -31,7 +31,7 @@ TICK_S = 0.25
 DRAIN_MAX = 500
 """Events folded between two redraws."""
 
-FROZEN = events.NAMES[events.FleetFrozen]
+FROZEN = events.NAMES[policy_events.FleetFrozen]
 
 Until = Callable[[Task], bool]
 
@@ -99,7 +99,7 @@ def _step(console: Console, feed: Feed, fold: Fold, progress: Progress, deadline
 
 
 class _Frozen(msgspec.Struct, frozen=True):
-    data: events.FleetFrozen
+    data: policy_events.FleetFrozen
     authid: str | None = None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fleetlog.console import Console
 from fleetlog.exits import CliError, Exit
@@ -147,7 +147,7 @@ def output(console: Console) -> int:
     if console.json:
         console.put_json([_collected(console, task["task_id"], host_id) for host_id, _ in hosts])
     elif options.follow:
-        _follow(console, task["task_id"], hosts)
+        _follow_task(console, task["task_id"], hosts)
     elif options.group:
         texts = ((name, _text(console, task["task_id"], host_id)) for host_id, name in hosts)
         for folded, text in fold_equal(texts):
@@ -159,23 +159,66 @@ def output(console: Console) -> int:
 
 
 def _of_parts(console: Console, workflow: Json) -> int:
-    """Print what the tasks of a workflow's parts wrote, in the order of the parts, each line with its part's name."""
+    """Print what the tasks of a workflow's parts wrote, each line with its part's name: by parts, or with -f as it comes."""
     options = console.options
-    if options.follow or options.group or console.json:
-        raise CliError(Exit.TYPED_WRONG, "-f, --group and -o json are for one task", f"fleetlog ls --part-of {options.task}")
+    if options.group or console.json:
+        raise CliError(Exit.TYPED_WRONG, "--group and -o json are for one task", f"fleetlog ls --part-of {options.task}")
+    if options.follow:
+        _follow(console, _Parts(console, workflow["task_id"]).look)
+        return Exit.OK
     for part in workflow["parts"]:
         for one in part["tasks"]:
             task = console.gateway.get(f"/tasks/{one['task_id']}")["data"]
-            for host_id, name in _chosen(options.host if task["commands"] else [], task["commands"], failed=options.failed):
-                item = f" {one['item'] + 1}" if part["items"] > 1 else ""
-                prefix = console.out_style.paint(f"{part['name']}{item} {console.out_style.line(name)}: ", "dim")
-                lines = Lines(console.out_style)
+            for host_id, name in _chosen_of_part(console, task):
+                lines, prefix = Lines(console.out_style), _prefix_of_part(console, part, one, name)
                 for page in pages(console, one["task_id"], host_id):
                     for chunk in page["chunks"]:
                         _prefixed(lines.feed(chunk), prefix)
                     _notes(console, page)
                 _prefixed(lines.rest(), prefix)
     return Exit.OK
+
+
+def _chosen_of_part(console: Console, task: Json) -> list[tuple[str, str]]:
+    """Return (host id, name) of the commands of a part's task that are meant: parts run on different hosts."""
+    wanted = set(expanded(console.options.host))
+    chosen = _chosen([], task["commands"], failed=console.options.failed)
+    return [one for one in chosen if not wanted or wanted & set(one)]
+
+
+def _prefix_of_part(console: Console, part: Json, one: Json, host: str) -> str:
+    item = f" {one['item'] + 1}" if part["items"] > 1 else ""
+    return console.out_style.paint(f"{part['name']}{item} {console.out_style.line(host)}: ", "dim")
+
+
+class _Parts:
+    """The commands of a workflow, as they begin."""
+
+    def __init__(self, console: Console, task_id: str) -> None:
+        self._console, self._task_id = console, task_id
+        self._told: set[tuple[str, str]] = set()
+        self._over: set[str] = set()
+        """Tasks of which nothing more can come."""
+
+    def look(self, room: int) -> tuple[list[Followed], bool]:
+        """Return up to *room* commands that began, and whether more may come."""
+        workflow = self._console.gateway.get(f"/tasks/{segment(self._task_id)}")["data"]
+        found: list[Followed] = []
+        for part in workflow["parts"]:
+            for one in part["tasks"]:
+                if one["task_id"] not in self._over and len(found) < room:
+                    found += self._of_task(part, one, room - len(found))
+        everything = sum(len(part["tasks"]) for part in workflow["parts"]) == len(self._over)
+        return found, not (workflow["ended_at"] and everything)
+
+    def _of_task(self, part: Json, one: Json, room: int) -> list[Followed]:
+        task_id = one["task_id"]
+        task = self._console.gateway.get(f"/tasks/{task_id}")["data"]
+        new = [host for host in _chosen_of_part(self._console, task) if (task_id, host[0]) not in self._told]
+        if task["ended_at"] and len(new) <= room:
+            self._over.add(task_id)
+        self._told.update((task_id, host_id) for host_id, _ in new[:room])
+        return [Followed(task_id, host_id, _prefix_of_part(self._console, part, one, name)) for host_id, name in new[:room]]
 
 
 def _chosen(names: list[str], commands: list[Json], *, failed: bool) -> list[tuple[str, str]]:
@@ -257,29 +300,49 @@ def _print(console: Console, task_id: str, hosts: list[tuple[str, str]]) -> None
         _write(lines.rest(), apart=False)
 
 
-def _follow(console: Console, task_id: str, hosts: list[tuple[str, str]]) -> None:
+class Followed(NamedTuple):
+    """A command whose lines are printed as they come."""
+
+    task_id: str
+    host_id: str
+    prefix: str
+
+
+def _follow_task(console: Console, task_id: str, hosts: list[tuple[str, str]]) -> None:
     """Print lines of several hosts as they come, each with its host's name."""
     if len(hosts) > FOLLOW_HOSTS_MAX:
         raise CliError(Exit.TYPED_WRONG, f"{len(hosts)} hosts cannot be followed at once", "name some with --host")
     several = len(hosts) > 1
-    open_ones = {
-        name: (pages(console, task_id, host_id, follow=True), Lines(console.out_style)) for host_id, name in hosts
-    }
+    found = [
+        Followed(task_id, host_id, console.out_style.paint(f"{console.out_style.line(name)}: ", "dim") if several else "")
+        for host_id, name in hosts
+    ]
+    _follow(console, lambda _room: (found, False))
+
+
+def _follow(console: Console, look: Callable[[int], tuple[list[Followed], bool]]) -> None:
+    """Print lines of commands as they come; *look* finds up to so many more, and says whether to look again."""
+    open_ones: list[tuple[Followed, Iterator[Json], Lines]] = []
+    more, looked_s = True, float("-inf")
     try:
-        while open_ones:
+        while more or open_ones:
+            if more and time.monotonic() - looked_s >= POLL_S:
+                found, more = look(FOLLOW_HOSTS_MAX - len(open_ones))
+                looked_s = time.monotonic()
+                open_ones += [(one, pages(console, one.task_id, one.host_id, follow=True), Lines(console.out_style)) for one in found]
             came = False
-            for name, (source, lines) in list(open_ones.items()):
+            for entry in list(open_ones):
+                one, source, lines = entry
                 page = next(source, None)
-                prefix = console.out_style.paint(f"{console.out_style.line(name)}: ", "dim") if several else ""
                 if page is None:
-                    del open_ones[name]
-                    _prefixed(lines.rest(), prefix)
+                    open_ones.remove(entry)
+                    _prefixed(lines.rest(), one.prefix)
                     continue
                 for chunk in page["chunks"]:
                     came = True
-                    _prefixed(lines.feed(chunk), prefix)
+                    _prefixed(lines.feed(chunk), one.prefix)
                 _notes(console, page)
-            if open_ones and not came:
+            if (more or open_ones) and not came:
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
         console.say("\nthe commands go on")

@@ -18,7 +18,7 @@ import msgspec
 
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import chain
-from fleetlog_schemas.events import SegmentSealed
+from fleetlog_schemas.archive_events import SegmentSealed
 
 MAGIC = b"fleetlog-segment 1\n"
 """The first line of every file. Another form gets another number, and readers keep reading this one."""

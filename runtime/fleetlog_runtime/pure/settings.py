@@ -170,6 +170,8 @@ class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """How long a tick must be overdue before that no scheduler fires is an alert."""
     webhook_internal: str = ""
     """Hosts and networks that webhooks may reach though they are internal, also by http: `hooks.lan, 10.1.0.0/16`."""
+    webhook_ca: str = ""
+    """PEM file, below the data folder, of authorities by which endpoints are verified too; empty: only this machine's."""
     webhook_retry_ms: Milliseconds = 5_000
     """Pause before a webhook message is sent again; it grows with each try, for about a day in all."""
     webhook_failing_ms: Milliseconds = 5 * 86_400_000

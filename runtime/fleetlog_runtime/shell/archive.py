@@ -17,7 +17,7 @@ import msgspec
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import ArchiveMissing, Bus, NoAnswer, NotFound, Stored
 from fleetlog_schemas import archive, codec, events, subjects
-from fleetlog_schemas.events import SegmentSealed
+from fleetlog_schemas.archive_events import SegmentSealed
 
 CACHED_MAX = 4
 """Segments kept unpacked for each reader: a page of the log after another is of one segment."""

@@ -32,7 +32,7 @@ from fleetlog_runtime.pure.bus import (
 )
 from fleetlog_runtime.shell.archive import Segments
 from fleetlog_runtime.shell.memory import subject_matches
-from fleetlog_schemas import events
+from fleetlog_schemas import archive_events
 from fleetlog_schemas.subjects import EVENTS
 
 RETRY_SECONDS = 0.2
@@ -191,7 +191,7 @@ class ArchivedBus:
         return found
 
     async def _range_of_subject(self, from_seq: int, count: int, subject: str) -> list[Stored]:
-        if not any(subject_matches(subject, one) for one in events.PRUNABLE):
+        if not any(subject_matches(subject, one) for one in archive_events.PRUNABLE):
             return await self.stream.get_range(EVENTS, from_seq, count, subject)
         while True:
             through_seq = (await self.segments.refresh()).pruned_through

@@ -46,7 +46,19 @@ from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
 from fleetlog_runtime.shell.nats_snapshot import PUT_BACK_RIGHTS, SnapshotError, put_back
 from fleetlog_runtime.shell.streams import StreamError, ensure_streams, reservations
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
-from fleetlog_schemas import chain, codec, events, hosts, lifecycle, limits, records, schedules, subjects
+from fleetlog_schemas import (
+    chain,
+    codec,
+    control_events,
+    events,
+    host_events,
+    hosts,
+    lifecycle,
+    limits,
+    records,
+    schedules,
+    subjects,
+)
 from fleetlog_schemas.ids import new_id
 from fleetlog_schemas.schedule_events import SchedulePaused
 
@@ -185,15 +197,15 @@ async def _tell(bus: Bus, manifest: Manifest, last_seq: int, known: _Open) -> Re
     """Refuse every host, pause every open task and every schedule that would fire, in the restored log."""
     message = f"the log was restored from a backup made at {manifest.made_at}: what the host did since is not in it"
     refusals = [
-        events.SessionRefusal(host_id=host.host_id, code=CODE, message=message)
+        host_events.SessionRefusal(host_id=host.host_id, code=CODE, message=message)
         for host in known.hosts.by_id.values()
         # A host that was refused before stays refused for that reason.
         if not host.revoked and not host.blocked
     ]
     paused = [task.task_id for task in known.tasks.by_id.values() if not task.stop and not task.hold]
     reason = f"restored from a backup made at {manifest.made_at}: what waits here may have run since; look, then resume or abort"
-    await _append(bus, events.DISPATCH, split(lambda entries: events.SessionsRefused(hosts=entries), refusals))
-    await _append(bus, events.REQUEST, (events.PauseRequested(task_id=task_id, reason=reason) for task_id in paused))
+    await _append(bus, events.DISPATCH, split(lambda entries: host_events.SessionsRefused(hosts=entries), refusals))
+    await _append(bus, events.REQUEST, (control_events.PauseRequested(task_id=task_id, reason=reason) for task_id in paused))
     # What is paused for good keeps its reason; what would resume by itself must not.
     firing = [
         one.name for one in known.schedules.by_name.values()

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Collection
 from typing import NamedTuple
 
-from fleetlog_dispatcher.gates import free_slots, ignorance, in_flight, policy_gate, task_gate
+from fleetlog_dispatcher.gates import free_slots, ignorance_of, in_flight, policy_gate, task_gate
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.plan import Layout
 from fleetlog_dispatcher.queues import Place
@@ -76,7 +76,7 @@ class Round:
 
     def _ends_unsent(self, task: Task, host_id: str) -> bool:
         """Whether the host's agent does not know what the task asks for: such a command ends by decision."""
-        return bool(ignorance(self._state.hosts.by_id.get(host_id), task.spec))
+        return bool(ignorance_of(self._state, self._state.hosts.by_id.get(host_id), task))
 
     # --- what waits ---
 
@@ -159,7 +159,7 @@ class Round:
                 host_id = host.host_id
                 if left <= 0:
                     break
-                if host_id in self._live.queues.lanes or host_id in task.cancelled_early or ignorance(host, spec):
+                if host_id in self._live.queues.lanes or host_id in task.cancelled_early or ignorance_of(self._state, host, task):
                     continue
                 if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
                     self._take(task, host_id, 1)

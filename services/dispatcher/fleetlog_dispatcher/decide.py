@@ -23,7 +23,7 @@ from fleetlog_dispatcher.waiting import notes
 from fleetlog_runtime.pure.effects import Answer, Append, Effect, WakeAt
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.split import split
-from fleetlog_schemas import events, lifecycle, limits
+from fleetlog_schemas import events, host_events, lifecycle, limits
 from fleetlog_schemas.events import Data
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.pushes import ForgetPush
@@ -85,8 +85,8 @@ def _next_ms(live: Live, now_ms: int) -> int:
 
 
 def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
-    opened: list[events.Session] = []
-    refused: list[events.SessionRefusal] = []
+    opened: list[host_events.Session] = []
+    refused: list[host_events.SessionRefusal] = []
     for host_id, pending in live.opens.items():
         host, request = state.hosts.by_id.get(host_id), pending.request
         if host is None or host.revoked or host.blocked or host.nonce == request.nonce:
@@ -95,17 +95,17 @@ def _session_events(keys: Keys, state: State, live: Live) -> Iterator[Data]:
         if _overtaken(host, code, pending):
             continue
         if code:
-            refused.append(events.SessionRefusal(host_id=host_id, code=code, message=sessions.REASONS[code]))
+            refused.append(host_events.SessionRefusal(host_id=host_id, code=code, message=sessions.REASONS[code]))
         else:
             opened.append(
-                events.Session(
+                host_events.Session(
                     host_id=host_id, epoch=host.epoch + 1, nonce=request.nonce[:64], boot_id=request.boot_id[:64],
                     version=request.version[:64], counter=request.counter, asked_ms=request.asked_ms,
                     shown_epoch=sessions.shown_epoch(host, request, keys),
                 )
             )
-    yield from split(lambda entries: events.SessionsRefused(hosts=entries), refused)
-    yield from split(lambda entries: events.SessionsOpened(sessions=entries), opened)
+    yield from split(lambda entries: host_events.SessionsRefused(hosts=entries), refused)
+    yield from split(lambda entries: host_events.SessionsOpened(sessions=entries), opened)
 
 
 def _overtaken(host: Host, code: str, pending: PendingOpen) -> bool:
@@ -140,23 +140,23 @@ def _session_answers(keys: Keys, state: State, live: Live, now_ms: int) -> Itera
 
 def _presence_events(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> Iterator[Data]:
     came = [
-        events.HostEpoch(host_id=host_id, epoch=host.epoch)
+        host_events.HostEpoch(host_id=host_id, epoch=host.epoch)
         for host_id in live.came
         if not ((host := state.hosts.by_id[host_id]).online and host.ticket_used)
     ]
     left = [
-        events.HostEpoch(host_id=host_id, epoch=host.epoch)
+        host_events.HostEpoch(host_id=host_id, epoch=host.epoch)
         for host_id in live.left
         if (host := state.hosts.by_id[host_id]).online
     ]
-    yield from split(lambda entries: events.HostsOnline(hosts=entries), came)
-    yield from split(lambda entries: events.HostsOffline(hosts=entries, reason="goodbye"), left)
+    yield from split(lambda entries: host_events.HostsOnline(hosts=entries), came)
+    yield from split(lambda entries: host_events.HostsOffline(hosts=entries, reason="goodbye"), left)
     if live.sweep:
         silent = _silent(settings, state, live, now_ms)
-        yield from split(lambda entries: events.HostsOffline(hosts=entries, reason="silent"), silent)
+        yield from split(lambda entries: host_events.HostsOffline(hosts=entries, reason="silent"), silent)
 
 
-def _silent(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> list[events.HostEpoch]:
+def _silent(settings: DispatcherSettings, state: State, live: Live, now_ms: int) -> list[host_events.HostEpoch]:
     """Hosts whose silence is a verdict now; when many fell silent together, it is probably us, and we wait."""
     online = [host for host in state.hosts.by_id.values() if host.online]
     quiet = sorted(
@@ -173,7 +173,7 @@ def _silent(settings: DispatcherSettings, state: State, live: Live, now_ms: int)
         together -= bisect.bisect_left(silences, silence_ms - half_window_ms)
         patience_ms = settings.mass_silence_hold_ms if together > many else settings.offline_ms
         if silence_ms >= patience_ms:
-            verdicts.append(events.HostEpoch(host_id=host_id, epoch=epoch))
+            verdicts.append(host_events.HostEpoch(host_id=host_id, epoch=epoch))
     return verdicts
 
 

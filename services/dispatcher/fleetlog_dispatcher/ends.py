@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fleetlog_dispatcher.gates import absence, ignorance, lock_holder
+from fleetlog_dispatcher.gates import absence, ignorance_of, lock_holder
 from fleetlog_dispatcher.live import Flight, Key, Live, Presence
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
@@ -79,7 +79,7 @@ def _never_reached(
         # A host counts as absent only when it is its turn: until then it may well come back.
         if task.hold or command.wave > task.wave or lock_holder(live, task) is not None:
             continue
-        unknown = ignorance(host, task.spec)
+        unknown = ignorance_of(state, host, task)
         if unknown and now_ms >= command.due_ms:
             yield _waiting_end(task_id, command, Outcome.ERROR, unknown)
         elif message and now_ms >= max(task.planned_ms, task.wave_ms, command.due_ms) + task.spec.wait_offline_ms:

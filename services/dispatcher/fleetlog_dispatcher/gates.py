@@ -17,10 +17,11 @@ from fleetlog_schemas import limits
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.ids import short
+from fleetlog_schemas.parts import is_taken
 from fleetlog_schemas.records import Command, CommandState, Task
 from fleetlog_schemas.rollout import soaks_until_ms, wave_gate
 from fleetlog_schemas.spec import TaskSpec
-from fleetlog_schemas.versions import unknown_to
+from fleetlog_schemas.versions import knows_everything, unknown_to
 
 
 class Gate(NamedTuple):
@@ -117,6 +118,14 @@ def ignorance(host: Host | None, spec: TaskSpec) -> str:
     Who is absent may come back with a newer agent.
     """
     return "" if host is None or absence(host)[0] else unknown_to(host.version, spec)
+
+
+def ignorance_of(state: State, host: Host | None, task: Task) -> str:
+    """Return what of a task that was submitted its host's agent does not know, as `ignorance`; also that a part must return something."""
+    if host is None or knows_everything(host.version) or absence(host)[0]:
+        return ""
+    workflow = state.tasks.by_id.get(task.part_of.task_id) if task.part_of else None
+    return unknown_to(host.version, task.spec, returns=is_taken(workflow, task))
 
 
 def suspicion(settings: DispatcherSettings, state: State, host: Host, presence: Presence | None, now_ms: int) -> str:

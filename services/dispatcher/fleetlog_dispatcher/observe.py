@@ -25,7 +25,7 @@ from fleetlog_dispatcher.live import (
 from fleetlog_dispatcher.state import Folded, State
 from fleetlog_runtime.pure.effects import Answer, Append, Changed, Performed, Request, Send, Tick
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, limits, pushes, reports, subjects, wire
+from fleetlog_schemas import events, host_events, limits, pushes, reports, subjects, wire
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.policies import closed_hosts
@@ -46,7 +46,7 @@ def observe(settings: DispatcherSettings, state: State, live: Live, observation:
                 live.forgetting = {one: None for one in live.forgets if one in by_id and reachable(state, live, by_id[one])}
             _ripen(settings, state, live, now_ms)
         case Changed(event=Event(data=data), changes=Folded() as folded):
-            if isinstance(data, events.HostEnrolled | events.HostLabelled | events.HostRevoked):
+            if isinstance(data, host_events.HostEnrolled | host_events.HostLabelled | host_events.HostRevoked):
                 live.directory = None
             live.closed_stale |= folded.policies
             for host_id in folded.hosts:

@@ -15,7 +15,7 @@ from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.admission import PlanAnswer, PlannedPart, PlannedView
 from fleetlog_schemas.definitions import check_known_parameters
-from fleetlog_schemas.functions import offers, serves, why_nowhere
+from fleetlog_schemas.functions import Unfit, runs_on
 from fleetlog_schemas.graph import ranks
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.ids import short
@@ -76,7 +76,11 @@ def lay_out(
     except TargetError as error:
         raise Refused(error.code, str(error), "/target") from None
     if isinstance(spec.payload, Function):
-        meant = _offering(state, spec, spec.payload.name, meant)
+        current = [state.hosts.by_id[host.host_id] for host in meant]  # a directory may be older than what its hosts say of themselves
+        try:
+            meant = runs_on(spec, spec.payload, current)
+        except Unfit as error:
+            raise Refused(error.code, error.message, error.pointer) from None
     chosen = choose(settings, state, live, spec.choose, meant, seed, now_ms) if spec.choose else meant
     if not chosen:
         raise Refused("target-empty", f"no host of the target has the label {spec.choose and spec.choose.label}", "/choose")
@@ -88,22 +92,6 @@ def lay_out(
     if spec.plan_hash and spec.plan_hash != found:
         raise Refused("plan-changed", "the plan is not the one that was shown: look at it again", "/plan_hash")
     return Layout(ordered, waves, len(meant), found)
-
-
-def _offering(state: State, spec: TaskSpec, name: str, meant: list[Host]) -> list[Host]:
-    """Return the hosts among which a function is run: all of the target, or, where some are chosen, those that offer it.
-
-    Raises:
-        Refused: none of them offers it.
-    """
-    hosts = [state.hosts.by_id[host.host_id] for host in meant]  # a directory may be older than what its hosts say of themselves
-    if spec.choose is not None:
-        if why := why_nowhere(hosts, name, spec.queue):
-            raise Refused("function-unknown", why, "/payload/name")
-        return [host for host in hosts if offers(host, name) and serves(host, spec.queue)]
-    if not any(offers(host, name) for host in hosts):
-        raise Refused("function-unknown", why_nowhere(hosts, name, spec.queue), "/payload/name")
-    return meant
 
 
 def _lay_out_workflow(spec: TaskSpec, workflow: Workflow) -> Layout:

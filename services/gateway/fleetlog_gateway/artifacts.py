@@ -14,6 +14,7 @@ from fleetlog_gateway.problems import HttpProblem
 from fleetlog_runtime.pure.bus import Bus
 from fleetlog_runtime.shell import stored_artifacts
 from fleetlog_schemas import events, questions
+from fleetlog_schemas.codec import parse_rfc3339, rfc3339
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Build, TaskSpec
 from fleetlog_schemas.version import VERSION
@@ -60,6 +61,10 @@ class ArtifactView(msgspec.Struct, frozen=True):
     sha256: str
     outcome: str | None
     """How the attempt that left it ended."""
+    kept: bool
+    """It can be fetched. Otherwise its digest is all that is left."""
+    kept_until: str | None
+    """At the latest; it goes earlier when newer ones need the room."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -83,6 +88,24 @@ def kept(task: Ran) -> list[Kept]:
         attempt = next((one for one in reversed(command.attempts) if one.artifacts), None)
         found += [Kept(command, attempt, one) for one in attempt.artifacts] if attempt else []
     return found
+
+
+async def views(gateway: Gateway, task: Ran) -> list[ArtifactView]:
+    """Return the artifacts of a task, and whether they are still kept. Raises NoAnswer."""
+    found = kept(task)
+    first_seq = await stored_artifacts.kept_since_seq(gateway.bus) if found else 0
+    return [
+        ArtifactView(
+            host=one.command.host, host_id=one.command.host_id, attempt=one.attempt.number, name=one.artifact.name,
+            size=one.artifact.size, sha256=one.artifact.sha256, outcome=one.attempt.outcome,
+            kept=not one.artifact.size or one.artifact.first_seq >= first_seq, kept_until=_kept_until(one.attempt),
+        )
+        for one in found
+    ]
+
+
+def _kept_until(attempt: Attempt) -> str | None:
+    return rfc3339(parse_rfc3339(attempt.ended_at) + stored_artifacts.AGE_MS_MAX) if attempt.ended_at else None
 
 
 def find(task: Ran, host: str, name: str) -> Kept:

@@ -35,7 +35,7 @@ from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_health import has_room
 from fleetlog_runtime.shell.publisher import Publisher
-from fleetlog_schemas import events, subjects
+from fleetlog_schemas import events, host_events, subjects
 from fleetlog_schemas.limits import DISK_HEADROOM_BYTES
 
 OWNER = Principal(name="owner")
@@ -209,7 +209,7 @@ async def write_refusals(gateway: Gateway) -> None:
 async def flush_refusals(gateway: Gateway, before_minute: int) -> None:
     """Append the counts of the minutes before *before_minute*; what the bus does not take is kept for later."""
     for minute, counts in gateway.refusals.take(before_minute):
-        data = events.AccessRefused(minute=minute, counts=counts)
+        data = host_events.AccessRefused(minute=minute, counts=counts)
         try:
             await gateway.change(events.ACCESS, lambda data=data: data, SELF, "counted again")
         except HttpProblem as problem:

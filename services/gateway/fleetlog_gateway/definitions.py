@@ -16,7 +16,7 @@ import msgspec
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import FieldError, HttpProblem, invalid
 from fleetlog_runtime.pure.bus import AppendRefused, AppendUnsettled, BusFull, NoAnswer, NotFound, NotSent
-from fleetlog_schemas import codec, events, subjects
+from fleetlog_schemas import codec, definition_events, subjects
 from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.definitions import (
     Chosen,
@@ -45,7 +45,7 @@ async def version_of(gateway: Gateway, known: Known, version: int) -> Known:
             f" {known.version}",
         )
     event = codec.decode(stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms)
-    if not isinstance(event.data, events.DefinitionSet):
+    if not isinstance(event.data, definition_events.DefinitionSet):
         raise HttpProblem("internal", f"at {seq} the log has no version of a definition")
     return msgspec.structs.replace(
         known, version=event.data.version, definition=event.data.definition, message=event.data.message,

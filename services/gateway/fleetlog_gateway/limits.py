@@ -27,6 +27,8 @@ ASK_EACH_MS = 2_000
 """Silence of one reporter after which all of them are asked: it may have been stopped, or cut off, with the question."""
 ASK_EXTRA_MS_MAX = 2_000
 """How long is waited for what only completes an answer that stands without it."""
+ASK_OFFERS_SECONDS = 10.0
+"""Between two tries to learn from a silent reporter what hosts offer: until then the dispatcher alone says what cannot run."""
 ASK_CHECK_MS_MAX = 1_000
 """Longest wait for the reporter's word on a task that is named by its full id and is to be stopped, held or let go on:
 in an incident the request counts, and the word is a courtesy."""

@@ -80,6 +80,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "bad-range": (416, "There are no such bytes"),
     "misdirected": (421, "This gateway does not answer to that host name"),
     "invalid": (422, "A field is wrong"),
+    "function-unknown": (422, "No host offers this function"),
+    "function-arguments": (422, "The function does not take these arguments"),
     "too-far": (422, "This is too much of the past for one answer"),
     "version-missing": (428, "Say which version is meant, by If-Match"),
     "task-id-time": (422, "The task id is too old or too far ahead"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleetlog_schemas import events
+from fleetlog_schemas import control_events, events, host_events, policy_events
 from fleetlog_schemas.schedule_events import TicksDecided
 from fleetlog_schemas.workflow_events import PartsDecided
 
@@ -13,9 +13,9 @@ def task_ids(data: events.Data) -> frozenset[str]:
         case events.TasksSubmitted(tasks=tasks) | events.TasksEnded(tasks=tasks):
             return frozenset(one for task in tasks for one in (task.task_id, task.part_of and task.part_of.task_id) if one)
         case (
-            events.CancelRequested(task_id=task_id) | events.PauseRequested(task_id=task_id)
-            | events.ResumeRequested(task_id=task_id) | events.TaskApproved(task_id=task_id)
-            | events.AbortRequested(task_id=task_id) | events.SkipRequested(task_id=task_id)
+            control_events.CancelRequested(task_id=task_id) | control_events.PauseRequested(task_id=task_id)
+            | control_events.ResumeRequested(task_id=task_id) | control_events.TaskApproved(task_id=task_id)
+            | control_events.AbortRequested(task_id=task_id) | control_events.SkipRequested(task_id=task_id)
         ):
             return frozenset((task_id,))
         case events.TasksPlanned(plans=plans):
@@ -38,7 +38,7 @@ def task_ids(data: events.Data) -> frozenset[str]:
             return frozenset(attempt.task_id for attempt in started)
         case events.AttemptsEnded(attempts=ended):
             return frozenset(attempt.task_id for attempt in ended)
-        case events.ReportsRefused(attempts=refused):
+        case host_events.ReportsRefused(attempts=refused):
             return frozenset(attempt.task_id for attempt in refused)
         case TicksDecided(ticks=ticks):
             return frozenset(tick.task_id for tick in ticks if tick.task_id)
@@ -53,9 +53,9 @@ def every_task(data: events.Data) -> bool:
     it (`lifecycle.apply`).
     """
     match data:
-        case events.AllCancelRequested() | events.FleetFrozen() | events.WindowSet() | events.QueueLimited():
+        case control_events.AllCancelRequested() | policy_events.FleetFrozen() | policy_events.WindowSet() | policy_events.QueueLimited():
             return True
-        case events.MaintenanceSet(on=on):
+        case host_events.MaintenanceSet(on=on):
             return on
         case _:
             return False

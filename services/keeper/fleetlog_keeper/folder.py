@@ -12,7 +12,7 @@ import msgspec
 
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.shell.files import private_folder, write_atomic
-from fleetlog_schemas.events import SegmentSealed
+from fleetlog_schemas.archive_events import SegmentSealed
 
 MANIFEST = "manifest.json"
 LEFT_BEHIND_SECONDS = 3_600

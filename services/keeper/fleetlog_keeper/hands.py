@@ -19,7 +19,7 @@ from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_runtime.shell.archived_bus import ArchivedBus
 from fleetlog_runtime.shell.loop import WorkFailed
 from fleetlog_schemas import subjects
-from fleetlog_schemas.events import SegmentSealed
+from fleetlog_schemas.archive_events import SegmentSealed
 from fleetlog_schemas.subjects import EVENTS
 
 PAGE = 2_000

@@ -10,7 +10,7 @@ from fleetlog_keeper.watching import Watching
 from fleetlog_runtime.pure.effects import Answer, Changed, Done, Performed, Request, Tick, Work
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_schemas import subjects
-from fleetlog_schemas.events import SegmentSealed
+from fleetlog_schemas.archive_events import SegmentSealed
 
 READERS = ("dispatcher", "scheduler", "reporter", "keeper")
 """Services that read the log on from a place that they remember: a new one that does is added here."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from fleetlog_keeper.folder import Folder
 from fleetlog_keeper.hands import Hands
 from fleetlog_keeper.live import ALERTS, STATUS, TOLD, WEBHOOKS
-from fleetlog_keeper.posting import Poster
+from fleetlog_keeper.posting import BadAuthorities, Poster, trusting
 from fleetlog_keeper.unit import Keeper
 from fleetlog_runtime.pure import egress
 from fleetlog_runtime.pure.bus import Bus
@@ -25,7 +25,7 @@ async def run(context: Context) -> None:
     """Seal and prune while active, keep a copy of the archive in any case, until the service is stopped.
 
     Raises:
-        Fatal: the archive's folder cannot be used, or a part of the log is missing.
+        Fatal: the archive's folder cannot be used, a setting of webhooks is wrong, or a part of the log is missing.
     """
     settings = context.settings.keeper
     folder = Folder(folder_of(context.home.path, settings.archive_path))
@@ -37,8 +37,9 @@ async def run(context: Context) -> None:
         ) from None
     bus = context.bus if isinstance(context.bus, ArchivedBus) else ArchivedBus(context.bus, folder.path)
     try:
-        poster = Poster(context.home.secret(WEBHOOK_KEY), egress.allowed_of(settings.webhook_internal))
-    except egress.Refused as error:
+        trusted = trusting(context.home.path / settings.webhook_ca if settings.webhook_ca else None)
+        poster = Poster(context.home.secret(WEBHOOK_KEY), egress.allowed_of(settings.webhook_internal), trusted)
+    except (egress.Refused, BadAuthorities) as error:
         raise Fatal(str(error)) from None
     hands = Hands(bus, folder, settings, poster, context.log)
     questions = (TOLD, STATUS, ALERTS, WEBHOOKS)

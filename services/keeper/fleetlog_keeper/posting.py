@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
+from pathlib import Path
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -56,12 +58,34 @@ class CheckedResolver(AbstractResolver):
         """Nothing is held."""
 
 
+class BadAuthorities(Exception):
+    """The file of `keeper.webhook_ca` cannot be used."""
+
+
+def trusting(ca: Path | None) -> ssl.SSLContext:
+    """Return what verifies endpoints: by the authorities of this machine, and by those in the PEM file *ca* too.
+
+    Raises:
+        BadAuthorities: the file cannot be read, or has no certificate.
+    """
+    context = ssl.create_default_context()
+    if ca is None:
+        return context
+    try:
+        context.load_verify_locations(cafile=str(ca))
+    except ssl.SSLError:
+        raise BadAuthorities(f"keeper.webhook_ca: {ca} is no file of PEM certificates (-----BEGIN CERTIFICATE-----)") from None
+    except OSError as error:
+        raise BadAuthorities(f"keeper.webhook_ca: {ca} cannot be read: {error.strerror}") from None
+    return context
+
+
 class Poster:
     """Sends messages for one keeper."""
 
-    def __init__(self, key: bytes, allowed: egress.Allowed) -> None:
-        """Sign with secrets that follow from *key*."""
-        self._key, self._allowed = key, allowed
+    def __init__(self, key: bytes, allowed: egress.Allowed, trusted: ssl.SSLContext) -> None:
+        """Sign with secrets that follow from *key*; verify endpoints by *trusted*."""
+        self._key, self._allowed, self._trusted = key, allowed, trusted
 
     async def post(self, what: works.Post) -> works.Posted:
         """Send one message and return what came of it."""
@@ -73,6 +97,11 @@ class Poster:
             return works.Posted(error=f"no answer within {SECONDS_MAX:.0f} s")
         except egress.Refused as error:
             return works.Posted(error=str(error)[:ERROR_CHARS_MAX])
+        except aiohttp.ClientConnectorCertificateError as error:
+            said = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+            return works.Posted(
+                error=f"its certificate is not trusted: {said}; an authority of your own is named by keeper.webhook_ca"[:ERROR_CHARS_MAX]
+            )
         except aiohttp.ClientConnectorError as error:
             inner = error.os_error
             return works.Posted(error=(inner.strerror or str(inner))[:ERROR_CHARS_MAX])
@@ -88,10 +117,15 @@ class Poster:
             **webhook_signing.signed_headers(secrets, what.message_id, int(time.time()), body),
             "Content-Type": "application/json", "User-Agent": f"fleetlog/{VERSION}",
         }
-        connector = aiohttp.TCPConnector(resolver=CheckedResolver(self._allowed), use_dns_cache=False, force_close=True)
+        connector = aiohttp.TCPConnector(
+            resolver=CheckedResolver(self._allowed), use_dns_cache=False, force_close=True, ssl=self._trusted
+        )
         async with (
             # No proxy, no cookies, no redirect: nothing decides where this goes but the URL that was checked.
-            aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            # Nothing is unpacked: a few bytes of an answer could become very many.
+            aiohttp.ClientSession(
+                connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            ) as session,
             session.post(what.url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             await answer.content.read(ANSWER_BYTES_MAX)

@@ -13,7 +13,7 @@ import msgspec
 from fleetlog_keeper.live import READERS, Live, answering_since
 from fleetlog_keeper.state import State, oldest_open
 from fleetlog_runtime.pure.settings import KeeperSettings
-from fleetlog_schemas import events
+from fleetlog_schemas import archive_events
 
 DAY_MS = 86_400_000
 
@@ -47,9 +47,9 @@ def narrowest(settings: KeeperSettings, state: State, live: Live, now_ms: int, *
     return min(bounds(settings, state, live, now_ms, patient=patient), key=lambda bound: bound.through_seq)
 
 
-def due(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> events.LogPruned | None:
+def due(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> archive_events.LogPruned | None:
     """Return the pruning that is due, None when there is none."""
-    if live.room is None:
+    if live.room is None or state.archive.sealed_through <= state.archive.pruned_through:
         return None
     aged = _aged(settings, state, narrowest(settings, state, live, now_ms, patient=True), now_ms)
     for_room = _for_room(settings, state, live, narrowest(settings, state, live, now_ms, patient=False))
@@ -59,9 +59,9 @@ def due(settings: KeeperSettings, state: State, live: Live, now_ms: int) -> even
     below = {
         # The last message of a subject is the fence of its writers: without it the bus forgets the sequence.
         subject: min(through_seq + 1, state.last_by_subject[subject])
-        for subject in events.PRUNABLE if subject in state.last_by_subject
+        for subject in archive_events.PRUNABLE if subject in state.last_by_subject
     }
-    return events.LogPruned(through_seq=through_seq, below=below, reason="age" if aged >= for_room else "room")
+    return archive_events.LogPruned(through_seq=through_seq, below=below, reason="age" if aged >= for_room else "room")
 
 
 def _aged(settings: KeeperSettings, state: State, bound: Bound, now_ms: int) -> int:

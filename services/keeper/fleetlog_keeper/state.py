@@ -44,5 +44,6 @@ def fold(state: State, event: Event) -> tuple[str, ...]:
 
 
 def oldest_open(state: State) -> records.Task | None:
-    """Return the open task that was submitted first: tasks are kept in the order of the log."""
+    """Return the open task that was submitted first."""
+    # In the order of their submission, as the log has them: the first is the oldest.
     return next(iter(state.tasks.by_id.values()), None)

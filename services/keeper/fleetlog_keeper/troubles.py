@@ -14,7 +14,7 @@ import itertools
 
 import msgspec
 
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import host_events, limits
 from fleetlog_schemas import hosts as host_rules
 from fleetlog_schemas.alert_events import AlertAcknowledged, Kind, RaisedAlert
 from fleetlog_schemas.codec import Event
@@ -169,17 +169,17 @@ def acknowledged(troubles: Troubles, event: Event, data: AlertAcknowledged) -> N
 
 def fold_hosts(troubles: Troubles, event: Event) -> None:
     """Fold what an event says of hosts into what is wrong with them."""
-    if isinstance(event.data, events.FactsChanged):
+    if isinstance(event.data, host_events.FactsChanged):
         return  # the largest part of what is known of a host, and nothing here looks at it
     for host_id in host_rules.apply(troubles.hosts, event):
         host = troubles.hosts.by_id[host_id]
         _gone(troubles, host, event)
         if host.blocked is None or host.revoked:
             troubles.clear("host-refused", host_id)
-        elif isinstance(event.data, events.SessionsRefused):
+        elif isinstance(event.data, host_events.SessionsRefused):
             detail = f"is refused: {host.blocked.message}"[: limits.REASON_BYTES_MAX]
             troubles.put("host-refused", host_id, _of(host, host.presence_ms, event.seq, detail))
-        if isinstance(event.data, events.ReportsRefused):
+        if isinstance(event.data, host_events.ReportsRefused):
             trouble = _of(host, event.time_ms, event.seq, host.alerts[-1].message)
             troubles.put("reports-refused", host_id, trouble)
             trouble.since_ms = event.time_ms  # it is over when it has not happened again for a while

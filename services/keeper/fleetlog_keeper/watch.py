@@ -7,7 +7,7 @@ import msgspec
 from fleetlog_keeper import outbox, troubles
 from fleetlog_keeper.outbox import Notice, Outbox
 from fleetlog_keeper.troubles import Alert, Trouble, Troubles
-from fleetlog_schemas import alert_events, events, limits, schedules, webhooks
+from fleetlog_schemas import alert_events, definition_events, events, limits, schedules, webhooks
 from fleetlog_schemas.codec import Event, rfc3339
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Change, Task
@@ -42,7 +42,7 @@ def fold(watch: Watch, event: Event, changes: list[Change]) -> tuple[str, ...]:
     match event.data:
         case TicksDecided():
             _ticks(watch, event, event.data)
-        case events.DefinitionRemoved(definition_id=definition_id):
+        case definition_events.DefinitionRemoved(definition_id=definition_id):
             watch.troubles.clear("task-failed", definition_id)
         case alert_events.AlertsRaised(alerts=alerts):
             for one in alerts:

@@ -14,7 +14,7 @@ import msgspec
 
 from fleetlog_reporter.rows import LateEnd, Row
 from fleetlog_runtime.pure.bus import Stored
-from fleetlog_schemas import codec, events, hosts, lifecycle, policies, records
+from fleetlog_schemas import codec, control_events, events, host_events, hosts, lifecycle, policies, records
 from fleetlog_schemas.records import CommandState, Task
 from fleetlog_schemas.workflow_events import PartsDecided
 
@@ -226,9 +226,9 @@ def touches(data: events.Data) -> str:
             named = {one.task_id for one in decisions}
         case events.TasksTimedOut(task_ids=task_ids):
             named = set(task_ids)
-        case events.CancelRequested() | events.SkipRequested():
+        case control_events.CancelRequested() | control_events.SkipRequested():
             named = {data.task_id, *data.host_ids}
-        case events.PauseRequested() | events.ResumeRequested() | events.TaskApproved() | events.AbortRequested():
+        case control_events.PauseRequested() | control_events.ResumeRequested() | control_events.TaskApproved() | control_events.AbortRequested():
             named = {data.task_id}
         case events.TasksHalted(halts=halts):
             named = {halt.task_id for halt in halts}
@@ -241,11 +241,11 @@ def touches(data: events.Data) -> str:
             named = _named_by(keys)
         case events.AttemptsEnded(attempts=keys):
             named = _named_by(keys)
-        case events.ReportsRefused(attempts=keys):
+        case host_events.ReportsRefused(attempts=keys):
             named = _named_by(keys) | {data.host_id}
-        case events.SessionsOpened(sessions=entries):
+        case host_events.SessionsOpened(sessions=entries):
             named = {entry.host_id for entry in entries}
-        case events.SessionsRefused(hosts=entries) | events.HostsOnline(hosts=entries) | events.HostsOffline(hosts=entries):
+        case host_events.SessionsRefused(hosts=entries) | host_events.HostsOnline(hosts=entries) | host_events.HostsOffline(hosts=entries):
             named = {entry.host_id for entry in entries}
         case _:
             host_id = getattr(data, "host_id", None)

@@ -49,6 +49,7 @@ from fleetlog_schemas import questions, subjects
 from fleetlog_schemas.executions import ExecutionsQuestion
 from fleetlog_schemas.exports import ExportQuestion
 from fleetlog_schemas.ledger import TicksQuestion
+from fleetlog_schemas.offers import OffersQuestion
 from fleetlog_schemas.what_if import WhatIfQuestion
 
 SERVICE = "reporter"
@@ -69,6 +70,7 @@ QUESTIONS: dict[str, tuple[type[msgspec.Struct], Handler]] = {
     "events": (questions.EventsQuestion, log.events),
     "output": (questions.OutputQuestion, output.output),
     "functions": (questions.FunctionsQuestion, functions.functions),
+    "offers": (OffersQuestion, functions.offers),
     "hosts": (questions.HostsQuestion, hosts.hosts),
     "host": (questions.HostsQuestion, hosts.host),
     "ticks": (TicksQuestion, ticks.ticks),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fleetlog_schemas import events, limits, reports, tokens, wire
+from fleetlog_schemas import events, host_events, limits, reports, tokens, wire
 from fleetlog_schemas.builds import is_artifact_name
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec_fields import is_digest
@@ -37,7 +37,7 @@ class Verdict(msgspec.Struct):
     counter: int = 0
     starts: list[events.Start] = []
     ends: list[events.End] = []
-    facts: events.FactsChanged | None = None
+    facts: host_events.FactsChanged | None = None
     refused: dict[str, int] = {}
     """How many items, by reason."""
     refused_attempts: list[events.AttemptKey] = []
@@ -73,7 +73,7 @@ def verify(host_id: str, body: bytes, keys: Mapping[str, bytes]) -> Verdict:
 
 def _check(verdict: Verdict, item: reports.ReportItem, keys: Mapping[str, bytes]) -> None:
     if isinstance(item, reports.ReportFacts):
-        facts = events.FactsChanged(host_id=verdict.host_id, facts=item.facts)
+        facts = host_events.FactsChanged(host_id=verdict.host_id, facts=item.facts)
         if len(msgspec.json.encode(facts)) > limits.FACTS_BYTES_MAX:
             verdict.refuse("size")
         else:
@@ -161,13 +161,13 @@ class Refusals:
         kept.refused_attempts += [key for key in dict.fromkeys(verdict.refused_attempts) if key not in known][:room]
         return first
 
-    def due(self, now_ms: int | None = None) -> list[events.ReportsRefused]:
+    def due(self, now_ms: int | None = None) -> list[host_events.ReportsRefused]:
         """Return, and drop, the minutes that are over; without a time, every minute."""
         over = [
             (key, self._minutes.pop(key)) for key in sorted(self._minutes) if now_ms is None or key[0] < now_ms // 60_000
         ]
         return [
-            events.ReportsRefused(
+            host_events.ReportsRefused(
                 host_id=host_id, minute=minute, counts=kept.refused, attempts=tuple(kept.refused_attempts)
             )
             for (minute, host_id), kept in over

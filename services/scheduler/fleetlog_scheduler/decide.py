@@ -15,7 +15,7 @@ from fleetlog_runtime.pure.settings import SchedulerSettings
 from fleetlog_runtime.pure.split import split
 from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
-from fleetlog_schemas import events, ids
+from fleetlog_schemas import control_events, events, ids
 from fleetlog_schemas.events import Data, Submission
 from fleetlog_schemas.fates import CANCELS_MAX, Due, settle
 from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
@@ -32,7 +32,7 @@ class Round(msgspec.Struct):
 
     ticks: list[TickDecision] = []
     submissions: list[Submission] = []
-    cancels: list[events.CancelRequested] = []
+    cancels: list[control_events.CancelRequested] = []
 
 
 def decide(settings: SchedulerSettings, state: State, live: Live, now_ms: int) -> list[Effect]:
@@ -95,6 +95,6 @@ def _fired(state: State, schedule: Schedule, due: Due) -> tuple[TickDecision, Su
     return msgspec.structs.replace(decision, task_id=task_id, version=version), submission
 
 
-def _cancels(task_ids: list[str], name: str) -> list[events.CancelRequested]:
+def _cancels(task_ids: list[str], name: str) -> list[control_events.CancelRequested]:
     reason = f"the schedule {name} runs again"
-    return [events.CancelRequested(task_id=task_id, reason=reason) for task_id in task_ids]
+    return [control_events.CancelRequested(task_id=task_id, reason=reason) for task_id in task_ids]

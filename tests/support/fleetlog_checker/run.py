@@ -20,7 +20,7 @@ from fleetlog_checker.system import System
 from fleetlog_checker.timings import Recorded, recorded
 from fleetlog_checker.watching import Asker, Follower, Leaders, LogReader, Turn
 from fleetlog_checker.writers import Writer, now_ms
-from fleetlog_schemas import codec, events, lifecycle, records
+from fleetlog_schemas import codec, events, host_events, lifecycle, records
 from fleetlog_schemas.view import task_view
 from fleetlog_testing.agent_process import marked
 from fleetlog_testing.waiting import until
@@ -269,9 +269,9 @@ def alerts(log: Iterable[codec.Event]) -> list[str]:
     """Return every refusal of a host or of what it reported."""
     found = []
     for event in log:
-        if isinstance(event.data, events.SessionsRefused):
+        if isinstance(event.data, host_events.SessionsRefused):
             found += [f"event {event.seq}: host {one.host_id} is refused ({one.code}): {one.message}" for one in event.data.hosts]
-        elif isinstance(event.data, events.ReportsRefused):
+        elif isinstance(event.data, host_events.ReportsRefused):
             found.append(f"event {event.seq}: reports of {event.data.host_id} are refused: {event.data.counts}")
     return found
 

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any
 
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events
 from fleetlog_simulation.books import entries_of
 from fleetlog_simulation.scenario import Result, Scenario
 from fleetlog_simulation.services import SimDispatcher
@@ -65,7 +65,7 @@ class Directed(Scenario):
         self._tell(self)
 
     def _all_online(self) -> bool:
-        return len({one["host_id"] for one in self.books.entries(events.HostsOnline)}) == len(self.hosts)
+        return len({one["host_id"] for one in self.books.entries(host_events.HostsOnline)}) == len(self.hosts)
 
     # --- steps ---
 

@@ -11,7 +11,7 @@ from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings, Sc
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_scheduler.state import State as SchedulerState
 from fleetlog_scheduler.unit import Scheduler
-from fleetlog_schemas import codec, events
+from fleetlog_schemas import codec, events, host_events
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_simulation.books import Books
 from fleetlog_simulation.endpoint import Endpoint
@@ -95,7 +95,7 @@ class Fleet:
         for name in self.names:
             place = self.chance.choice(("a", "a", "b", ""))
             labels = {"dc": place} if place else {}
-            self.append(events.HostEnrolled(host_id=name, name=name, labels=labels, public_key="key"), events.ACCESS)
+            self.append(host_events.HostEnrolled(host_id=name, name=name, labels=labels, public_key="key"), events.ACCESS)
         for part in (*self.dispatchers, *self.hosts):
             part.start()
 

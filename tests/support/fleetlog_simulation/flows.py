@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fleetlog_schemas import events
+from fleetlog_schemas import control_events, events
 from fleetlog_schemas.spec import Part, TaskSpec, Workflow
 from fleetlog_simulation.fleet import Fleet
 from fleetlog_simulation.wishes import Wishes
@@ -56,16 +56,16 @@ class Flows:
         chance = self._chance
         match chance.choice(("cancel", "part", "part", "abort", "pause", "pause")):
             case "cancel":
-                self._say(events.CancelRequested(task_id=task_id, reason="changed my mind"))
+                self._say(control_events.CancelRequested(task_id=task_id, reason="changed my mind"))
             case "part":
                 names = tuple(chance.sample([f"p{number}" for number in range(PARTS_MAX)], chance.randint(1, 2)))
-                self._say(events.CancelRequested(task_id=task_id, parts=names))
+                self._say(control_events.CancelRequested(task_id=task_id, parts=names))
             case "abort":
-                self._say(events.AbortRequested(task_id=task_id))
+                self._say(control_events.AbortRequested(task_id=task_id))
             case "pause":
-                self._say(events.PauseRequested(task_id=task_id, reason="a workflow waits"))
+                self._say(control_events.PauseRequested(task_id=task_id, reason="a workflow waits"))
                 delay_ms = chance.choice((50, 5_000, 30_000))
-                self._fleet.world.after(delay_ms, lambda: self._say(events.ResumeRequested(task_id=task_id)))
+                self._fleet.world.after(delay_ms, lambda: self._say(control_events.ResumeRequested(task_id=task_id)))
 
     def _say(self, data: events.Data) -> None:
         self._fleet.append(data, events.REQUEST)

@@ -8,7 +8,7 @@ import msgspec
 
 from fleetlog_agent.journal_records import Key
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events
+from fleetlog_schemas import control_events, definition_events, events, host_events, policy_events
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Origin, Retry, Rollout, TaskSpec
@@ -79,11 +79,11 @@ def a_freeze_overtakes_a_dispatch_under_way(fleet: Directed) -> None:
     task_id = fleet.submit(TaskSpec(payload=WORK, target="all"), Course(lasts_ms=300))
     fleet.until("a dispatch is under way", lambda: fleet.under_way(events.AttemptsDispatched, task_id=task_id))
     fleet.expect("the log has none yet", not fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
-    fleet.overtake(events.FleetFrozen(freeze_id="f1", target="all", reason="incident"), events.CATALOG)
+    fleet.overtake(policy_events.FleetFrozen(freeze_id="f1", target="all", reason="incident"), events.CATALOG)
     fleet.until("the log has it", lambda: fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
     fleet.wait(1_000, 30_000)
     fleet.expect("nothing runs", not fleet.runs(task_id))
-    fleet.append(events.FleetThawed(freeze_id="f1"), events.CATALOG)
+    fleet.append(policy_events.FleetThawed(freeze_id="f1"), events.CATALOG)
     fleet.until("it runs", lambda: fleet.runs(task_id))
 
 
@@ -93,11 +93,11 @@ def a_pause_overtakes_a_dispatch_under_way(fleet: Directed) -> None:
     task_id = fleet.submit(TaskSpec(payload=WORK, target="all"), Course(lasts_ms=300))
     fleet.until("a dispatch is under way", lambda: fleet.under_way(events.AttemptsDispatched, task_id=task_id))
     fleet.expect("the log has none yet", not fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
-    fleet.overtake(events.PauseRequested(task_id=task_id, reason="wait"), events.REQUEST)
+    fleet.overtake(control_events.PauseRequested(task_id=task_id, reason="wait"), events.REQUEST)
     fleet.until("the log has it", lambda: fleet.books.entries(events.AttemptsDispatched, task_id=task_id))
     fleet.wait(1_000, 30_000)
     fleet.expect("nothing runs", not fleet.runs(task_id))
-    fleet.append(events.ResumeRequested(task_id=task_id), events.REQUEST)
+    fleet.append(control_events.ResumeRequested(task_id=task_id), events.REQUEST)
     fleet.until("it runs", lambda: fleet.runs(task_id))
 
 
@@ -134,7 +134,7 @@ def a_halt_is_decided_by_one_leader_while_the_other_takes_over(fleet: Directed) 
     fleet.until("the other one halts it", lambda: fleet.books.entries(events.TasksHalted, task_id=task_id))
     fleet.expect("the other one leads", other.engine.live is not None)
     fleet.wait(0, 5_000)
-    fleet.append(events.ResumeRequested(task_id=task_id), events.REQUEST)
+    fleet.append(control_events.ResumeRequested(task_id=task_id), events.REQUEST)
     fleet.until("wave 2 runs", lambda: len(fleet.runs(task_id)) == 2)
     stale.go_on()
     fleet.until("the fence refuses the first halt", lambda: stale.fenced)
@@ -168,8 +168,8 @@ def a_replaced_single_run_is_on_a_host_that_cannot_be_reached(fleet: Directed) -
 @directed(hosts=2, settings=DispatcherSettings(slots_per_host=4))
 def a_queue_is_full_while_another_dispatcher_takes_over(fleet: Directed) -> None:
     """Whoever takes over counts what is in flight, and dispatches nothing more until that has ended."""
-    fleet.append(events.QueueLimited(queue="builds", in_flight_max=1), events.CATALOG)
-    fleet.until("the queue is limited", lambda: fleet.books.entries(events.QueueLimited))
+    fleet.append(policy_events.QueueLimited(queue="builds", in_flight_max=1), events.CATALOG)
+    fleet.until("the queue is limited", lambda: fleet.books.entries(policy_events.QueueLimited))
     first = fleet.submit(TaskSpec(payload=WORK, target="h0", queue="builds"), Course(lasts_ms=60_000))
     fleet.until("the queue is full", lambda: fleet.running(first))
     second = fleet.submit(TaskSpec(payload=WORK, target="h1", queue="builds"), Course(lasts_ms=300))
@@ -192,7 +192,7 @@ def a_host_is_offline_for_an_hour(fleet: Directed) -> None:
     long = fleet.submit(spec, Course(lasts_ms=HOUR_MS // 2))
     fleet.until("it is known to run", lambda: fleet.books.entries(events.AttemptsStarted, task_id=long))
     host.disconnect()
-    fleet.until("the host is offline", lambda: fleet.books.entries(events.HostsOffline))
+    fleet.until("the host is offline", lambda: fleet.books.entries(host_events.HostsOffline))
     patient = fleet.submit(msgspec.structs.replace(spec, wait_offline_ms=2 * HOUR_MS), Course(lasts_ms=300))
     waits_ms = fleet.chance.randint(0, HOUR_MS // 2)
     impatient = fleet.submit(msgspec.structs.replace(spec, wait_offline_ms=waits_ms), Course(lasts_ms=300))
@@ -229,7 +229,7 @@ def a_definition_is_changed_and_removed_while_runs_of_it_are_open(fleet: Directe
 
     def told(version: int) -> None:
         what = Definition("report", TaskSpec(payload=WORK, target="all", single_run="queue", priority=version))
-        fleet.append(events.DefinitionSet(definition_id, version, what), events.CATALOG)
+        fleet.append(definition_events.DefinitionSet(definition_id, version, what), events.CATALOG)
 
     def run(version: int, target: str) -> TaskSpec:
         return TaskSpec(
@@ -247,7 +247,7 @@ def a_definition_is_changed_and_removed_while_runs_of_it_are_open(fleet: Directe
     killed, other = fleet.leader, fleet.standby
     killed.kill()
     fleet.until("the other one leads", lambda: other.engine.live is not None)
-    fleet.append(events.DefinitionRemoved(definition_id, "report"), events.CATALOG)
+    fleet.append(definition_events.DefinitionRemoved(definition_id, "report"), events.CATALOG)
     fleet.wait(2_000, 20_000)
     fleet.expect("the first one runs alone", fleet.running(first) and not fleet.runs(second))
     killed.start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events
 from fleetlog_simulation.fleet import Fleet
 from fleetlog_simulation.flows import Flows
 from fleetlog_simulation.invariants import Invariant
@@ -168,7 +168,7 @@ class Scenario(Fleet):
             host.start()
             host.connect()
             host.be_busy(0.1)
-            self.append(events.MaintenanceSet(host_id=host.machine.host_id, on=False), events.HOST)
+            self.append(host_events.MaintenanceSet(host_id=host.machine.host_id, on=False), events.HOST)
         self._look_after()
 
     def _look_after(self) -> None:
@@ -185,7 +185,7 @@ class Scenario(Fleet):
             known = self.dispatchers[0].engine.state.hosts.by_id.get(host.machine.host_id)
             if known is not None and known.blocked:
                 host.machine.stale = False
-                self.append(events.HostAccepted(host_id=host.machine.host_id), events.HOST)
+                self.append(host_events.HostAccepted(host_id=host.machine.host_id), events.HOST)
 
 
 def simulate(seed: int) -> Result:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from fleetlog_schemas import events
+from fleetlog_schemas import definition_events, events, policy_events
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.schedule_events import Rule, SchedulePolicy
@@ -39,7 +39,7 @@ class Timetable:
         for scheduler in fleet.schedulers:
             scheduler.start()
         spec = TaskSpec(payload=WORK, target=chance.choice(("all", "h0")), timeout_ms=5_000, wait_offline_ms=20_000)
-        fleet.append(events.DefinitionSet(fleet.world.new_id(), 1, Definition(DEFINITION, spec)), events.CATALOG)
+        fleet.append(definition_events.DefinitionSet(fleet.world.new_id(), 1, Definition(DEFINITION, spec)), events.CATALOG)
         for name in NAMES:
             fleet.soon(lambda name=name: self._register(name), 0, time_ms // 4)  # type: ignore[misc]
         for _ in range(chance.randint(0, CHANGES_MAX)):
@@ -67,13 +67,13 @@ class Timetable:
             rule = Rule(definition=DEFINITION, kind="interval", interval_ms=every_ms, policy=policy)
         self._say(stored.ScheduleRegistered(name=name, rule=rule, active=chance.random() < 0.9))
 
-    def _windows(self) -> tuple[events.Window, ...]:
+    def _windows(self) -> tuple[policy_events.Window, ...]:
         """Return, now and then, a window of some minutes that is open now, or soon."""
         if self._chance.random() > WINDOWED:
             return ()
         begins = dt.datetime.fromtimestamp(self._fleet.world.now_ms / 1000, dt.UTC) + dt.timedelta(minutes=self._chance.randint(-1, 2))
         lasts = self._chance.randint(1, 3)
-        return (events.Window("maintenance", "all", tuple(range(7)), begins.strftime("%H:%M"), lasts),)
+        return (policy_events.Window("maintenance", "all", tuple(range(7)), begins.strftime("%H:%M"), lasts),)
 
     def _change(self) -> None:
         name, chance = self._chance.choice(NAMES), self._chance

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleetlog_agent.journal_records import Commit, SessionOpened
-from fleetlog_schemas import events, subjects
+from fleetlog_schemas import events, host_events, subjects
 from fleetlog_simulation.fleet import Fleet
 
 
@@ -138,8 +138,8 @@ class Troubles:
 
     def _maintenance(self) -> None:
         host_id = self._chance.choice(self._fleet.hosts).machine.host_id
-        self._fleet.append(events.MaintenanceSet(host_id=host_id, on=True, reason="work"), events.HOST)
-        off = events.MaintenanceSet(host_id=host_id, on=False)
+        self._fleet.append(host_events.MaintenanceSet(host_id=host_id, on=True, reason="work"), events.HOST)
+        off = host_events.MaintenanceSet(host_id=host_id, on=False)
         self._fleet.soon(lambda: self._fleet.append(off, events.HOST), 1_000, 60_000)
 
     def _busy(self) -> None:

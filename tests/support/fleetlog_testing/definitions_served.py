@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fleetlog_schemas import catalog, events
+from fleetlog_schemas import catalog, definition_events, events
 from fleetlog_schemas.codec import Event, rfc3339
 from fleetlog_schemas.definitions import Chosen, Definition, check_arguments, json_schema, task_of
 from fleetlog_schemas.spec import Blob, Script, TaskSpec, kind
@@ -38,7 +38,7 @@ class DefinitionsServed(ABC):
         """Store an event of the catalog."""
         seq = len(self.versions) + 100
         catalog.apply(self.catalog, Event("e", "/t", data, NOW_MS, seq, events.CATALOG, self.author))
-        if isinstance(data, events.DefinitionSet):
+        if isinstance(data, definition_events.DefinitionSet):
             known = self.catalog.by_name[data.definition.name]
             self.versions[data.definition.name, known.version] = known
 
@@ -98,7 +98,7 @@ class DefinitionsServed(ABC):
     def _delete_definitions(self, parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:
         known = self.catalog.by_name[parts[1]]
         assert self.headers[-1]["if-match"] == f'"{known.version}"'
-        self.tell(events.DefinitionRemoved(known.definition_id, parts[1]))
+        self.tell(definition_events.DefinitionRemoved(known.definition_id, parts[1]))
         return 200, {"name": parts[1], "version": known.version, "seq": 1}
 
     def _set(self, body: Any) -> tuple[int, Any]:
@@ -106,7 +106,7 @@ class DefinitionsServed(ABC):
         known = self.catalog.by_name.get(definition.name)
         definition_id = known.definition_id if known else f"id-{definition.name}-{len(self.versions)}"
         version = self.catalog.last_version(definition.name) + 1
-        self.tell(events.DefinitionSet(definition_id, version, definition, body["message"]))
+        self.tell(definition_events.DefinitionSet(definition_id, version, definition, body["message"]))
         return 201, {"name": definition.name, "definition_id": definition_id, "version": version, "seq": 1, "changed": True}
 
     def _run(self, known: catalog.Known, body: Any) -> tuple[int, Any]:

@@ -18,7 +18,7 @@ from fleetlog_runtime.pure.effects import Answer, Request, Send
 from fleetlog_runtime.pure.engine import Engine
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_runtime.pure.signing import Signer
-from fleetlog_schemas import codec, events, ids, pushes, reports, subjects, tokens, wire
+from fleetlog_schemas import codec, events, host_events, ids, pushes, reports, subjects, tokens, wire
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
@@ -86,7 +86,7 @@ class Stage:
         """Let hosts be known; a host's id is `h-` and its name."""
         for name in names:
             self.happened(
-                events.HostEnrolled(host_id=f"h-{name}", name=name, labels=labels, public_key=f"key of {name}")
+                host_events.HostEnrolled(host_id=f"h-{name}", name=name, labels=labels, public_key=f"key of {name}")
             )
 
     def connected(self, *names: str, **labels: str) -> None:
@@ -94,7 +94,7 @@ class Stage:
         self.enrolled(*names, **labels)
         for name in names:
             self.opens(name)
-            self.happened(events.FactsChanged(host_id=f"h-{name}", facts={"cpu.count": 1}), events.RESULT)
+            self.happened(host_events.FactsChanged(host_id=f"h-{name}", facts={"cpu.count": 1}), events.RESULT)
             self.beats(name)
 
     def submitted(self, spec: TaskSpec, by: str = "ann") -> str:

@@ -24,7 +24,18 @@ from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.nats_bus import NatsBus
-from fleetlog_schemas import codec, events, hosts, ids, lifecycle, questions, records, subjects, view
+from fleetlog_schemas import (
+    codec,
+    events,
+    host_events,
+    hosts,
+    ids,
+    lifecycle,
+    questions,
+    records,
+    subjects,
+    view,
+)
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_testing.waiting import until
@@ -330,12 +341,12 @@ async def enrol(rig: Rig, *names: str) -> None:
         if rig.gateway.access.hosts.named(name) is not None:
             continue  # by an earlier test on the same bus
         key = nats_auth.public_key(nats_auth.new_seed("user"))
-        host = events.HostEnrolled(f"h{name.removeprefix('web')}", name, {"env": "prod"}, key)
+        host = host_events.HostEnrolled(f"h{name.removeprefix('web')}", name, {"env": "prod"}, key)
         await rig.gateway.change(events.ACCESS, lambda host=host: host, OWNER, "enrolled")
 
 
 async def revoke(rig: Rig, name: str) -> None:
     """Let a host of `enrol` be revoked."""
     host = rig.gateway.host(name)
-    revoked = events.HostRevoked(host.host_id, host.public_key)
+    revoked = host_events.HostRevoked(host.host_id, host.public_key)
     await rig.gateway.change(events.ACCESS, lambda: revoked, OWNER, "revoked")

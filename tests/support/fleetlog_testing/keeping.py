@@ -20,7 +20,7 @@ from fleetlog_runtime.pure.bus import Batch, Stored
 from fleetlog_runtime.pure.effects import Answer, Done, Request, Work
 from fleetlog_runtime.pure.engine import Engine
 from fleetlog_runtime.pure.settings import KeeperSettings
-from fleetlog_schemas import codec, events, ids
+from fleetlog_schemas import archive_events, codec, events, ids
 from fleetlog_schemas.archive import ArchiveStatus
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Shell, TaskSpec
@@ -168,11 +168,11 @@ class Stage:
     # --- then ---
 
     @property
-    def sealed(self) -> list[events.SegmentSealed]:
+    def sealed(self) -> list[archive_events.SegmentSealed]:
         """The segments that stand in the log."""
         return self.engine.state.archive.sealed
 
     @property
-    def pruned(self) -> list[events.LogPruned]:
+    def pruned(self) -> list[archive_events.LogPruned]:
         """Every pruning that stands in the log."""
-        return [e.data for e in map(self._decoded, self.log) if isinstance(e.data, events.LogPruned)]
+        return [e.data for e in map(self._decoded, self.log) if isinstance(e.data, archive_events.LogPruned)]

@@ -15,7 +15,7 @@ from fleetlog_reporter.service import Reporter
 from fleetlog_runtime.pure.bus import Batch, Draft, Handler, NotFound, Stored, StreamState
 from fleetlog_runtime.shell.health import Health
 from fleetlog_runtime.shell.memory import MemoryStore
-from fleetlog_schemas import events, ids, reports, subjects, wire
+from fleetlog_schemas import events, host_events, ids, policy_events, reports, subjects, wire
 from fleetlog_schemas.codec import Event, encode
 from fleetlog_schemas.lifecycle import apply, task_end
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -118,7 +118,7 @@ class LogBus:
 
     def enrolled(self, *names: str, labels: dict[str, str] | None = None) -> None:
         for name in names:
-            self.add(events.HostEnrolled(host_id=f"h-{name}", name=name, labels=labels or {}, public_key=f"K{name}"))
+            self.add(host_events.HostEnrolled(host_id=f"h-{name}", name=name, labels=labels or {}, public_key=f"K{name}"))
 
     def submitted(self, *, argv: tuple[str, ...] = ("true",), **fields: Any) -> str:
         task_id = self.make_id()
@@ -142,7 +142,7 @@ class LogBus:
         return self.add(events.CommandsWaiting((events.WaitingFor(reason, message, commands),)))
 
     def frozen(self, freeze_id: str = "f1", target: str = "all", reason: str = "incident") -> int:
-        return self.add(events.FleetFrozen(freeze_id, target, reason))
+        return self.add(policy_events.FleetFrozen(freeze_id, target, reason))
 
     def started(self, task_id: str, name: str, attempt: int = 1, *, slot: int = 0, first: int = 0) -> int:
         return self.add(events.AttemptsStarted((events.Start(task_id, f"h-{name}", attempt, self.now_ms, slot, first),)))

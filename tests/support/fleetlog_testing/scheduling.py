@@ -18,7 +18,7 @@ from fleetlog_runtime.pure.settings import SchedulerSettings
 from fleetlog_scheduler.live import Live
 from fleetlog_scheduler.state import State
 from fleetlog_scheduler.unit import Scheduler
-from fleetlog_schemas import codec, events
+from fleetlog_schemas import codec, definition_events, events
 from fleetlog_schemas.definitions import Definition, Parameter
 from fleetlog_schemas.events import Data
 from fleetlog_schemas.outcomes import Outcome
@@ -133,7 +133,7 @@ class Scheduling:
         definition = Definition(
             name=name, spec=TaskSpec(payload=Shell(argv=("true",)), target="all"), parameters=parameters
         )
-        self.say(events.DefinitionSet(definition_id=f"d-{name}", version=version, definition=definition))
+        self.say(definition_events.DefinitionSet(definition_id=f"d-{name}", version=version, definition=definition))
 
     def register(self, name: str = "s", *, active: bool = True, definition: str = "cleanup", **rule: object) -> None:
         """Register a schedule; the policy's fields are given among the rule's."""

@@ -9,7 +9,7 @@ import pytest
 from fleetlog_agent.policy import PolicyError, read_policy
 from fleetlog_schemas.builds import Step
 from fleetlog_schemas.pushes import StartAttempt
-from fleetlog_schemas.spec import Blob, Build, Options, Payload, Script, Shell
+from fleetlog_schemas.spec import Blob, Build, Function, Options, Payload, Script, Shell
 
 
 def start(payload: Payload, user: str | None = None) -> StartAttempt:
@@ -34,6 +34,11 @@ def test_without_a_file_everything_may_run(tmp_path: Path) -> None:
         ('[forbid]\nprograms = ["reboot"]', Build((Step(("make",)), Step(("reboot",)))), None, "forbids program 'reboot'"),
         ('[allow]\nprograms = ["make"]', Build((Step(("make",)), Step(("make", "test")))), None, ""),
         ('[allow]\nusers = ["www-*"]', Shell(argv=("sh",)), "www-data", ""),
+        ("", Function("f"), None, "this host offers no functions"),
+        ('[functions]\nmodules = ["m"]', Function("f"), None, ""),
+        ('[functions]\nmodules = ["m"]\n[allow]\nkinds = ["shell"]', Function("f"), None, "does not allow kind 'function'"),
+        ('[functions]\nmodules = ["m"]\n[allow]\nusers = ["nobody-of-here"]', Function("f"), None, "does not allow user"),
+        ('[functions]\nmodules = ["m"]\n[allow]\nprograms = ["make"]', Function("f"), None, ""),
         ('[forbid]\nusers = ["root"]', Shell(argv=("sh",)), "root", "forbids user 'root'"),
     ],
 )

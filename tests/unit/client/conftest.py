@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from fleetlog.main import main
-from fleetlog_schemas import events, lifecycle, records
+from fleetlog_schemas import control_events, events, lifecycle, records
 from fleetlog_schemas.admission import PlanAnswer, PlannedView, WaitingGroup
 from fleetlog_schemas.codec import Event, encode, rfc3339
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -193,7 +193,7 @@ class Recorded(DefinitionsServed):
         if what in ("pause", "resume", "abort", "skip", "approve"):
             return 202, {**accepted, "wave": body.get("wave") or 2}
         assert what == "cancel"
-        self.add(events.CancelRequested(task_id=task.task_id, reason=body["reason"]), authid="ada")
+        self.add(control_events.CancelRequested(task_id=task.task_id, reason=body["reason"]), authid="ada")
         for command in list(task.commands.values()):
             if command.state is not records.CommandState.ENDED and command.host_name not in self.offline:
                 self.end(task.task_id, command.host_name, Outcome.CANCELLED)
@@ -235,7 +235,7 @@ class Recorded(DefinitionsServed):
         if parts[1:] == ["batch"]:
             return self._post_batch(body)
         if parts[1:] == ["cancel-all"]:
-            self.add(events.AllCancelRequested(reason=body["reason"]), authid="ada")
+            self.add(control_events.AllCancelRequested(reason=body["reason"]), authid="ada")
             return 202, {"seq": len(self.history.events)}
         task_id = self.headers[-1]["idempotency-key"]
         if self.task(task_id) is None:

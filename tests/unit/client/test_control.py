@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fleetlog import values
-from fleetlog_schemas import events
+from fleetlog_schemas import control_events, events, policy_events
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Rollout, Shell, TaskSpec
 from fleetlog_testing.history import make_id
@@ -293,10 +293,10 @@ def test_a_halt_is_explained_while_following_goes_on(cli, recorded):
         r.dispatch(task_id, ["web01"])
         r.end(task_id, "web01", Outcome.FAILURE, exit_code=1)
         r.add(events.TasksHalted(halts=(events.Halt(task_id, 1, 0, 1),)))
-        r.add(events.ResumeRequested(task_id=task_id), authid="ann")
+        r.add(control_events.ResumeRequested(task_id=task_id), authid="ann")
         r.dispatch(task_id, ["web02"])
         r.end(task_id, "web02", Outcome.SUCCESS)
-        r.add(events.TaskApproved(task_id=task_id, wave=3), authid="ann")
+        r.add(control_events.TaskApproved(task_id=task_id, wave=3), authid="ann")
         r.dispatch(task_id, ["web03", "web04"])
         for name in ("web03", "web04"):
             r.end(task_id, name, Outcome.SUCCESS)
@@ -340,7 +340,7 @@ def test_following_a_halted_task_waits_and_a_wave_that_needs_a_person_says_what_
 def test_a_freeze_that_begins_while_a_task_is_followed_is_said(cli, recorded):
     def story(r, task_id):
         r.plan(task_id, ["web01"])
-        r.add(events.FleetFrozen(freeze_id="f", target="web*", reason="disks"), authid="ann")
+        r.add(policy_events.FleetFrozen(freeze_id="f", target="web*", reason="disks"), authid="ann")
         r.dispatch(task_id, ["web01"])
         r.end(task_id, "web01", Outcome.SUCCESS)
         r.finish(task_id)
@@ -360,7 +360,7 @@ def test_show_tells_of_admission_hold_and_waves(cli, recorded):
     recorded.submit(task_id, TaskSpec(
         payload=Shell(argv=("true",)), target="web*", priority=8, queue="slow", key="nightly", rollout=ROLLOUT,
     ))
-    recorded.add(events.PauseRequested(task_id=task_id, reason="lunch"), authid="ann")
+    recorded.add(control_events.PauseRequested(task_id=task_id, reason="lunch"), authid="ann")
 
     out = cli("show", task_id).out
 
@@ -383,7 +383,7 @@ def test_show_of_a_plain_task_says_nothing_of_waves_and_queues(cli, recorded):
 
 def test_why_says_how_long_running_ones_take_usually_and_what_to_type(cli, recorded):
     task_id = open_task(recorded)
-    recorded.add(events.PauseRequested(task_id=task_id, reason="lunch"), authid="ann")
+    recorded.add(control_events.PauseRequested(task_id=task_id, reason="lunch"), authid="ann")
     typical = {"commands": 7, "p50_seconds": 1.0, "p95_seconds": 3.1}
     group = {"state": "running", "reason": "running", "message": "it runs", "hosts": "web01", "count": 1,
              "since": "2026-11-22T10:00:00.000Z", "typical": typical}

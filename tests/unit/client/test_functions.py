@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from fleetlog import functions, tasks
 from fleetlog.client import Client
 from fleetlog.exits import Exit
 from fleetlog.functions import Handle, TaskFailed
+from fleetlog.http import GatewayError
 from fleetlog.tasks import DuplicateName, Unserialisable, WrongArguments, WrongValue, task
+from fleetlog_schemas import functions as host_functions
 from fleetlog_schemas import limits
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Choose, Function, SpecError, TaskSpec, check_spec
@@ -407,3 +409,55 @@ def test_not_to_have_ended_in_time_is_a_timeout() -> None:
     error = fleetlog.NotEnded(Exit.WAITED, "not in 3 s", "wait longer")
     assert isinstance(error, TimeoutError)
     assert (error.code, error.hint, str(error)) == (Exit.WAITED, "wait longer", "not in 3 s")
+
+
+def _refusing(monkeypatch: pytest.MonkeyPatch, gateway: FakeGateway, code: str, pointer: str, after: int = 0) -> None:
+    """Let the gateway refuse what is posted, after so many requests."""
+    taken = gateway.post
+
+    def post(path: str, body: Any = None, **headers: str) -> dict[str, Any]:
+        if len(gateway.posted) >= after:
+            raise GatewayError(422, code, f"shown: {pointer}", detail="argument a of add: Expected `int`, got `str`", pointer=pointer)
+        return taken(path, body, **headers)
+
+    monkeypatch.setattr(gateway, "post", post)
+
+
+def test_arguments_that_the_gateway_refuses_are_wrong_arguments_and_of_many_the_call_is_named(
+    client: Client, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert functions.WRONG_ARGUMENTS == host_functions.WRONG_ARGUMENTS
+    _refusing(monkeypatch, gateway, functions.WRONG_ARGUMENTS, "/payload/args/0")
+    with pytest.raises(WrongArguments, match="^argument a of add"):
+        client.submit("add", "x")
+    _refusing(monkeypatch, gateway, functions.WRONG_ARGUMENTS, "/tasks/7/spec/payload/args/0")
+    with pytest.raises(WrongArguments, match="^call 7: argument a of add"):
+        client.submit_many("add", [(1,)])
+    _refusing(monkeypatch, gateway, "function-unknown", "/payload/name")
+    with pytest.raises(fleetlog.CliError, match="^shown"):
+        client.submit("ad", 1)
+
+
+def test_what_was_submitted_before_a_request_was_refused_is_in_the_error(
+    client: Client, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "TASKS_PER_SUBMIT_MAX", 2)
+    _refusing(monkeypatch, gateway, functions.WRONG_ARGUMENTS, "/tasks/1/spec/payload/args/0", after=2)
+    with pytest.raises(fleetlog.SubmittedInPart, match="^the first 4 of 6 tasks were submitted, then: call 5: argument a of add") as caught:
+        client.submit_many("add", [(number,) for number in range(6)])
+    assert [spec.payload.args for spec in gateway.specs()] == [(0,), (1,), (2,), (3,)]  # type: ignore[union-attr]
+    assert len(caught.value.handles) == 4
+
+
+def test_of_many_calls_the_one_that_does_not_fit_is_named(client: Client, gateway: FakeGateway) -> None:
+    with pytest.raises(WrongArguments, match="^call 1: an argument of add is no JSON value"):
+        client.submit_many("add", [(1,), (object(),)])
+    assert gateway.posted == []
+
+
+def test_a_generator_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(SpecError, match="counts is a generator, which is no value: return a list"):
+
+        @task
+        def counts() -> Iterator[int]:
+            yield 1

@@ -8,7 +8,7 @@ import pytest
 
 from fleetlog.definition_text import TextError
 from fleetlog.schedule_text import based_on, rules_of, schedules_text
-from fleetlog_schemas.events import Window
+from fleetlog_schemas.policy_events import Window
 from fleetlog_schemas.schedule_events import Rule, SchedulePolicy
 
 NOON = 1_790_000_000_000

@@ -17,7 +17,7 @@ import pytest
 from fleetlog.render.live import FAILURES_SHOWN_MAX, PLAIN_EVERY_MS, Progress, eta_seconds, status_line
 from fleetlog.render.proof import ROWS_MAX, proof_lines
 from fleetlog.render.text import Style
-from fleetlog_schemas import events, records
+from fleetlog_schemas import control_events, events, records
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Rollout
 from fleetlog_testing.history import History
@@ -165,9 +165,9 @@ def test_the_status_line_counts_waves_and_says_why_the_task_stands():
     assert status_line(task, history.now_ms, PLAIN).startswith("wave 2/3, 1 of 4 hosts  ")
     assert status_line(task, history.now_ms, PLAIN).endswith("wave 2 begins in 4m10s")
     assert "left" in status_line(task, history.now_ms + 250_000, PLAIN)
-    history.add(events.PauseRequested(task_id=task.task_id, reason="lunch"), authid="ann")
+    history.add(control_events.PauseRequested(task_id=task.task_id, reason="lunch"), authid="ann")
     assert status_line(task, history.now_ms, PLAIN).endswith("paused: lunch")
-    history.add(events.AbortRequested(task_id=task.task_id))
+    history.add(control_events.AbortRequested(task_id=task.task_id))
     assert status_line(task, history.now_ms, PLAIN).endswith("aborting: what runs goes on")
 
 
@@ -205,7 +205,7 @@ def test_a_halt_names_what_is_in_flight_and_what_would_be_next():
 def test_the_proof_of_many_hosts_is_folded():
     history, task = _task(ROWS_MAX + 10, 0)
     names = list(task.commands)
-    history.add(events.CancelRequested(task_id=task.task_id))
+    history.add(control_events.CancelRequested(task_id=task.task_id))
     for name in names[2:]:
         history.ended(task, name, Outcome.CANCELLED)
     lines = proof_lines(task.commands.values(), {names[0]}, PLAIN)

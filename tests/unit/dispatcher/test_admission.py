@@ -6,7 +6,7 @@ import pytest
 
 from fleetlog_dispatcher.adapting import slots_of
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, pushes, reports
+from fleetlog_schemas import events, policy_events, pushes, reports
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Choose, Retry
 from fleetlog_testing.dispatching import LOAD, Stage, shell
@@ -64,7 +64,7 @@ def test_a_retry_waits_in_its_place_once_its_backoff_is_over() -> None:
 def test_a_queue_has_no_more_in_flight_than_its_limit_over_all_hosts_and_tasks(spec: dict[str, int]) -> None:
     stage = Stage()
     stage.connected("web1", "web2", "web3")
-    stage.happened(events.QueueLimited(queue="builds", in_flight_max=2))
+    stage.happened(policy_events.QueueLimited(queue="builds", in_flight_max=2))
     first = stage.submitted(shell(queue="builds", **spec))
     second = stage.submitted(shell(queue="builds", **spec))
     free = stage.submitted(shell())
@@ -78,10 +78,10 @@ def test_a_queue_has_no_more_in_flight_than_its_limit_over_all_hosts_and_tasks(s
 def test_a_queue_whose_limit_is_raised_goes_on() -> None:
     stage = Stage()
     stage.connected("web1", "web2")
-    stage.happened(events.QueueLimited(queue="builds", in_flight_max=1))
+    stage.happened(policy_events.QueueLimited(queue="builds", in_flight_max=1))
     stage.submitted(shell(queue="builds"))
     assert len(stage.dispatched()) == 1
-    stage.happened(events.QueueLimited(queue="builds", in_flight_max=0))
+    stage.happened(policy_events.QueueLimited(queue="builds", in_flight_max=0))
     stage.later(1_000)
     assert len(stage.dispatched()) == 2
 

@@ -10,7 +10,8 @@ import pytest
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_schemas import events, pushes, subjects, versions
 from fleetlog_schemas.admission import PlanQuestion
-from fleetlog_schemas.spec import Options, Retry, TaskSpec
+from fleetlog_schemas.graph import Binding
+from fleetlog_schemas.spec import Options, Part, Retry, TaskSpec, Workflow
 from fleetlog_testing.dispatching import Stage, shell
 
 UNKNOWN = "its agent 0.9.0 does not know the option cwd: upgrade it to 1.0.0 or newer"
@@ -78,3 +79,20 @@ def test_the_plan_names_the_hosts_whose_agents_are_too_old(stage: Stage) -> None
     assert {host["name"]: (host["would"], host["reason"]) for host in hosts} == {
         "new": ("run", ""), "old": ("be an error", UNKNOWN),
     }
+
+
+def test_a_part_whose_value_another_takes_is_not_run_by_an_agent_that_returns_none() -> None:
+    stage = Stage()
+    stage.enrolled("old", "older")
+    for name in ("old", "older"):
+        stage.opens(name, version="0.2.0")
+        stage.beats(name)
+    ask, use = (Part(name, task=shell(target="old")) for name in ("ask", "use"))
+    takes = msgspec.structs.replace(use, after=("ask",), given={"file": Binding(part="ask")})
+    stage.submitted(TaskSpec(payload=Workflow(parts=(ask, takes, Part("alone", task=shell(target="older"))))))
+    stage.passes(2_000)
+    end, = [one for data in stage.decided(events.AttemptsEnded) for one in data.attempts]
+    assert (end.outcome, end.ran) == ("error", "no")
+    assert "does not know FLEETLOG_RETURN, and another part takes what this one returns" in end.error
+    assert stage.pushed(pushes.StartPush, "old") == []
+    assert len(set(stage.pushed(pushes.StartPush, "older"))) == 1, "nobody takes what this one returns"

@@ -6,14 +6,14 @@ import msgspec
 import pytest
 
 from fleetlog_dispatcher.state import State, fold
-from fleetlog_schemas import events
+from fleetlog_schemas import definition_events, events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.spec import Origin
 from fleetlog_testing.dispatching import Stage, shell
 
-SET = events.DefinitionSet("d1", 1, Definition("report", shell(single_run="refuse")))
-REMOVED = events.DefinitionRemoved("d1", "report")
+SET = definition_events.DefinitionSet("d1", 1, Definition("report", shell(single_run="refuse")))
+REMOVED = definition_events.DefinitionRemoved("d1", "report")
 
 
 @pytest.mark.parametrize("data", [SET, REMOVED, msgspec.structs.replace(SET, version=9)])

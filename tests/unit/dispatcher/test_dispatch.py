@@ -5,7 +5,7 @@ from __future__ import annotations
 from fleetlog_dispatcher.delivery import FORGETS_TOGETHER, FORGETTING_PER_ROUND_MAX
 from fleetlog_dispatcher.live import SWEEP_MS
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, pushes
+from fleetlog_schemas import control_events, events, host_events, pushes
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.reports import Held, HeldState
 from fleetlog_schemas.spec import Retry
@@ -172,9 +172,9 @@ def test_a_command_that_waits_runs_when_its_host_comes_back() -> None:
 def test_a_host_in_maintenance_gets_nothing_new() -> None:
     stage = Stage()
     stage.connected("web1")
-    stage.happened(events.MaintenanceSet(host_id="h-web1", on=True, reason="disk"))
+    stage.happened(host_events.MaintenanceSet(host_id="h-web1", on=True, reason="disk"))
     assert stage.outcomes(stage.submitted(shell())) == {"web1": "unreached"}
-    stage.happened(events.MaintenanceSet(host_id="h-web1", on=False))
+    stage.happened(host_events.MaintenanceSet(host_id="h-web1", on=False))
     stage.submitted(shell())
     assert len(stage.pushed(pushes.StartPush)) == 1
 
@@ -277,9 +277,9 @@ def test_a_cancel_ends_what_waits_and_pushes_to_what_runs() -> None:
     stage = Stage(DispatcherSettings(slots_per_host=1))
     stage.connected("web1")
     first, second = stage.submitted(shell("a")), stage.submitted(shell("b"))
-    stage.happened(events.CancelRequested(task_id=second, reason="enough"))
+    stage.happened(control_events.CancelRequested(task_id=second, reason="enough"))
     assert stage.outcomes(second) == {"web1": "cancelled"}
-    stage.happened(events.CancelRequested(task_id=first))
+    stage.happened(control_events.CancelRequested(task_id=first))
     assert stage.outcomes(first) == {}
     [cancel] = [push for push in stage.sent if isinstance(push, pushes.CancelPush)]
     assert (cancel.attempts[0].task_id, cancel.attempts[0].reason) == (first, "cancelled")
@@ -293,7 +293,7 @@ def test_a_cancel_that_comes_before_the_dispatch_is_read_back_makes_it_void() ->
     task_id = stage.new_id()
     # Both stand in the log before the dispatcher's own decision does.
     stage._stored(stage.new_id(), events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=shell()),)), events.REQUEST, "ann")
-    stage._stored(stage.new_id(), events.CancelRequested(task_id=task_id), events.REQUEST, "ann")
+    stage._stored(stage.new_id(), control_events.CancelRequested(task_id=task_id), events.REQUEST, "ann")
     stage.settle()
     assert stage.pushed(pushes.StartPush) == []
     assert stage.outcomes(task_id) == {"web1": "cancelled"}
@@ -303,7 +303,7 @@ def test_single_commands_can_be_cancelled() -> None:
     stage = Stage()
     stage.connected("web1", "web2")
     task_id = stage.submitted(shell())
-    stage.happened(events.CancelRequested(task_id=task_id, host_ids=("h-web2",)))
+    stage.happened(control_events.CancelRequested(task_id=task_id, host_ids=("h-web2",)))
     assert stage.pushed(pushes.CancelPush) == [(task_id, 1)]
     stage.ended(task_id, "web2", outcome=Outcome.CANCELLED)
     stage.ended(task_id, "web1")
@@ -392,7 +392,7 @@ def test_reports_that_were_refused_are_forgotten() -> None:
     stage.connected("web1")
     task_id = stage.submitted(shell())
     key = events.AttemptKey(task_id=task_id, host_id="h-web1", attempt=1)
-    stage.happened(events.ReportsRefused(host_id="h-web1", minute=1, counts={"token": 1}, attempts=(key,)))
+    stage.happened(host_events.ReportsRefused(host_id="h-web1", minute=1, counts={"token": 1}, attempts=(key,)))
     stage.later(SWEEP_MS)
     assert stage.pushed(pushes.ForgetPush) == [(task_id, 1)]
 
@@ -403,9 +403,9 @@ def test_the_same_target_means_other_hosts_once_hosts_are_enrolled_labelled_or_r
     found = [stage.dispatched_hosts(stage.submitted(shell(target="role=web")))]
     stage.connected("web2", role="web")
     found.append(stage.dispatched_hosts(stage.submitted(shell(target="role=web"))))
-    stage.happened(events.HostLabelled(host_id="h-web1", labels={"role": "db"}))
+    stage.happened(host_events.HostLabelled(host_id="h-web1", labels={"role": "db"}))
     found.append(stage.dispatched_hosts(stage.submitted(shell(target="role=web"))))
     stage.connected("web3", role="web")
-    stage.happened(events.HostRevoked(host_id="h-web2", public_key="key of web2"))
+    stage.happened(host_events.HostRevoked(host_id="h-web2", public_key="key of web2"))
     found.append(stage.dispatched_hosts(stage.submitted(shell(target="role=web"))))
     assert found == [["web1"], ["web1", "web2"], ["web2"], ["web3"]]

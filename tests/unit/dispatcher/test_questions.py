@@ -8,7 +8,7 @@ import msgspec
 
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, subjects
+from fleetlog_schemas import control_events, events, host_events, subjects
 from fleetlog_schemas.admission import PlanQuestion, WaitingQuestion
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Retry
@@ -75,7 +75,7 @@ def test_why_tells_offline_hosts_from_taken_slots_and_from_what_runs() -> None:
     assert reasons(stage, first) == [("delivery", "web1")]
     stage.started(first, "web1")
     assert reasons(stage, first) == [("running", "web1")]
-    stage.happened(events.CancelRequested(task_id=first))
+    stage.happened(control_events.CancelRequested(task_id=first))
     assert reasons(stage, first) == [("stopping", "web1")]
 
 
@@ -87,7 +87,7 @@ def test_why_tells_of_backoff_maintenance_and_parallel() -> None:
     assert reasons(stage, one) == [("backoff", "web1")]
     two = stage.submitted(shell(parallel=1))
     assert sorted(reason for reason, _ in reasons(stage, two)) == ["delivery", "parallel"]
-    stage.happened(events.MaintenanceSet(host_id="h-web2", on=True, reason="disk"))
+    stage.happened(host_events.MaintenanceSet(host_id="h-web2", on=True, reason="disk"))
     three = stage.submitted(shell(target="web2", wait_offline_ms=60_000))
     assert reasons(stage, three) == [("maintenance", "web2")]
 

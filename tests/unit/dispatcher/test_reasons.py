@@ -10,7 +10,7 @@ import pytest
 from fleetlog_dispatcher import waiting
 from fleetlog_runtime.pure.effects import Request
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, reports, subjects
+from fleetlog_schemas import control_events, events, host_events, policy_events, reports, subjects
 from fleetlog_schemas.admission import PlanQuestion, WaitingQuestion
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Choose, Retry, Rollout
@@ -78,7 +78,7 @@ def test_a_busy_host_says_how_busy() -> None:
 )
 def test_a_limit_or_gate_of_the_task_is_named(first: dict[str, Any], spec: dict[str, Any], reason: str) -> None:
     stage = two_hosts(slots_per_host=4)
-    stage.happened(events.QueueLimited(queue="q", in_flight_max=2))
+    stage.happened(policy_events.QueueLimited(queue="q", in_flight_max=2))
     stage.submitted(shell(**first))
     task_id = stage.submitted(shell(**spec))
     groups = ask(stage, "waiting", WaitingQuestion(task_id))
@@ -111,7 +111,7 @@ def test_a_halted_task_says_why_it_halted() -> None:
 def test_a_paused_task_says_by_whom() -> None:
     stage = two_hosts()
     task_id = stage.submitted(shell(parallel=1))
-    stage.happened(events.PauseRequested(task_id=task_id, reason="pager"))
+    stage.happened(control_events.PauseRequested(task_id=task_id, reason="pager"))
     assert "paused by ann: pager" in " ".join(
         group["message"] for group in ask(stage, "waiting", WaitingQuestion(task_id))
     )
@@ -119,7 +119,7 @@ def test_a_paused_task_says_by_whom() -> None:
 
 def test_a_frozen_host_says_by_whom_and_why() -> None:
     stage = two_hosts()
-    stage.happened(events.FleetFrozen(freeze_id="f", target="all", reason="incident 4711"))
+    stage.happened(policy_events.FleetFrozen(freeze_id="f", target="all", reason="incident 4711"))
     task_id = stage.submitted(shell())
     assert why(stage, task_id) == {"web[1-2]": "freeze"}
     assert said(stage, task_id) == "the host is frozen by ann: incident 4711"
@@ -128,7 +128,7 @@ def test_a_frozen_host_says_by_whom_and_why() -> None:
 def test_a_host_that_cannot_be_told_to_stop_is_shown_so() -> None:
     stage = two_hosts()
     task_id = stage.submitted(shell(target="web1"))
-    stage.happened(events.CancelRequested(task_id=task_id))
+    stage.happened(control_events.CancelRequested(task_id=task_id))
     assert said(stage, task_id) == "it is told to stop, and the host has not confirmed"
     stage.beats("web1", goodbye=True)
     assert "cannot be told: the host is offline" in said(stage, task_id)
@@ -141,7 +141,7 @@ def test_a_host_that_returns_is_told_to_stop() -> None:
     held = reports.Held(task_id, 1, reports.HeldState.RUNNING)
     stage.beats("web1", held)
     stage.beats("web1", held, goodbye=True)
-    stage.happened(events.CancelRequested(task_id=task_id))
+    stage.happened(control_events.CancelRequested(task_id=task_id))
     stage.passes(5_000)
     before = len(stage.sent)
     stage.opens("web1", held)
@@ -176,18 +176,18 @@ def test_the_reason_of_what_waits_is_written_once_and_again_when_it_is_another()
     task_id = stage.submitted(shell(target="web1"))
     stage.passes(30_000)
     assert noted(stage, task_id) == [("slot", "goes on")]
-    stage.happened(events.PauseRequested(task_id=task_id))
+    stage.happened(control_events.PauseRequested(task_id=task_id))
     stage.passes(30_000)
     assert noted(stage, task_id) == [("slot", "ended"), ("paused", "goes on")]
     stage.ended(holder, "web1")
-    stage.happened(events.ResumeRequested(task_id=task_id))
+    stage.happened(control_events.ResumeRequested(task_id=task_id))
     assert noted(stage, task_id) == [("slot", "ended"), ("paused", "ended")]
     assert len(stage.decided(events.CommandsWaiting)) == 2
 
 
 def test_a_reason_that_all_waiting_commands_of_a_task_share_names_no_hosts() -> None:
     stage = two_hosts()
-    stage.happened(events.FleetFrozen(freeze_id="f", target="all", reason="x"))
+    stage.happened(policy_events.FleetFrozen(freeze_id="f", target="all", reason="x"))
     task_id = stage.submitted(shell())
     stage.passes(3_000)
     [note] = stage.decided(events.CommandsWaiting)
@@ -212,7 +212,7 @@ def test_those_that_wait_behind_others_share_one_entry_however_many_go_before_ea
 def test_more_than_one_sweep_can_look_at_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "NOTES_PER_SWEEP_MAX", 2)
     stage = two_hosts()
-    stage.happened(events.FleetFrozen(freeze_id="f", target="all", reason="x"))
+    stage.happened(policy_events.FleetFrozen(freeze_id="f", target="all", reason="x"))
     tasks = [stage.submitted(shell(target="web1")) for _ in range(5)]
     stage.passes(10_000)
     assert [noted(stage, task_id) for task_id in tasks] == [[("freeze", "goes on")]] * 5
@@ -222,7 +222,7 @@ def test_many_reasons_are_cut_into_entries_that_fit(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(waiting, "COMMANDS_PER_NOTE_MAX", 2)
     stage = Stage()
     stage.connected(*(f"web{number}" for number in range(5)))
-    stage.happened(events.FleetFrozen(freeze_id="f", target="web0,web1,web2", reason="x"))
+    stage.happened(policy_events.FleetFrozen(freeze_id="f", target="web0,web1,web2", reason="x"))
     stage.submitted(shell(parallel=1))
     stage.passes(3_000)
     sizes = [
@@ -247,7 +247,7 @@ def test_a_plan_shows_waves_what_runs_and_how_many_may_fail() -> None:
 
 def test_a_plan_says_what_a_host_waits_for() -> None:
     stage = two_hosts()
-    stage.happened(events.FleetFrozen(freeze_id="f", target="web2", reason="incident"))
+    stage.happened(policy_events.FleetFrozen(freeze_id="f", target="web2", reason="incident"))
     plan = ask(stage, "plan", PlanQuestion(shell()))
     assert [(one["name"], one["would"], one["reason"]) for one in plan["hosts"]] == [
         ("web1", "run", ""), ("web2", "wait", "the host is frozen by ann: incident"),
@@ -276,9 +276,9 @@ def test_a_plans_hash_holds_while_the_choice_by_load_moves() -> None:
 def test_a_plan_that_has_changed_is_refused() -> None:
     stage = two_hosts()
     spec = shell(rollout=Rollout(canary="role=canary", batch="1"))
-    stage.happened(events.HostLabelled(host_id="h-web1", labels={"role": "canary"}))
+    stage.happened(host_events.HostLabelled(host_id="h-web1", labels={"role": "canary"}))
     shown = ask(stage, "plan", PlanQuestion(spec))
-    stage.happened(events.HostLabelled(host_id="h-web2", labels={"role": "canary"}))
+    stage.happened(host_events.HostLabelled(host_id="h-web2", labels={"role": "canary"}))
     stage.submitted(msgspec.structs.replace(spec, plan_hash=shown["plan_hash"]))
     assert stage.decided(events.TasksRefused)[0].refusals[0].code == "plan-changed"
 

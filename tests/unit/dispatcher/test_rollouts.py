@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleetlog_schemas import events, pushes
+from fleetlog_schemas import control_events, events, host_events, pushes
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import Task
 from fleetlog_schemas.spec import Retry, Rollout
@@ -55,7 +55,7 @@ def test_rolling_takes_batch_after_batch() -> None:
 
 def test_the_canaries_go_first_whatever_their_names() -> None:
     stage = fleet()
-    stage.happened(events.HostLabelled(host_id="h-web7", labels={"role": "canary"}))
+    stage.happened(host_events.HostLabelled(host_id="h-web7", labels={"role": "canary"}))
     task_id = stage.submitted(shell(rollout=Rollout(canary="role=canary")))
     assert started(stage) == ["web7"]
     end(stage, task_id, "web7")
@@ -85,7 +85,7 @@ def test_a_wave_that_asks_for_approval_waits_for_a_person() -> None:
     end(stage, task_id, "web1")
     stage.passes(60_000)
     assert started(stage) == ["web1"]
-    stage.happened(events.TaskApproved(task_id=task_id, wave=2))
+    stage.happened(control_events.TaskApproved(task_id=task_id, wave=2))
     assert started(stage) == ["web1", "web2"]
     end(stage, task_id, "web2")
     stage.later(5_000)
@@ -95,7 +95,7 @@ def test_a_wave_that_asks_for_approval_waits_for_a_person() -> None:
 def test_a_wave_that_was_approved_beforehand_does_not_wait() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(rollout=Rollout(waves=("1",), approve=(2,))))
-    stage.happened(events.TaskApproved(task_id=task_id, wave=2))
+    stage.happened(control_events.TaskApproved(task_id=task_id, wave=2))
     assert started(stage) == ["web1"]
     end(stage, task_id, "web1")
     assert started(stage) == list(HOSTS)
@@ -105,7 +105,7 @@ def test_the_first_wave_waits_too_where_it_asks_for_approval() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(rollout=Rollout(batch="4", approve=(1,))))
     assert started(stage) == []
-    stage.happened(events.TaskApproved(task_id=task_id, wave=1))
+    stage.happened(control_events.TaskApproved(task_id=task_id, wave=1))
     assert len(started(stage)) == 4
 
 
@@ -189,7 +189,7 @@ def test_a_halted_task_goes_on_when_resumed_and_its_failures_are_forgiven() -> N
     stage = fleet()
     task_id = stage.submitted(shell(rollout=Rollout(batch="1")))
     end(stage, task_id, "web1", outcome=Outcome.FAILURE)
-    stage.happened(events.ResumeRequested(task_id=task_id))
+    stage.happened(control_events.ResumeRequested(task_id=task_id))
     assert started(stage) == ["web1", "web2"]
     end(stage, task_id, "web2", outcome=Outcome.FAILURE)
     assert len(stage.decided(events.TasksHalted)) == 2
@@ -209,12 +209,12 @@ def test_nothing_halts_where_nothing_more_would_start() -> None:
 def test_a_paused_task_starts_nothing_more_and_what_runs_goes_on() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(parallel=1))
-    stage.happened(events.PauseRequested(task_id=task_id, reason="pager"))
+    stage.happened(control_events.PauseRequested(task_id=task_id, reason="pager"))
     end(stage, task_id, "web1")
     stage.passes(60_000)
     assert started(stage) == ["web1"]
     assert stage.pushed(pushes.CancelPush) == []
-    stage.happened(events.ResumeRequested(task_id=task_id))
+    stage.happened(control_events.ResumeRequested(task_id=task_id))
     assert started(stage) == ["web1", "web2"]
 
 
@@ -222,12 +222,12 @@ def test_a_task_without_any_limit_can_be_paused_too() -> None:
     stage = Stage()
     stage.enrolled("web1")
     task_id = stage.submitted(shell(wait_offline_ms=600_000))
-    stage.happened(events.PauseRequested(task_id=task_id))
+    stage.happened(control_events.PauseRequested(task_id=task_id))
     stage.opens("web1")
     stage.beats("web1")
     stage.later(5_000)
     assert started(stage) == []
-    stage.happened(events.ResumeRequested(task_id=task_id))
+    stage.happened(control_events.ResumeRequested(task_id=task_id))
     assert started(stage) == ["web1"]
 
 
@@ -236,7 +236,7 @@ def test_nothing_of_a_paused_task_is_unreached_while_it_is_paused() -> None:
     stage.connected("web1")
     stage.enrolled("web2")
     task_id = stage.submitted(shell(parallel=1, wait_offline_ms=10_000))
-    stage.happened(events.PauseRequested(task_id=task_id))
+    stage.happened(control_events.PauseRequested(task_id=task_id))
     stage.later(30_000)
     assert stage.outcomes(task_id) == {}
 
@@ -244,7 +244,7 @@ def test_nothing_of_a_paused_task_is_unreached_while_it_is_paused() -> None:
 def test_an_aborted_task_skips_what_waits_and_lets_run_what_runs() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(parallel=2))
-    stage.happened(events.AbortRequested(task_id=task_id, reason="enough"))
+    stage.happened(control_events.AbortRequested(task_id=task_id, reason="enough"))
     assert stage.pushed(pushes.CancelPush) == []
     end(stage, task_id, "web1", "web2")
     assert stage.decided(events.TasksEnded)[0].tasks[0].counts == {Outcome.SKIPPED: 6, Outcome.SUCCESS: 2}
@@ -254,22 +254,22 @@ def test_a_halted_task_can_be_aborted() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(rollout=Rollout(batch="1")))
     end(stage, task_id, "web1", outcome=Outcome.FAILURE)
-    stage.happened(events.AbortRequested(task_id=task_id))
+    stage.happened(control_events.AbortRequested(task_id=task_id))
     assert stage.decided(events.TasksEnded)[0].tasks[0].outcome is Outcome.FAILURE
 
 
 def test_a_cancel_after_an_abort_also_stops_what_runs() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(parallel=1))
-    stage.happened(events.AbortRequested(task_id=task_id))
-    stage.happened(events.CancelRequested(task_id=task_id))
+    stage.happened(control_events.AbortRequested(task_id=task_id))
+    stage.happened(control_events.CancelRequested(task_id=task_id))
     assert stage.pushed(pushes.CancelPush) == [(task_id, 1)]
 
 
 def test_a_skipped_host_is_passed_over_and_the_rest_goes_on() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(rollout=Rollout(waves=("1", "2"))))
-    stage.happened(events.SkipRequested(task_id=task_id, host_ids=("h-web2", "h-web1")))
+    stage.happened(control_events.SkipRequested(task_id=task_id, host_ids=("h-web2", "h-web1")))
     assert stage.outcomes(task_id) == {"web2": "skipped"}, "web1 is under way: a skip is for what waits"
     end(stage, task_id, "web1")
     assert started(stage) == ["web1", *HOSTS[2:]]
@@ -282,7 +282,7 @@ def test_a_cancel_for_single_hosts_that_comes_before_the_plan_holds() -> None:
     stage = fleet()
     stage.engine.follow()  # nobody plans for a moment
     task_id = stage.submitted(shell(target="web1,web2"))
-    stage.happened(events.CancelRequested(task_id=task_id, host_ids=("h-web1",)))
+    stage.happened(control_events.CancelRequested(task_id=task_id, host_ids=("h-web1",)))
     stage.engine.lead(stage.now_ms)
     stage.settle()
     assert started(stage) == ["web2"]
@@ -292,7 +292,7 @@ def test_a_cancel_for_single_hosts_that_comes_before_the_plan_holds() -> None:
 def test_every_open_task_is_cancelled_by_one_event() -> None:
     stage = fleet()
     tasks = [stage.submitted(shell(parallel=1)) for _ in range(3)]
-    stage.happened(events.AllCancelRequested(reason="wrong release"))
+    stage.happened(control_events.AllCancelRequested(reason="wrong release"))
     assert sorted(set(stage.pushed(pushes.CancelPush))) == sorted((task_id, 1) for task_id in tasks)
     after = stage.submitted(shell(target="web8"))
     assert (after, 1) in stage.pushed(pushes.StartPush)
@@ -301,7 +301,7 @@ def test_every_open_task_is_cancelled_by_one_event() -> None:
 def test_what_an_abort_let_go_on_is_stopped_when_the_tasks_time_is_over() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(parallel=1, task_timeout_ms=20_000))
-    stage.happened(events.AbortRequested(task_id=task_id))
+    stage.happened(control_events.AbortRequested(task_id=task_id))
     stage.passes(25_000)
     assert stage.pushed(pushes.CancelPush)[0] == (task_id, 1)
 
@@ -309,8 +309,8 @@ def test_what_an_abort_let_go_on_is_stopped_when_the_tasks_time_is_over() -> Non
 def test_what_an_abort_let_go_on_on_one_host_can_be_cancelled() -> None:
     stage = fleet()
     task_id = stage.submitted(shell(parallel=2))
-    stage.happened(events.AbortRequested(task_id=task_id))
-    stage.happened(events.CancelRequested(task_id=task_id, host_ids=("h-web1",)))
+    stage.happened(control_events.AbortRequested(task_id=task_id))
+    stage.happened(control_events.CancelRequested(task_id=task_id, host_ids=("h-web1",)))
     assert stage.pushed(pushes.CancelPush, "web1") == [(task_id, 1)]
     assert stage.pushed(pushes.CancelPush, "web2") == []
 
@@ -318,6 +318,6 @@ def test_what_an_abort_let_go_on_on_one_host_can_be_cancelled() -> None:
 def test_an_aborted_run_is_stopped_for_the_one_that_takes_its_place() -> None:
     stage = fleet()
     old = stage.submitted(shell(target="web1", key="deploy"))
-    stage.happened(events.AbortRequested(task_id=old))
+    stage.happened(control_events.AbortRequested(task_id=old))
     stage.submitted(shell(target="web1", key="deploy", single_run="replace"))
     assert stage.pushed(pushes.CancelPush) == [(old, 1)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, pushes
+from fleetlog_schemas import host_events, pushes
 from fleetlog_schemas.pushes import SessionDenied, SessionGranted
 from fleetlog_schemas.reports import Held, HeldState
 from fleetlog_testing.dispatching import KEYS, Stage, shell
@@ -33,7 +33,7 @@ def test_the_first_heartbeat_brings_a_host_online() -> None:
     stage.connected("web1")
     assert stage.state.hosts.by_id["h-web1"].online
     stage.beats("web1")
-    assert len(stage.decided(events.HostsOnline)) == 1
+    assert len(stage.decided(host_events.HostsOnline)) == 1
 
 
 def test_an_unknown_host_is_denied() -> None:
@@ -47,7 +47,7 @@ def test_the_same_nonce_gets_the_same_answer_and_no_second_session() -> None:
     stage.enrolled("web1")
     stage.opens("web1", nonce="once")
     stage.opens("web1", nonce="once")
-    assert len(stage.decided(events.SessionsOpened)) == 1
+    assert len(stage.decided(host_events.SessionsOpened)) == 1
     assert stage.answers[0][1].ticket == stage.answers[1][1].ticket
 
 
@@ -61,7 +61,7 @@ def test_opens_that_arrive_together_are_one_event() -> None:
         stage.opens(name)
     stage.settle = settle  # type: ignore[method-assign]
     stage.settle()
-    [opened] = stage.decided(events.SessionsOpened)
+    [opened] = stage.decided(host_events.SessionsOpened)
     assert len(opened.sessions) == 3
 
 
@@ -91,7 +91,7 @@ def test_a_used_ticket_shows_a_copied_key_and_blocks_the_host() -> None:
     stage.submitted(shell())
     stage.later(5_000)
     assert len(stage.sent) == before
-    stage.happened(events.HostAccepted(host_id="h-web1"))
+    stage.happened(host_events.HostAccepted(host_id="h-web1"))
     stage.opens("web1", ticket="")
     assert isinstance(answered(stage), SessionGranted)
 
@@ -101,7 +101,7 @@ def test_a_host_that_is_accepted_while_its_session_is_open_needs_that_ticket_nex
     stage.connected("web1")
     stage.opens("web1", ticket="someone else's")
     assert stage.state.hosts.by_id["h-web1"].blocked is not None
-    stage.happened(events.HostAccepted(host_id="h-web1"))
+    stage.happened(host_events.HostAccepted(host_id="h-web1"))
     stage.beats("web1")
     assert stage.state.hosts.by_id["h-web1"].online
     stage.opens("web1", ticket="someone else's")
@@ -162,14 +162,14 @@ def test_silence_makes_a_host_suspect_and_then_offline() -> None:
     assert stage.pushed(pushes.StartPush) == []
     assert stage.state.hosts.by_id["h-web1"].online
     stage.later(settings.offline_ms - settings.suspect_ms)
-    assert [one.reason for one in stage.decided(events.HostsOffline)] == ["silent"]
+    assert [one.reason for one in stage.decided(host_events.HostsOffline)] == ["silent"]
 
 
 def test_a_goodbye_is_offline_at_once() -> None:
     stage = Stage()
     stage.connected("web1")
     stage.beats("web1", goodbye=True)
-    assert [one.reason for one in stage.decided(events.HostsOffline)] == ["goodbye"]
+    assert [one.reason for one in stage.decided(host_events.HostsOffline)] == ["goodbye"]
 
 
 def test_many_hosts_that_fall_silent_together_are_not_judged_at_once() -> None:
@@ -178,9 +178,9 @@ def test_many_hosts_that_fall_silent_together_are_not_judged_at_once() -> None:
     names = [f"web{number}" for number in range(24)]
     stage.connected(*names)
     stage.later(settings.offline_ms + 5_000)
-    assert stage.decided(events.HostsOffline) == []
+    assert stage.decided(host_events.HostsOffline) == []
     stage.later(settings.mass_silence_hold_ms)
-    assert sum(len(one.hosts) for one in stage.decided(events.HostsOffline)) == 24
+    assert sum(len(one.hosts) for one in stage.decided(host_events.HostsOffline)) == 24
 
 
 def test_few_hosts_that_fall_silent_among_many_are_judged_as_usual() -> None:
@@ -192,7 +192,7 @@ def test_few_hosts_that_fall_silent_among_many_are_judged_as_usual() -> None:
         stage.later(10_000)
         for name in names[2:]:
             stage.beats(name)
-    assert sum(len(one.hosts) for one in stage.decided(events.HostsOffline)) == 2
+    assert sum(len(one.hosts) for one in stage.decided(host_events.HostsOffline)) == 2
 
 
 def test_a_new_dispatcher_gives_every_host_its_full_grace() -> None:
@@ -203,14 +203,14 @@ def test_a_new_dispatcher_gives_every_host_its_full_grace() -> None:
     stage.engine.follow()
     stage.engine.lead(stage.now_ms)
     stage.later(settings.offline_ms - 5_000)
-    assert stage.decided(events.HostsOffline) == []
+    assert stage.decided(host_events.HostsOffline) == []
 
 
 def test_a_revoked_host_is_denied_and_its_attempts_are_lost() -> None:
     stage = Stage()
     stage.connected("web1")
     task_id = stage.submitted(shell())
-    stage.happened(events.HostRevoked(host_id="h-web1", public_key="key of web1"))
+    stage.happened(host_events.HostRevoked(host_id="h-web1", public_key="key of web1"))
     assert stage.outcomes(task_id) == {"web1": "lost"}
     stage.opens("web1")
     assert (answered(stage).code, answered(stage).retry) == ("revoked", False)
@@ -237,9 +237,9 @@ def test_a_session_request_that_was_overtaken_by_a_later_one_blocks_nobody() -> 
     stage.opens("web1", ticket=old, asked_ms=2_000)
     stage.beats("web1")
     stage.opens("web1", ticket=old, asked_ms=1_000)
-    assert stage.decided(events.SessionsRefused) == []
+    assert stage.decided(host_events.SessionsRefused) == []
     stage.opens("web1", ticket=old, asked_ms=3_000)
-    assert len(stage.decided(events.SessionsRefused)) == 1
+    assert len(stage.decided(host_events.SessionsRefused)) == 1
 
 
 def test_a_session_request_that_was_overtaken_by_a_report_blocks_nobody_and_is_asked_again() -> None:
@@ -252,7 +252,7 @@ def test_a_session_request_that_was_overtaken_by_a_report_blocks_nobody_and_is_a
     stage.ended(task_id, "web1")
     stage.settle = settle  # type: ignore[method-assign]
     stage.settle()
-    assert stage.decided(events.SessionsRefused) == []
+    assert stage.decided(host_events.SessionsRefused) == []
     assert (answered(stage).code, answered(stage).retry) == ("busy", True)
     stage.opens("web1")
     assert isinstance(answered(stage), SessionGranted)
@@ -278,7 +278,7 @@ def test_a_host_whose_heartbeat_and_next_answer_were_lost_is_let_in_with_the_tic
     stage.opens("web1", ticket=ticket)  # granted, and the answer is lost
     stage.opens("web1", ticket=ticket)
     assert isinstance(answered(stage), SessionGranted)
-    assert stage.decided(events.SessionsRefused) == []
+    assert stage.decided(host_events.SessionsRefused) == []
 
 
 def test_a_request_that_a_later_one_overtook_while_it_waited_refuses_nobody() -> None:
@@ -294,7 +294,7 @@ def test_a_request_that_a_later_one_overtook_while_it_waited_refuses_nobody() ->
     stage.settle = settle  # type: ignore[method-assign]
     stage._perform(batch)
     stage.settle()
-    assert stage.decided(events.SessionsRefused) == []
+    assert stage.decided(host_events.SessionsRefused) == []
     assert stage.state.hosts.by_id["h-web1"].nonce == "later"
 
 
@@ -307,4 +307,4 @@ def test_a_granted_request_that_comes_again_after_the_next_session_refuses_nobod
         stage.beats("web1")
     stage.opens("web1", nonce="first", ticket=shown)
     assert answered(stage).code == "busy"
-    assert stage.decided(events.SessionsRefused) == []
+    assert stage.decided(host_events.SessionsRefused) == []

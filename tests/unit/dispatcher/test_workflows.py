@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fleetlog_runtime.pure.effects import Request
-from fleetlog_schemas import admission, events, limits, subjects
+from fleetlog_schemas import admission, control_events, events, limits, subjects
 from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import Parameter
@@ -240,7 +240,7 @@ def test_a_part_is_given_parameters_of_the_workflow_and_fixed_ones() -> None:
 
 def test_a_cancel_stops_what_runs_and_nothing_begins_after_it() -> None:
     run = Flow(part("a"), part("b", "a"))
-    run.stage.happened(events.CancelRequested(task_id=run.task_id, reason="enough"))
+    run.stage.happened(control_events.CancelRequested(task_id=run.task_id, reason="enough"))
     child = run.stage.state.tasks.by_id[run.task_of("a")]
     assert child.stop == "cancelled"
     run.ends("a")
@@ -251,7 +251,7 @@ def test_a_cancel_stops_what_runs_and_nothing_begins_after_it() -> None:
 def test_what_was_decided_before_a_cancel_and_stands_after_it_is_void() -> None:
     run = Flow(part("a"), part("b", "a"))
     spec = shell("b")
-    run.stage.happened(events.CancelRequested(task_id=run.task_id))
+    run.stage.happened(control_events.CancelRequested(task_id=run.task_id))
     late = run.stage.new_id()
     run.stage.happened(
         events.TasksSubmitted(tasks=(events.Submission(late, spec, part_of=events.PartOf(run.task_id, "b")),)), events.DISPATCH
@@ -269,20 +269,20 @@ def test_nobody_else_can_submit_a_task_for_a_part() -> None:
 
 def test_a_pause_holds_the_tasks_of_the_parts_and_a_resume_lets_them_go_on() -> None:
     run = Flow(part("a"), part("b", "a"))
-    run.stage.happened(events.PauseRequested(task_id=run.task_id, reason="lunch"))
+    run.stage.happened(control_events.PauseRequested(task_id=run.task_id, reason="lunch"))
     assert run.stage.state.tasks.by_id[run.task_of("a")].hold is not None
     run.ends("a")
     assert run.begun == ["a"], "b waits"
-    run.stage.happened(events.ResumeRequested(task_id=run.task_id))
+    run.stage.happened(control_events.ResumeRequested(task_id=run.task_id))
     assert run.begun == ["a", "b"]
 
 
 def test_a_resume_leaves_a_task_paused_that_a_person_had_paused_by_itself() -> None:
     run = Flow(part("a"), part("b"))
-    run.stage.happened(events.PauseRequested(task_id=run.task_of("a"), reason="this one"))
+    run.stage.happened(control_events.PauseRequested(task_id=run.task_of("a"), reason="this one"))
     run.stage.later(1_000)
-    run.stage.happened(events.PauseRequested(task_id=run.task_id, reason="all"))
-    run.stage.happened(events.ResumeRequested(task_id=run.task_id))
+    run.stage.happened(control_events.PauseRequested(task_id=run.task_id, reason="all"))
+    run.stage.happened(control_events.ResumeRequested(task_id=run.task_id))
     tasks = run.stage.state.tasks.by_id
     assert tasks[run.task_of("a")].hold is not None
     assert tasks[run.task_of("b")].hold is None
@@ -290,7 +290,7 @@ def test_a_resume_leaves_a_task_paused_that_a_person_had_paused_by_itself() -> N
 
 def test_an_abort_lets_what_runs_go_on_and_skips_the_rest() -> None:
     run = Flow(part("a"), part("b", "a"))
-    run.stage.happened(events.AbortRequested(task_id=run.task_id))
+    run.stage.happened(control_events.AbortRequested(task_id=run.task_id))
     run.ends("a")
     assert run.end() == events.TaskEnd(run.task_id, Outcome.SKIPPED, {Outcome.SUCCESS: 1, Outcome.SKIPPED: 1})
 
@@ -306,7 +306,7 @@ def test_the_time_of_a_workflow_is_over_for_all_of_its_tasks() -> None:
 
 def test_one_part_is_cancelled_and_others_go_on() -> None:
     run = Flow(part("a"), part("b", "a"), part("c"), part("d", "b", when="ended"))
-    run.stage.happened(events.CancelRequested(task_id=run.task_id, parts=("b", "c")))
+    run.stage.happened(control_events.CancelRequested(task_id=run.task_id, parts=("b", "c")))
     assert run.stage.state.tasks.by_id[run.task_of("c")].stop == "cancelled"
     run.ends("a")
     run.ends("c", Outcome.CANCELLED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from fleetlog_gateway.access import Access, fold, open_invitations, passed
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events, policy_events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.policies import Policies
 
@@ -18,12 +18,12 @@ def happened(access: Access, data: events.Data, time_ms: int = 1_000, subject: s
     return seq
 
 
-def invited(token: str = "t", expires_ms: int = 5_000) -> events.HostInvited:
-    return events.HostInvited(token_sha256=token, name="web1", labels={"a": "b"}, expires_ms=expires_ms)
+def invited(token: str = "t", expires_ms: int = 5_000) -> host_events.HostInvited:
+    return host_events.HostInvited(token_sha256=token, name="web1", labels={"a": "b"}, expires_ms=expires_ms)
 
 
-def enrolled(host_id: str = "h1", token: str = "t", key: str = "K1") -> events.HostEnrolled:
-    return events.HostEnrolled(host_id=host_id, name="web1", labels={"a": "b"}, public_key=key, token_sha256=token)
+def enrolled(host_id: str = "h1", token: str = "t", key: str = "K1") -> host_events.HostEnrolled:
+    return host_events.HostEnrolled(host_id=host_id, name="web1", labels={"a": "b"}, public_key=key, token_sha256=token)
 
 
 def test_an_invitation_is_open_until_it_is_used_or_expires() -> None:
@@ -56,8 +56,8 @@ def test_expired_invitations_are_forgotten_so_that_memory_stays_bounded() -> Non
 def test_a_revoked_key_stays_revoked_with_the_time_of_its_first_revocation() -> None:
     access = Access()
     happened(access, enrolled("h1", "", "K1"))
-    happened(access, events.HostRevoked("h1", "K1"), time_ms=7_000)
-    happened(access, events.HostRevoked("h1", "K1"), time_ms=8_000)
+    happened(access, host_events.HostRevoked("h1", "K1"), time_ms=7_000)
+    happened(access, host_events.HostRevoked("h1", "K1"), time_ms=8_000)
     assert access.revoked == {"K1": 7_000}
     assert access.hosts.by_id["h1"].revoked
 
@@ -65,7 +65,7 @@ def test_a_revoked_key_stays_revoked_with_the_time_of_its_first_revocation() -> 
 def test_the_fence_of_each_subject_is_the_last_sequence_read_of_it() -> None:
     access = Access()
     first = happened(access, enrolled())
-    second = happened(access, events.HostLabelled("h1", {"x": "y"}), subject=events.HOST)
+    second = happened(access, host_events.HostLabelled("h1", {"x": "y"}), subject=events.HOST)
     assert access.last_seq == {events.ACCESS: first, events.HOST: second}
     passed(access, events.ACCESS, second + 5)
     assert access.last_seq[events.ACCESS] == second + 5
@@ -74,24 +74,24 @@ def test_the_fence_of_each_subject_is_the_last_sequence_read_of_it() -> None:
 def test_labels_and_maintenance_are_folded() -> None:
     access = Access()
     happened(access, enrolled())
-    happened(access, events.HostLabelled("h1", {"x": "y", "a": None}), subject=events.HOST)
-    happened(access, events.MaintenanceSet("h1", on=True, reason="disk"), subject=events.HOST)
+    happened(access, host_events.HostLabelled("h1", {"x": "y", "a": None}), subject=events.HOST)
+    happened(access, host_events.MaintenanceSet("h1", on=True, reason="disk"), subject=events.HOST)
     host = access.hosts.by_id["h1"]
     assert (host.labels, host.maintenance_reason) == ({"x": "y"}, "disk")
 
 
 def test_freezes_windows_and_limits_are_folded_with_a_fence_of_their_own() -> None:
     access = Access()
-    window = events.Window("blackout", "all", (0,), "02:00", 60)
+    window = policy_events.Window("blackout", "all", (0,), "02:00", 60)
     begun: list[events.Data] = [
-        events.FleetFrozen("f", "web*", "disks"), events.WindowSet("w", window), events.QueueLimited("q", 3),
+        policy_events.FleetFrozen("f", "web*", "disks"), policy_events.WindowSet("w", window), policy_events.QueueLimited("q", 3),
     ]
     last = [happened(access, data, subject=events.CATALOG) for data in begun][-1]
     assert access.policies.freezes["f"].reason == "disks"
     assert access.policies.windows["w"].window == window
     assert access.policies.queues == {"q": 3}
     assert access.last_seq == {events.CATALOG: last}
-    over: list[events.Data] = [events.FleetThawed("f"), events.WindowRemoved("w"), events.QueueLimited("q", 0)]
+    over: list[events.Data] = [policy_events.FleetThawed("f"), policy_events.WindowRemoved("w"), policy_events.QueueLimited("q", 0)]
     for data in over:
         happened(access, data, subject=events.CATALOG)
     assert access.policies == Policies()

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_gateway.touches import every_task, task_ids
-from fleetlog_schemas import alert_events, events, lifecycle, records, schedule_events
+from fleetlog_schemas import (
+    alert_events,
+    archive_events,
+    control_events,
+    definition_events,
+    events,
+    host_events,
+    lifecycle,
+    policy_events,
+    records,
+    schedule_events,
+)
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.file_events import FileRemoved, FileSaved
@@ -14,7 +25,7 @@ from fleetlog_schemas.spec import Shell, TaskSpec
 from fleetlog_schemas.workflow_events import PartDecision, PartsDecided
 
 SPEC = TaskSpec(payload=Shell(argv=("true",)), target="all")
-WINDOW = events.Window("blackout", "all", (0,), "02:00", 60)
+WINDOW = policy_events.Window("blackout", "all", (0,), "02:00", 60)
 END = events.End("a", "h1", 1, outcome=Outcome.SUCCESS, ran=Ran.YES)
 
 SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
@@ -22,7 +33,7 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
         events.TasksSubmitted(tasks=(events.Submission("a", SPEC), events.Submission("b", SPEC, part_of=events.PartOf("c", "x")))), {"a", "b", "c"},
     ),
     PartsDecided: (PartsDecided(parts=(PartDecision("a", "x", "begun"), PartDecision("b", "x", "ended"))), {"a", "b"}),
-    events.CancelRequested: (events.CancelRequested("a"), {"a"}),
+    control_events.CancelRequested: (control_events.CancelRequested("a"), {"a"}),
     events.TasksPlanned: (
         events.TasksPlanned(plans=(events.Plan("a", (), "h"), events.Plan("b", (), "h"))), {"a", "b"},
     ),
@@ -35,26 +46,26 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
     ),
     events.AttemptsStarted: (events.AttemptsStarted(attempts=(events.Start("a", "h1", 1, started_ms=1),)), {"a"}),
     events.AttemptsEnded: (events.AttemptsEnded(attempts=(END,)), {"a"}),
-    events.ReportsRefused: (
-        events.ReportsRefused("h1", 1, {"token": 1}, attempts=(events.AttemptKey("a", "h1", 1),)), {"a"},
+    host_events.ReportsRefused: (
+        host_events.ReportsRefused("h1", 1, {"token": 1}, attempts=(events.AttemptKey("a", "h1", 1),)), {"a"},
     ),
-    events.SessionsOpened: (events.SessionsOpened(sessions=()), set()),
-    events.SessionsRefused: (events.SessionsRefused(hosts=()), set()),
-    events.HostsOnline: (events.HostsOnline(hosts=()), set()),
-    events.HostsOffline: (events.HostsOffline(hosts=()), set()),
-    events.FactsChanged: (events.FactsChanged("h1", {}), set()),
-    events.HostLabelled: (events.HostLabelled("h1", {}), set()),
-    events.MaintenanceSet: (events.MaintenanceSet("h1", on=True), set()),
-    events.HostAccepted: (events.HostAccepted("h1"), set()),
-    events.HostInvited: (events.HostInvited("s", "n", {}, 1), set()),
-    events.HostEnrolled: (events.HostEnrolled("h1", "n", {}, "k"), set()),
-    events.HostRevoked: (events.HostRevoked("h1", "k"), set()),
-    events.AccessRefused: (events.AccessRefused(1, {}), set()),
-    events.PauseRequested: (events.PauseRequested("a"), {"a"}),
-    events.ResumeRequested: (events.ResumeRequested("a"), {"a"}),
-    events.TaskApproved: (events.TaskApproved("a", 2), {"a"}),
-    events.AbortRequested: (events.AbortRequested("a"), {"a"}),
-    events.SkipRequested: (events.SkipRequested("a", ("h1",)), {"a"}),
+    host_events.SessionsOpened: (host_events.SessionsOpened(sessions=()), set()),
+    host_events.SessionsRefused: (host_events.SessionsRefused(hosts=()), set()),
+    host_events.HostsOnline: (host_events.HostsOnline(hosts=()), set()),
+    host_events.HostsOffline: (host_events.HostsOffline(hosts=()), set()),
+    host_events.FactsChanged: (host_events.FactsChanged("h1", {}), set()),
+    host_events.HostLabelled: (host_events.HostLabelled("h1", {}), set()),
+    host_events.MaintenanceSet: (host_events.MaintenanceSet("h1", on=True), set()),
+    host_events.HostAccepted: (host_events.HostAccepted("h1"), set()),
+    host_events.HostInvited: (host_events.HostInvited("s", "n", {}, 1), set()),
+    host_events.HostEnrolled: (host_events.HostEnrolled("h1", "n", {}, "k"), set()),
+    host_events.HostRevoked: (host_events.HostRevoked("h1", "k"), set()),
+    host_events.AccessRefused: (host_events.AccessRefused(1, {}), set()),
+    control_events.PauseRequested: (control_events.PauseRequested("a"), {"a"}),
+    control_events.ResumeRequested: (control_events.ResumeRequested("a"), {"a"}),
+    control_events.TaskApproved: (control_events.TaskApproved("a", 2), {"a"}),
+    control_events.AbortRequested: (control_events.AbortRequested("a"), {"a"}),
+    control_events.SkipRequested: (control_events.SkipRequested("a", ("h1",)), {"a"}),
     events.TasksHalted: (events.TasksHalted(halts=(events.Halt("a", 2, 1, 1), events.Halt("b", 2, 1, 1))), {"a", "b"}),
     events.TasksReplaced: (events.TasksReplaced(replacements=(events.Replacement("a", "b"),)), {"a", "b"}),
     events.CommandsWaiting: (
@@ -66,18 +77,18 @@ SAMPLES: dict[type[events.Data], tuple[events.Data, set[str]]] = {
         ),
         {"a", "b", "c"},
     ),
-    events.AllCancelRequested: (events.AllCancelRequested(), set()),
-    events.FleetFrozen: (events.FleetFrozen("f", "all", "why"), set()),
-    events.FleetThawed: (events.FleetThawed("f"), set()),
-    events.WindowSet: (events.WindowSet("w", WINDOW), set()),
-    events.WindowRemoved: (events.WindowRemoved("w"), set()),
-    events.QueueLimited: (events.QueueLimited("q", 3), set()),
-    events.SegmentSealed: (events.SegmentSealed(1, 2, 3, 4, 5, "s", "c"), set()),
-    events.LogPruned: (events.LogPruned(2, {"evt.request": 2}, "age"), set()),
-    events.DefinitionSet: (events.DefinitionSet("d", 1, Definition("report", SPEC)), set()),
+    control_events.AllCancelRequested: (control_events.AllCancelRequested(), set()),
+    policy_events.FleetFrozen: (policy_events.FleetFrozen("f", "all", "why"), set()),
+    policy_events.FleetThawed: (policy_events.FleetThawed("f"), set()),
+    policy_events.WindowSet: (policy_events.WindowSet("w", WINDOW), set()),
+    policy_events.WindowRemoved: (policy_events.WindowRemoved("w"), set()),
+    policy_events.QueueLimited: (policy_events.QueueLimited("q", 3), set()),
+    archive_events.SegmentSealed: (archive_events.SegmentSealed(1, 2, 3, 4, 5, "s", "c"), set()),
+    archive_events.LogPruned: (archive_events.LogPruned(2, {"evt.request": 2}, "age"), set()),
+    definition_events.DefinitionSet: (definition_events.DefinitionSet("d", 1, Definition("report", SPEC)), set()),
     FileSaved: (FileSaved("a.sh", 1, "a" * 64, 1, ("/bin/sh",)), set()),
     FileRemoved: (FileRemoved("a.sh"), set()),
-    events.DefinitionRemoved: (events.DefinitionRemoved("d", "report"), set()),
+    definition_events.DefinitionRemoved: (definition_events.DefinitionRemoved("d", "report"), set()),
     schedule_events.ScheduleRegistered: (schedule_events.ScheduleRegistered("s", schedule_events.Rule("report")), set()),
     schedule_events.ScheduleUnregistered: (schedule_events.ScheduleUnregistered("s"), set()),
     schedule_events.ScheduleStarted: (schedule_events.ScheduleStarted("s"), set()),
@@ -127,4 +138,4 @@ def test_what_ends_or_narrows_without_naming_a_task_acts_on_every_task(name: str
 
 
 def test_a_host_that_is_given_back_narrows_nothing() -> None:
-    assert not every_task(events.MaintenanceSet("h1", on=False))
+    assert not every_task(host_events.MaintenanceSet("h1", on=False))

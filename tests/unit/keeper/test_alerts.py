@@ -7,7 +7,7 @@ import pytest
 
 from fleetlog_keeper import works
 from fleetlog_keeper.troubles import Alert
-from fleetlog_schemas import alert_events, events, limits
+from fleetlog_schemas import alert_events, definition_events, events, host_events, limits
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Origin, Shell, TaskSpec
@@ -46,16 +46,16 @@ class Watched(Stage):
     def joined(self, *host_ids: str) -> None:
         """Let hosts be online."""
         for host_id in host_ids:
-            self.happened(events.HostEnrolled(host_id, f"name-{host_id}", {"role": host_id}, "key"))
-            session = events.Session(host_id, 1, "n", "b", "0.3.0", 0)
-            self.happened(events.SessionsOpened(sessions=(session,)))
+            self.happened(host_events.HostEnrolled(host_id, f"name-{host_id}", {"role": host_id}, "key"))
+            session = host_events.Session(host_id, 1, "n", "b", "0.3.0", 0)
+            self.happened(host_events.SessionsOpened(sessions=(session,)))
         self.online(*host_ids)
 
     def online(self, *host_ids: str) -> None:
-        self.happened(events.HostsOnline(hosts=tuple(events.HostEpoch(one, 1) for one in host_ids)))
+        self.happened(host_events.HostsOnline(hosts=tuple(host_events.HostEpoch(one, 1) for one in host_ids)))
 
     def offline(self, *host_ids: str) -> None:
-        self.happened(events.HostsOffline(hosts=tuple(events.HostEpoch(one, 1) for one in host_ids), reason="silent"))
+        self.happened(host_events.HostsOffline(hosts=tuple(host_events.HostEpoch(one, 1) for one in host_ids), reason="silent"))
 
     def hook(self, name: str = "pager", webhook: alert_events.Webhook = WEBHOOK) -> str:
         self.happened(alert_events.WebhookSet(f"w-{name}", name, webhook))
@@ -111,7 +111,7 @@ def test_a_task_that_is_no_run_of_a_definition_is_no_alert() -> None:
 def test_a_definition_that_is_removed_is_no_alert_any_more() -> None:
     stage = Watched()
     stage.ran("deploy", Outcome.FAILURE)
-    stage.happened(events.DefinitionRemoved("id-deploy", "deploy"))
+    stage.happened(definition_events.DefinitionRemoved("id-deploy", "deploy"))
     stage.settle()
     assert stage.resolved == [stage.raised[0].alert_id]
 
@@ -146,7 +146,7 @@ def test_a_host_is_gone_when_it_was_offline_for_long_enough_and_not_before() -> 
 
 
 @pytest.mark.parametrize(
-    "reason", [events.MaintenanceSet("h1", on=True), events.HostRevoked("h1", "key"), events.HostsOnline((events.HostEpoch("h1", 1),))],
+    "reason", [host_events.MaintenanceSet("h1", on=True), host_events.HostRevoked("h1", "key"), host_events.HostsOnline((host_events.HostEpoch("h1", 1),))],
 )
 def test_a_host_that_is_back_or_was_taken_out_of_work_is_not_gone(reason: events.Data) -> None:
     stage = Watched()
@@ -160,8 +160,8 @@ def test_a_host_that_is_back_or_was_taken_out_of_work_is_not_gone(reason: events
 
 def test_a_host_that_never_was_online_is_not_gone() -> None:
     stage = Watched()
-    stage.happened(events.HostEnrolled("h1", "web01", {}, "key"))
-    stage.happened(events.SessionsOpened(sessions=(events.Session("h1", 1, "n", "b", "0.3.0", 0),)))
+    stage.happened(host_events.HostEnrolled("h1", "web01", {}, "key"))
+    stage.happened(host_events.SessionsOpened(sessions=(host_events.Session("h1", 1, "n", "b", "0.3.0", 0),)))
     stage.settle(GONE_MS * 3)
     assert stage.raised == []
 
@@ -170,10 +170,10 @@ def test_ten_thousand_hosts_that_go_within_seconds_are_one_alert_with_their_coun
     stage = Watched()
     ids = [f"h{number}" for number in range(10_000)]
     for host_id in ids:
-        stage.happened(events.HostEnrolled(host_id, f"name-{host_id}", {}, "key"))
+        stage.happened(host_events.HostEnrolled(host_id, f"name-{host_id}", {}, "key"))
     for start in range(0, len(ids), 1_000):
-        sessions = tuple(events.Session(one, 1, "n", "b", "0.3.0", 0) for one in ids[start : start + 1_000])
-        stage.happened(events.SessionsOpened(sessions=sessions))
+        sessions = tuple(host_events.Session(one, 1, "n", "b", "0.3.0", 0) for one in ids[start : start + 1_000])
+        stage.happened(host_events.SessionsOpened(sessions=sessions))
         stage.online(*ids[start : start + 1_000])
     for start in range(0, len(ids), 1_000):
         stage.offline(*ids[start : start + 1_000])
@@ -192,10 +192,10 @@ def test_ten_thousand_hosts_that_go_within_seconds_are_one_alert_with_their_coun
 def test_a_refused_host_is_an_alert_until_it_is_accepted() -> None:
     stage = Watched()
     stage.joined("h1")
-    stage.happened(events.SessionsRefused(hosts=(events.SessionRefusal("h1", "ticket", "its ticket is old"),)))
+    stage.happened(host_events.SessionsRefused(hosts=(host_events.SessionRefusal("h1", "ticket", "its ticket is old"),)))
     stage.settle(5_000)
     assert [(one.kind, one.message) for one in stage.raised] == [("host-refused", "name-h1 is refused: its ticket is old")]
-    stage.happened(events.HostAccepted("h1", "looked at"))
+    stage.happened(host_events.HostAccepted("h1", "looked at"))
     stage.settle()
     assert stage.resolved == [stage.raised[0].alert_id]
 
@@ -204,7 +204,7 @@ def test_refused_reports_are_an_alert_until_none_came_for_an_hour() -> None:
     stage = Watched()
     stage.joined("h1")
     for minute in range(3):
-        stage.happened(events.ReportsRefused("h1", minute, {"token": 1}))
+        stage.happened(host_events.ReportsRefused("h1", minute, {"token": 1}))
         stage.settle(MINUTE_MS)
     assert [one.kind for one in stage.raised] == ["reports-refused"]
     stage.settle(50 * MINUTE_MS)

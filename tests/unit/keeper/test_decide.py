@@ -9,7 +9,7 @@ from fleetlog_keeper import works
 from fleetlog_keeper.live import RETRY_MS, TOLD
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.effects import Request
-from fleetlog_schemas import chain, events
+from fleetlog_schemas import archive_events, chain, events, host_events, policy_events
 from fleetlog_schemas.alert_events import AlertsResolved
 from fleetlog_schemas.schedule_events import TickDecision, TicksDecided
 from fleetlog_testing.keeping import DAY_MS, SETTINGS, Stage
@@ -56,7 +56,7 @@ def test_few_large_events_make_a_segment_too():
     stage.settle()
     assert stage.sealed == []
     for _ in range(4):
-        stage.happened(events.HostLabelled("h1", {"note": "x" * 200}))
+        stage.happened(host_events.HostLabelled("h1", {"note": "x" * 200}))
     stage.settle(SETTINGS.look_ms)
     assert stage.sealed[0].first_seq == 1
     assert stage.sealed[0].last_seq < 6
@@ -64,7 +64,7 @@ def test_few_large_events_make_a_segment_too():
 
 def test_a_segment_that_is_not_full_is_not_read_again_and_again():
     stage = Stage(msgspec.structs.replace(SETTINGS, segment_bytes=10_000))
-    stage.happened(events.HostLabelled("h1", {"note": "x" * 200}))
+    stage.happened(host_events.HostLabelled("h1", {"note": "x" * 200}))
     for _ in range(5):
         stage.settle(SETTINGS.look_ms)
     assert not [what for what in stage.did if isinstance(what, works.Make)]
@@ -187,10 +187,10 @@ def test_the_last_message_of_a_subject_stays():
     for _ in range(3):
         stage.ended()
     for number in range(20):
-        stage.happened(events.HostLabelled("h1", {"n": str(number)}))
+        stage.happened(host_events.HostLabelled("h1", {"n": str(number)}))
     old(stage)
     (pruned,) = stage.pruned
-    written = set(events.PRUNABLE) & {one.subject for one in stage.log}
+    written = set(archive_events.PRUNABLE) & {one.subject for one in stage.log}
     last = {subject: max(one.seq for one in stage.log if one.subject == subject) for subject in written}
     assert pruned.through_seq > max(last.values())
     assert pruned.below == last
@@ -203,14 +203,14 @@ def test_only_requests_dispatches_reports_ticks_and_alerts_are_pruned():
         stage.happened(TicksDecided((TickDecision(name="s", outcome="missed", nominal_ms=number + 1),)))
         stage.happened(AlertsResolved((f"a{number}",)))
     for data in (
-        events.HostLabelled("h1", {"a": "b"}), events.QueueLimited("q", 1), events.AccessRefused(1, {"token": 1}),
-        events.FleetThawed("f"),
+        host_events.HostLabelled("h1", {"a": "b"}), policy_events.QueueLimited("q", 1), host_events.AccessRefused(1, {"token": 1}),
+        policy_events.FleetThawed("f"),
     ):
         stage.happened(data)
     full(4, stage)
     old(stage)
     assert stage.pruned
-    assert {stage.log[seq - 1].subject for seq in stage.gone} == set(events.PRUNABLE)
+    assert {stage.log[seq - 1].subject for seq in stage.gone} == set(archive_events.PRUNABLE)
 
 
 @pytest.mark.parametrize("service", ["dispatcher", "scheduler", "reporter", "keeper"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fleetlog_result_recorder.gather import gather
 from fleetlog_result_recorder.verify import Refusals, Verdict, cut, verify
-from fleetlog_schemas import events, limits, reports, tokens, wire
+from fleetlog_schemas import events, host_events, limits, reports, tokens, wire
 from fleetlog_schemas.outcomes import Outcome, Ran
 
 KEY = b"k" * 32
@@ -44,7 +44,7 @@ def test_a_start_and_facts_are_taken_too() -> None:
     start = reports.ReportStarted(**proof(), started_ms=3, slot=2)
     verdict = verify("h1", report(start, reports.ReportFacts(facts={"os": "linux"})), KEYS)
     assert [(one.started_ms, one.slot) for one in verdict.starts] == [(3, 2)]
-    assert verdict.facts == events.FactsChanged(host_id="h1", facts={"os": "linux"})
+    assert verdict.facts == host_events.FactsChanged(host_id="h1", facts={"os": "linux"})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ from fleetlog_reporter.answers import desk
 from fleetlog_reporter.answers import tasks as tasks_answers
 from fleetlog_reporter.service import QUESTIONS
 from fleetlog_runtime.pure.bus import Handler
-from fleetlog_schemas import codec, events, lifecycle, records, subjects, view
+from fleetlog_schemas import (
+    codec,
+    control_events,
+    events,
+    host_events,
+    lifecycle,
+    policy_events,
+    records,
+    subjects,
+    view,
+)
 from fleetlog_schemas.limits import BUS_MESSAGE_BYTES_MAX
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Retry, Rollout
@@ -61,7 +71,7 @@ def test_tasks_are_listed_newest_first_open_ones_among_the_ended(tmp_path: Path)
 def test_a_list_says_which_tasks_are_on_hold(tmp_path: Path) -> None:
     bus = LogBus()
     paused, halted, resumed = bus.planned("web01"), bus.planned("web01"), bus.planned("web01")
-    bus.add(events.PauseRequested(paused), events.PauseRequested(resumed), events.ResumeRequested(resumed))
+    bus.add(control_events.PauseRequested(paused), control_events.PauseRequested(resumed), control_events.ResumeRequested(resumed))
     bus.add(events.TasksHalted((events.Halt(halted, 2, 1, 1),)))
 
     async def story(running: Running) -> None:
@@ -201,15 +211,15 @@ def rolled_out(bus: LogBus) -> tuple[str, list[int]]:
         lambda: bus.dispatched(task_id, "web01", attempt=2),
         lambda: bus.ended(task_id, "web01", attempt=2),
         lambda: bus.waiting(task_id, "approval"),
-        lambda: bus.add(events.PauseRequested(task_id, "look first")),
+        lambda: bus.add(control_events.PauseRequested(task_id, "look first")),
         lambda: bus.dispatched(task_id, "web02"),
-        lambda: bus.add(events.ResumeRequested(task_id)),
+        lambda: bus.add(control_events.ResumeRequested(task_id)),
         lambda: bus.dispatched(task_id, "web02"),
-        lambda: bus.add(events.TaskApproved(task_id, 2)),
+        lambda: bus.add(control_events.TaskApproved(task_id, 2)),
         lambda: bus.dispatched(task_id, "web02"),
         lambda: bus.ended(task_id, "web02", outcome=Outcome.FAILURE),
         lambda: bus.add(events.TasksHalted((events.Halt(task_id, 2, 1, 2),))),
-        lambda: bus.add(events.SkipRequested(task_id, ("h-web02",), "it is gone")),
+        lambda: bus.add(control_events.SkipRequested(task_id, ("h-web02",), "it is gone")),
         lambda: bus.ended(task_id, "web03", outcome=Outcome.SKIPPED, decided=True, ran=Ran.NO, duration_ms=None),
         lambda: bus.task_ended(task_id),
     ):
@@ -245,9 +255,9 @@ def test_a_rollout_is_shown_alike_from_memory_from_rows_and_in_the_past(tmp_path
 
 
 STOPS: list[Callable[[str], events.Data]] = [
-    events.CancelRequested, lambda task_id: events.CancelRequested(task_id, ("h-web01",)),
-    lambda task_id: events.AllCancelRequested("everything"), events.AbortRequested,
-    lambda task_id: events.SkipRequested(task_id, ("h-web01",)), lambda task_id: events.TasksTimedOut((task_id,)),
+    control_events.CancelRequested, lambda task_id: control_events.CancelRequested(task_id, ("h-web01",)),
+    lambda task_id: control_events.AllCancelRequested("everything"), control_events.AbortRequested,
+    lambda task_id: control_events.SkipRequested(task_id, ("h-web01",)), lambda task_id: events.TasksTimedOut((task_id,)),
     lambda task_id: events.TasksReplaced((events.Replacement(task_id, task_id),)),
 ]
 
@@ -409,16 +419,16 @@ def test_progress_estimates_wave_after_wave_and_not_at_all_while_a_person_is_wai
         bus.dispatched(task_id, names[0])
         bus.ended(task_id, names[0], duration_ms=10_000)
         assert await eta() is None, "the third wave waits for a person"
-        bus.add(events.TaskApproved(task_id, 3))
+        bus.add(control_events.TaskApproved(task_id, 3))
         assert await eta() == 60 + 10 + 60 + 30, "both at once, then seven of which three may run at once"
         bus.now_ms += 20_000
         assert await eta() == 40 + 10 + 60 + 30
         bus.now_ms += 40_000
         bus.dispatched(task_id, names[1])
         assert await eta() == 10 + 10 + 60 + 30, "one runs; the other waits, by all that is known behind it"
-        bus.add(events.PauseRequested(task_id))
+        bus.add(control_events.PauseRequested(task_id))
         assert await eta() is None
-        bus.add(events.ResumeRequested(task_id))
+        bus.add(control_events.ResumeRequested(task_id))
         bus.dispatched(task_id, names[2])
         assert await eta() == 10 + 60 + 30
 
@@ -434,12 +444,12 @@ def test_events_of_admission_are_found_by_every_task_and_host_that_they_name(tmp
     one, other = bus.planned("web01"), bus.planned("web02")
     told: dict[int, tuple[set[str], set[str]]] = {}
     for data, tasks, hosts in (
-        (events.PauseRequested(one), {one}, set()), (events.ResumeRequested(one), {one}, set()),
-        (events.TaskApproved(other, 2), {other}, set()), (events.TasksHalted((events.Halt(one, 2, 1, 1),)), {one}, set()),
+        (control_events.PauseRequested(one), {one}, set()), (control_events.ResumeRequested(one), {one}, set()),
+        (control_events.TaskApproved(other, 2), {other}, set()), (events.TasksHalted((events.Halt(one, 2, 1, 1),)), {one}, set()),
         (events.TasksReplaced((events.Replacement(one, other),)), {one, other}, set()),
-        (events.SkipRequested(other, ("h-web02",)), {other}, {"web02"}), (events.AbortRequested(other), {other}, set()),
+        (control_events.SkipRequested(other, ("h-web02",)), {other}, {"web02"}), (control_events.AbortRequested(other), {other}, set()),
         (_waits((one, ("h-web01", "h-web02")), (other, ())), {one, other}, {"web01", "web02"}),
-        (events.AllCancelRequested(), set(), set()), (events.FleetFrozen("f1", "all", "incident"), set(), set()),
+        (control_events.AllCancelRequested(), set(), set()), (policy_events.FleetFrozen("f1", "all", "incident"), set(), set()),
     ):
         told[bus.add(data)] = (tasks, hosts)
     first = min(told) - 1
@@ -465,7 +475,7 @@ def test_events_are_the_stored_ones_in_order_by_task_host_and_type(tmp_path: Pat
     bus = LogBus()
     bus.enrolled("web01", "web02")
     one, other = bus.whole("web01"), bus.whole("web02")
-    bus.add(events.CancelRequested(one))
+    bus.add(control_events.CancelRequested(one))
 
     async def story(running: Running) -> None:
         page = await running.data("events", task_id=one)
@@ -511,12 +521,12 @@ def test_hosts_are_shown_as_the_log_knows_them(tmp_path: Path) -> None:
     bus = LogBus()
     bus.enrolled("web02", "web01", labels={"env": "prod"})
     bus.enrolled("db01")
-    bus.add(events.SessionsOpened((events.Session("h-web01", 1, "n", "boot", "0.1", 0),)))
-    bus.add(events.HostsOnline((events.HostEpoch("h-web01", 1),)))
-    bus.add(events.MaintenanceSet("h-web02", on=True, reason="disk"))
-    bus.add(events.ReportsRefused("h-web02", 1, {"token": 2}))
-    bus.add(events.FactsChanged("h-web01", {"cpus": 2}))
-    bus.add(events.SessionsRefused((events.SessionRefusal("h-db01", "ticket", "a copied key"),)))
+    bus.add(host_events.SessionsOpened((host_events.Session("h-web01", 1, "n", "boot", "0.1", 0),)))
+    bus.add(host_events.HostsOnline((host_events.HostEpoch("h-web01", 1),)))
+    bus.add(host_events.MaintenanceSet("h-web02", on=True, reason="disk"))
+    bus.add(host_events.ReportsRefused("h-web02", 1, {"token": 2}))
+    bus.add(host_events.FactsChanged("h-web01", {"cpus": 2}))
+    bus.add(host_events.SessionsRefused((host_events.SessionRefusal("h-db01", "ticket", "a copied key"),)))
     running_task = bus.planned("web01")
     bus.dispatched(running_task, "web01")
 
@@ -602,7 +612,7 @@ def test_the_past_is_shown_as_it_was_at_every_sequence(tmp_path: Path) -> None:
     bus.enrolled("web01")
     task_id = bus.planned("web01", "web02")
     bus.dispatched(task_id, "web01", "web02")
-    bus.add(events.MaintenanceSet("h-web01", on=True, reason="disk"))
+    bus.add(host_events.MaintenanceSet("h-web01", on=True, reason="disk"))
     bus.ended(task_id, "web01")
     bus.ended(task_id, "web02", outcome=Outcome.LOST, ran=Ran.UNKNOWN, decided=True)
     bus.task_ended(task_id)
@@ -651,9 +661,9 @@ def test_what_moves_a_task_without_naming_it_moves_it_in_the_past_too(tmp_path: 
     task_id = bus.planned("web01", "web02")
     decided = bus.frozen() - 1
     bus.dispatched(task_id, "web01", decided_seq=decided)
-    bus.add(events.FleetThawed("f1"))
+    bus.add(policy_events.FleetThawed("f1"))
     bus.dispatched(task_id, "web02", decided_seq=decided + 1)
-    bus.add(events.AllCancelRequested("everything"))
+    bus.add(control_events.AllCancelRequested("everything"))
     last = bus.store.state("EVENTS").last_seq
     pictures = {seq: _folded_to(bus, seq) for seq in range(1, last + 1)}
     assert pictures[last]["counts"] == {"dispatched": 1, "waiting": 1}

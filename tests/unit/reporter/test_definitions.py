@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetlog_reporter.store import VERSION
-from fleetlog_schemas import events
+from fleetlog_schemas import definition_events
 from fleetlog_schemas.definitions import Definition
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Origin, Shell, TaskSpec
@@ -16,7 +16,7 @@ from fleetlog_testing.reporter_rig import LogBus, Running, reporter
 
 def told(bus: LogBus, definition_id: str, version: int, name: str = "report", **spec: Any) -> int:
     made = Definition(name, TaskSpec(payload=Shell(("df",)), **spec), description="how full")
-    return bus.add(events.DefinitionSet(definition_id, version, made, "because"))
+    return bus.add(definition_events.DefinitionSet(definition_id, version, made, "because"))
 
 
 def of(definition_id: str, version: int, name: str = "report", **parameters: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_an_execution_is_the_record_of_an_ended_task_and_names_no_definition_tha
     bus.ended(failed, "web02", outcome=Outcome.ERROR, exit_code=None, error="no such program", traceback="Traceback: x")
     bus.task_ended(failed)
     before_removal = bus.store.state("EVENTS").last_seq
-    bus.add(events.DefinitionRemoved("d1", "report"))
+    bus.add(definition_events.DefinitionRemoved("d1", "report"))
     gave = bus.planned("web01")
     bus.dispatched(gave, "web01")
     bus.ended(gave, "web01", return_value='{"rows": 3}')
@@ -135,7 +135,7 @@ def test_the_view_of_definitions_has_the_newest_version_of_those_that_are_there(
     before = told(bus, "d2", 1, "backup")
     told(bus, "d1", 2, target="web*", tags=("nightly",))
     told(bus, "d1", 2, target="void")
-    bus.add(events.DefinitionRemoved("d2", "backup"))
+    bus.add(definition_events.DefinitionRemoved("d2", "backup"))
 
     async def story(running: Running) -> None:
         query = "select name, version, kind, target, tags, description, changed_by, message from definitions order by name"

@@ -32,7 +32,7 @@ from fleetlog_reporter.store import (
     open_store,
 )
 from fleetlog_runtime.pure.bus import Stored
-from fleetlog_schemas import events, records, view
+from fleetlog_schemas import control_events, events, host_events, policy_events, records, view
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.spec import Retry, Rollout
 from fleetlog_testing.reporter_rig import LogBus, reporter
@@ -98,12 +98,12 @@ def _step(draw: st.DrawFn, bus: LogBus, step: int, task_id: str, names: list[str
                 duration_ms=None, error="not today",
             )
         case 11:
-            bus.add(events.CancelRequested(task_id, tuple(f"h-{name}" for name in names), "enough"))
+            bus.add(control_events.CancelRequested(task_id, tuple(f"h-{name}" for name in names), "enough"))
         case 12:
             bus.add(draw(st.sampled_from((
-                events.TasksTimedOut((task_id,)), events.CancelRequested(task_id, (), "stop it"),
+                events.TasksTimedOut((task_id,)), control_events.CancelRequested(task_id, (), "stop it"),
                 events.TasksRefused((events.Refusal(task_id, "code", "text", "/target"),)),
-                events.ReportsRefused("h-a", 3, {"token": 1}, (events.AttemptKey(task_id, "h-a", 1),)),
+                host_events.ReportsRefused("h-a", 3, {"token": 1}, (events.AttemptKey(task_id, "h-a", 1),)),
             ))))
         case _:
             other = bus.submitted(name="refused one")
@@ -120,20 +120,20 @@ def _admission_step(draw: st.DrawFn, bus: LogBus, step: int, other: str, task_id
             bus.waiting(task_id, draw(st.sampled_from(("slot", "freeze"))), *draw(st.sampled_from((names, []))), message=message)
         case 15:
             bus.add(draw(st.sampled_from((
-                events.PauseRequested(task_id, "look first"), events.ResumeRequested(task_id), events.TaskApproved(task_id, 2),
-                events.TaskApproved(task_id, 3), events.TasksHalted((events.Halt(task_id, 2, 1, 1),)),
+                control_events.PauseRequested(task_id, "look first"), control_events.ResumeRequested(task_id), control_events.TaskApproved(task_id, 2),
+                control_events.TaskApproved(task_id, 3), events.TasksHalted((events.Halt(task_id, 2, 1, 1),)),
             ))))
         case 16:
             bus.add(draw(st.sampled_from((
-                events.AllCancelRequested("everything"), events.AbortRequested(task_id, "no more"),
-                events.SkipRequested(task_id, hosts), events.TasksReplaced((events.Replacement(task_id, other),)),
+                control_events.AllCancelRequested("everything"), control_events.AbortRequested(task_id, "no more"),
+                control_events.SkipRequested(task_id, hosts), events.TasksReplaced((events.Replacement(task_id, other),)),
             ))))
         case _:
-            window = events.Window("blackout", "all", (0, 6), "22:00", 90, "Europe/Berlin")
+            window = policy_events.Window("blackout", "all", (0, 6), "22:00", 90, "Europe/Berlin")
             bus.add(draw(st.sampled_from((
-                events.FleetFrozen("f1", "all", "incident"), events.FleetThawed("f1"), events.WindowSet("night", window),
-                events.WindowRemoved("night"), events.QueueLimited("night", 2), events.QueueLimited("night", 0),
-                events.MaintenanceSet("h-a", on=True, reason="disk"),
+                policy_events.FleetFrozen("f1", "all", "incident"), policy_events.FleetThawed("f1"), policy_events.WindowSet("night", window),
+                policy_events.WindowRemoved("night"), policy_events.QueueLimited("night", 2), policy_events.QueueLimited("night", 0),
+                host_events.MaintenanceSet("h-a", on=True, reason="disk"),
             ))))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fleetlog_reporter.answers import table
-from fleetlog_schemas import events
+from fleetlog_schemas import control_events, host_events, policy_events
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
 
@@ -49,19 +49,19 @@ def test_views_join_what_has_ended_with_what_is_open(tmp_path: Path) -> None:
 
 def test_views_show_what_narrows_admission_and_what_waits_for_it_as_it_was_at_any_moment(tmp_path: Path) -> None:
     bus = LogBus()
-    window = events.Window("maintenance", "env=prod", (5, 6), "22:00", 90, "Europe/Berlin")
-    before = bus.add(events.WindowSet("weekend", window, "as agreed"))
+    window = policy_events.Window("maintenance", "env=prod", (5, 6), "22:00", 90, "Europe/Berlin")
+    before = bus.add(policy_events.WindowSet("weekend", window, "as agreed"))
     frozen = bus.frozen("f1", "env=prod", "incident 4711")
-    bus.add(events.QueueLimited("night", 2), events.QueueLimited("day", 5))
+    bus.add(policy_events.QueueLimited("night", 2), policy_events.QueueLimited("day", 5))
     task_id = bus.planned("web01", "web02", "web03", queue="night", key="deploy", priority=8, waves=(2, 1))
     bus.dispatched(task_id, "web01")
     bus.waiting(task_id, "slot", message='nul \x00 and "waits": in it')
     bus.now_ms += 2000
     waits = bus.waiting(task_id, "freeze", "web02", message="frozen by ada")
     bus.now_ms += 1000
-    bus.add(events.PauseRequested(task_id, "look first"))
-    held = bus.add(events.FleetThawed("f1"), events.WindowRemoved("weekend"), events.QueueLimited("day", 0))
-    bus.add(events.ResumeRequested(task_id))
+    bus.add(control_events.PauseRequested(task_id, "look first"))
+    held = bus.add(policy_events.FleetThawed("f1"), policy_events.WindowRemoved("weekend"), policy_events.QueueLimited("day", 0))
+    bus.add(control_events.ResumeRequested(task_id))
     bus.dispatched(task_id, "web02")
     bus.ended(task_id, "web01", "web02")
     bus.dispatched(task_id, "web03")
@@ -232,7 +232,7 @@ def test_a_statement_that_runs_too_long_is_stopped_and_the_next_one_runs(
     async def story() -> None:
         async with reporter(bus, tmp_path) as running:
             slow = asyncio.create_task(running.ask("sql", query="select count(*) from range(100000000000)"))
-            bus.add(events.HostEnrolled("h-x", "x", {}, "K"))
+            bus.add(host_events.HostEnrolled("h-x", "x", {}, "K"))
             await _answers_at_once(running)
             answer = await slow
             assert answer.problem is not None

@@ -72,6 +72,7 @@ def asked(tmp_path: Path, bus: LogBus, story: Any) -> None:
 def test_the_past_is_weighed_as_it_was_and_as_it_would_have_been(tmp_path: Path, bus: LogBus) -> None:
     async def story(running: Running) -> None:
         period = {"since_ms": GRID, "until_ms": GRID + 4 * HOUR}
+        before = bus.store.state("EVENTS").last_seq
         same = await running.data("what-if", schedules=["often"], **period)
         assert (same["was"]["fired"], same["was"]["missed"], same["was"]["peak"]) == (6, 5, 1)
         assert same["was"]["reasons"] == {"missed late": 5, "skipped overlap": same["was"]["skipped"]}
@@ -87,6 +88,7 @@ def test_the_past_is_weighed_as_it_was_and_as_it_would_have_been(tmp_path: Path,
         assert wide["would_be"]["delay_max_ms"] == 50 * MINUTE + 2_000
         assert [one["schedule"] for one in wide["schedules"]] == ["never", "often"]
         assert wide["was"] == same["was"], "what was does not depend on what is asked"
+        assert bus.store.state("EVENTS").last_seq == before, "asking stores nothing"
 
     asked(tmp_path, bus, story)
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from fleetlog.follow import Fold, StoredRaw
-from fleetlog_schemas import codec, events, lifecycle, records, view
+from fleetlog_schemas import codec, control_events, events, lifecycle, records, view
 from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.spec import Part, Shell, TaskSpec, Workflow
@@ -49,7 +49,7 @@ def story_of(bus: LogBus) -> tuple[str, list[str]]:
     bus.add(events.TasksPlanned((events.Plan(flow, (), "hash"),)))
     bus.add(PartsDecided((PartDecision(flow, "build", "begun"),)))
     children = [child(bus, flow, "build", value='{"a": 1}')]
-    bus.add(events.PauseRequested(flow, "wait"), events.ResumeRequested(flow))
+    bus.add(control_events.PauseRequested(flow, "wait"), control_events.ResumeRequested(flow))
     bus.add(PartsDecided((PartDecision(flow, "each", "begun", items=2),)))
     children += [child(bus, flow, "each", 0), child(bus, flow, "each", 1, refused=True)]
     bus.add(PartsDecided((PartDecision(flow, "never", "ended", outcome=Outcome.SKIPPED, reason="after", message="no"),)))

@@ -16,9 +16,9 @@ from fleetlog_runtime.shell import archived_bus as archived_shell
 from fleetlog_runtime.shell.archive import chunk_of
 from fleetlog_runtime.shell.archived_bus import ArchivedBus, unreadable
 from fleetlog_runtime.shell.memory_bus import MemoryBroker, MemoryBus
-from fleetlog_schemas import chain, codec, events, ids, subjects
+from fleetlog_schemas import archive_events, chain, codec, events, ids, subjects
 from fleetlog_schemas.archive import Archive, apply
-from fleetlog_schemas.events import LogPruned, SegmentSealed
+from fleetlog_schemas.archive_events import LogPruned, SegmentSealed
 
 _numbers = itertools.count(1)
 
@@ -72,7 +72,7 @@ class Log:
 
     async def prune(self, through_seq: int) -> None:
         below = {}
-        for subject in events.PRUNABLE:
+        for subject in archive_events.PRUNABLE:
             last = max((one.seq for one in self.everything if one.subject == subject), default=0)
             below[subject] = min(through_seq + 1, last)
         await self.say(LogPruned(through_seq=through_seq, below=below, reason="age"))
@@ -191,7 +191,7 @@ def test_a_reader_misses_and_repeats_nothing_while_the_log_is_written_sealed_and
 
     async def write(log: Log) -> None:
         for _ in range(120):
-            await log.add(*chance.choices([*events.PRUNABLE, events.HOST], k=chance.choice((1, 1, 1, 4))))
+            await log.add(*chance.choices([*archive_events.PRUNABLE, events.HOST], k=chance.choice((1, 1, 1, 4))))
             if chance.random() < 0.2 and log.everything[-1].seq > log.known.sealed_through:
                 await log.seal(log.everything[-1].seq)
             ends = [one.last_seq for one in log.known.sealed if one.last_seq > log.known.pruned_through]

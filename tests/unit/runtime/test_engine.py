@@ -7,7 +7,7 @@ import itertools
 from fleetlog_runtime.pure.bus import Batch
 from fleetlog_runtime.pure.effects import Append, Effect
 from fleetlog_runtime.pure.engine import Engine
-from fleetlog_schemas import codec, events
+from fleetlog_schemas import archive_events, codec, events
 
 
 class Wanting:
@@ -136,7 +136,7 @@ def on_two_subjects(wanted: list[events.Data]) -> Engine[list[events.Data], obje
 
 
 def test_a_decision_is_fenced_by_the_subject_that_it_begins_with() -> None:
-    sealed = events.SegmentSealed(1, 2, 3, 4, 5, "s", "c")
+    sealed = archive_events.SegmentSealed(1, 2, 3, 4, 5, "s", "c")
     batch = batch_of(on_two_subjects([sealed]))
     assert (batch.drafts[0].subject, batch.expected_subject, batch.expected_seq) == (events.ARCHIVE, events.ARCHIVE, 3)
     engine = on_two_subjects(timed_out("a", "b"))

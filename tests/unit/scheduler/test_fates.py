@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleetlog_schemas import events, ids, limits
+from fleetlog_schemas import control_events, events, ids, limits
 from fleetlog_schemas.definitions import Parameter
 from fleetlog_schemas.schedule_events import (
     BackfillRequested,
@@ -170,7 +170,7 @@ def test_what_is_done_while_an_earlier_run_is_open(world: Scheduling, overlap: s
     world.register(cron="0 * * * *", overlap=overlap)
     world.pass_until(BEGIN + 3 * HOUR)
     assert world.fates() == fates
-    assert sum(isinstance(event.data, events.CancelRequested) for event in world.log) == cancelled
+    assert sum(isinstance(event.data, control_events.CancelRequested) for event in world.log) == cancelled
 
 
 def test_a_queued_tick_is_fired_when_the_earlier_run_ends(world: Scheduling) -> None:

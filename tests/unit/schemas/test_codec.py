@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlog_schemas import codec, events, limits
+from fleetlog_schemas import codec, events, host_events, limits
 from fleetlog_schemas.codec import Event, Malformed, TooNew, decode, encode, parse_rfc3339, rfc3339
 
 SAMPLES = {
@@ -36,7 +36,7 @@ def test_the_time_of_the_author_counts_until_an_event_is_stored() -> None:
 def test_an_unknown_field_is_ignored_so_that_an_older_reader_survives_an_added_one() -> None:
     data = {"hosts": [{"host_id": "h1", "epoch": 3, "mood": "good"}], "weather": "fine"}
     event = decode(stored(data=data, newattribute="x"))
-    assert event.data == events.HostsOnline(hosts=(events.HostEpoch(host_id="h1", epoch=3),))
+    assert event.data == host_events.HostsOnline(hosts=(host_events.HostEpoch(host_id="h1", epoch=3),))
 
 
 def test_an_unknown_type_is_too_new_and_may_be_passed_over() -> None:
@@ -89,7 +89,7 @@ def test_bytes_that_are_no_event_of_ours_are_malformed(body: bytes) -> None:
 
 def test_an_event_beyond_the_limit_is_refused_when_it_is_written() -> None:
     text = "x" * limits.EVENT_BYTES_MAX
-    event = Event(id="i", source="/s", data=events.HostAccepted(host_id="h", reason=text), time_ms=0)
+    event = Event(id="i", source="/s", data=host_events.HostAccepted(host_id="h", reason=text), time_ms=0)
     with pytest.raises(Malformed, match="exceeds"):
         encode(event)
 
@@ -104,7 +104,7 @@ def test_an_old_stored_type_is_upcast_step_by_step(monkeypatch: pytest.MonkeyPat
         ("fleetlog.host.online.v1", lambda old: {"hosts": [{"host_id": old["one"], "epoch": 1}]}),
     )
     event = decode(stored(type="fleetlog.host.online.v0", data={"host": "h7"}))
-    assert event.data == events.HostsOnline(hosts=(events.HostEpoch(host_id="h7", epoch=1),))
+    assert event.data == host_events.HostsOnline(hosts=(host_events.HostEpoch(host_id="h7", epoch=1),))
     with pytest.raises(Malformed):
         decode(stored(type="fleetlog.host.online.v0", data={"guest": "h7"}))
     with pytest.raises(Malformed):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlog_schemas import catalog, events, limits
+from fleetlog_schemas import catalog, definition_events, events, limits
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import (
     Arguments,
@@ -284,8 +284,8 @@ def folded(*data: events.Data) -> catalog.Catalog:
     return found
 
 
-def made(definition_id: str, version: int, name: str = "report", *argv: str) -> events.DefinitionSet:
-    return events.DefinitionSet(definition_id, version, Definition(name, TaskSpec(payload=Shell(argv=argv or ("true",)))))
+def made(definition_id: str, version: int, name: str = "report", *argv: str) -> definition_events.DefinitionSet:
+    return definition_events.DefinitionSet(definition_id, version, Definition(name, TaskSpec(payload=Shell(argv=argv or ("true",)))))
 
 
 def test_the_newest_version_stands_and_the_fold_knows_where_the_others_are() -> None:
@@ -296,12 +296,12 @@ def test_the_newest_version_stands_and_the_fold_knows_where_the_others_are() -> 
 
 
 @pytest.mark.parametrize("late", [made("d1", 1), made("d1", 3), made("d9", 2), made("d1", 1, "other")])
-def test_what_rests_on_another_version_or_takes_a_name_or_an_id_is_void(late: events.DefinitionSet) -> None:
+def test_what_rests_on_another_version_or_takes_a_name_or_an_id_is_void(late: definition_events.DefinitionSet) -> None:
     assert folded(made("d1", 1), late) == folded(made("d1", 1))
 
 
 def test_a_removed_name_is_free_and_its_versions_go_on() -> None:
-    found = folded(made("d1", 1), made("d1", 2), events.DefinitionRemoved("d1", "report"), made("d2", 1), made("d2", 3))
+    found = folded(made("d1", 1), made("d1", 2), definition_events.DefinitionRemoved("d1", "report"), made("d2", 1), made("d2", 3))
     known = found.named("report")
     assert known is not None
     assert (known.definition_id, known.version, found.named("d1")) == ("d2", 3, None)
@@ -322,7 +322,7 @@ def test_values_are_written_as_processes_find_them() -> None:
 
 @given(st.lists(
     st.builds(made, st.sampled_from(["d1", "d2", "d3"]), st.integers(1, 4), st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]))
-    | st.builds(events.DefinitionRemoved, st.sampled_from(["d1", "d2", "d3"]), st.just("a")),
+    | st.builds(definition_events.DefinitionRemoved, st.sampled_from(["d1", "d2", "d3"]), st.just("a")),
     max_size=20,
 ))
 def test_whatever_comes_in_whatever_order_a_version_of_a_name_comes_once_and_the_books_agree(data: list[events.Data]) -> None:
@@ -330,7 +330,7 @@ def test_whatever_comes_in_whatever_order_a_version_of_a_name_comes_once_and_the
     seen: dict[tuple[str, int], int] = {}
     for seq, one in enumerate(data, 1):
         event = Event(id=str(seq), source="/t", data=one, time_ms=seq, seq=seq)
-        if catalog.apply(found, event) and isinstance(one, events.DefinitionSet):
+        if catalog.apply(found, event) and isinstance(one, definition_events.DefinitionSet):
             assert seen.setdefault((one.definition.name, one.version), seq) == seq
         assert {known.definition_id: name for name, known in found.by_name.items()} == found.names
         assert found.bytes == sum(known.bytes for known in found.by_name.values())

@@ -6,35 +6,35 @@ from typing import Any
 
 import pytest
 
-from fleetlog_schemas import events
+from fleetlog_schemas import events, host_events
 from fleetlog_schemas.hosts import ALERTS_PER_HOST_MAX, Host
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_testing.history import History, make_id
 
 
 def enrolled(history: History, host_id: str = "h1", name: str = "web1") -> Host:
-    history.add(events.HostEnrolled(host_id=host_id, name=name, labels={"env": "prod"}, public_key="U1"))
+    history.add(host_events.HostEnrolled(host_id=host_id, name=name, labels={"env": "prod"}, public_key="U1"))
     return history.hosts.by_id[host_id]
 
 
 def opened(history: History, epoch: int, *, counter: int = 0, nonce: str = "n") -> list[str]:
-    session = events.Session(host_id="h1", epoch=epoch, nonce=nonce, boot_id="b", version="1", counter=counter)
-    history.add(events.SessionsOpened(sessions=(session,)))
+    session = host_events.Session(host_id="h1", epoch=epoch, nonce=nonce, boot_id="b", version="1", counter=counter)
+    history.add(host_events.SessionsOpened(sessions=(session,)))
     return history.host_ids
 
 
 def online(history: History, epoch: int) -> list[str]:
-    history.add(events.HostsOnline(hosts=(events.HostEpoch("h1", epoch),)))
+    history.add(host_events.HostsOnline(hosts=(host_events.HostEpoch("h1", epoch),)))
     return history.host_ids
 
 
 def offline(history: History, epoch: int, reason: str = "goodbye") -> list[str]:
-    history.add(events.HostsOffline(hosts=(events.HostEpoch("h1", epoch),), reason=reason))
+    history.add(host_events.HostsOffline(hosts=(host_events.HostEpoch("h1", epoch),), reason=reason))
     return history.host_ids
 
 
 def refused(history: History) -> None:
-    history.add(events.SessionsRefused(hosts=(events.SessionRefusal("h1", "ticket", "it does not fit"),)))
+    history.add(host_events.SessionsRefused(hosts=(host_events.SessionRefusal("h1", "ticket", "it does not fit"),)))
 
 
 def test_a_host_goes_from_joined_over_offline_to_online_and_back() -> None:
@@ -96,7 +96,7 @@ def test_a_refused_host_stays_refused_until_a_person_accepts_it() -> None:
     refused(history)
     assert (host.presence, host.online) == ("refused", False)
     assert online(history, 1) == []
-    history.add(events.HostAccepted(host_id="h1", reason="restored on purpose"))
+    history.add(host_events.HostAccepted(host_id="h1", reason="restored on purpose"))
     assert (host.blocked, host.fresh, host.counter) == (None, True, 0)
     assert host.alerts[0].code == "session-ticket"
 
@@ -106,7 +106,7 @@ def test_a_revoked_host_is_out_and_can_only_come_back_by_enrolling() -> None:
     host = enrolled(history)
     opened(history, 1)
     online(history, 1)
-    history.add(events.HostRevoked(host_id="h1", public_key="U1", reason="sold"))
+    history.add(host_events.HostRevoked(host_id="h1", public_key="U1", reason="sold"))
     assert (host.presence, host.online) == ("revoked", False)
     assert online(history, 1) == []
     assert history.hosts.named("web1") is None
@@ -117,7 +117,7 @@ def test_a_revoked_host_is_out_and_can_only_come_back_by_enrolling() -> None:
 def test_the_first_enrolment_of_a_key_stands() -> None:
     history = History()
     enrolled(history)
-    history.add(events.HostEnrolled(host_id="h1", name="other", labels={}, public_key="U2"))
+    history.add(host_events.HostEnrolled(host_id="h1", name="other", labels={}, public_key="U2"))
     assert history.host_ids == []
     assert history.hosts.by_id["h1"].name == "web1"
 
@@ -125,18 +125,18 @@ def test_the_first_enrolment_of_a_key_stands() -> None:
 def test_labels_are_set_and_removed_one_by_one() -> None:
     history = History()
     host = enrolled(history)
-    history.add(events.HostLabelled(host_id="h1", labels={"dc": "b", "env": "test"}))
+    history.add(host_events.HostLabelled(host_id="h1", labels={"dc": "b", "env": "test"}))
     assert host.labels == {"env": "test", "dc": "b"}
-    history.add(events.HostLabelled(host_id="h1", labels={"env": None, "nothing": None}))
+    history.add(host_events.HostLabelled(host_id="h1", labels={"env": None, "nothing": None}))
     assert host.labels == {"dc": "b"}
 
 
 def test_maintenance_keeps_its_reason_while_it_lasts() -> None:
     history = History()
     host = enrolled(history)
-    history.add(events.MaintenanceSet(host_id="h1", on=True, reason="disk"))
+    history.add(host_events.MaintenanceSet(host_id="h1", on=True, reason="disk"))
     assert (host.maintenance, host.maintenance_reason) == (True, "disk")
-    history.add(events.MaintenanceSet(host_id="h1", on=False, reason="done"))
+    history.add(host_events.MaintenanceSet(host_id="h1", on=False, reason="done"))
     assert (host.maintenance, host.maintenance_reason) == (False, "")
 
 
@@ -148,7 +148,7 @@ def test_reports_raise_the_journal_counter_and_never_lower_it() -> None:
     for counter, seen in ((9, 9), (7, 9)):
         history.add(events.AttemptsEnded(attempts=(end,), counters={"h1": counter, "h9": 1}))
         assert host.counter == seen
-    history.add(events.HostAccepted(host_id="h1"))
+    history.add(host_events.HostAccepted(host_id="h1"))
     history.add(events.AttemptsEnded(attempts=(end,), counters={"h1": 50}))
     assert host.counter == 0, "what an accepted host reported before its new session does not count"
 
@@ -158,7 +158,7 @@ def test_alerts_are_bounded_and_the_newest_stay() -> None:
     host = enrolled(history)
     for minute in range(ALERTS_PER_HOST_MAX + 5):
         history.wait(60_000)
-        history.add(events.ReportsRefused(host_id="h1", minute=minute, counts={"token": minute, "form": 1}))
+        history.add(host_events.ReportsRefused(host_id="h1", minute=minute, counts={"token": minute, "form": 1}))
     assert len(host.alerts) == ALERTS_PER_HOST_MAX
     assert host.alerts[-1].message == f"reports refused in one minute: 1 for form, {ALERTS_PER_HOST_MAX + 4} for token"
 
@@ -166,16 +166,16 @@ def test_alerts_are_bounded_and_the_newest_stay() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        events.HostLabelled(host_id="h9", labels={}),
-        events.MaintenanceSet(host_id="h9", on=True),
-        events.HostAccepted(host_id="h9"),
-        events.HostRevoked(host_id="h9", public_key="U"),
-        events.FactsChanged(host_id="h9", facts={}),
-        events.ReportsRefused(host_id="h9", minute=1, counts={}),
-        events.SessionsRefused(hosts=(events.SessionRefusal("h9", "ticket", "m"),)),
-        events.HostsOnline(hosts=(events.HostEpoch("h9", 1),)),
-        events.HostsOffline(hosts=(events.HostEpoch("h9", 1),)),
-        events.SessionsOpened(sessions=(events.Session("h9", 1, "n", "b", "v", 0),)),
+        host_events.HostLabelled(host_id="h9", labels={}),
+        host_events.MaintenanceSet(host_id="h9", on=True),
+        host_events.HostAccepted(host_id="h9"),
+        host_events.HostRevoked(host_id="h9", public_key="U"),
+        host_events.FactsChanged(host_id="h9", facts={}),
+        host_events.ReportsRefused(host_id="h9", minute=1, counts={}),
+        host_events.SessionsRefused(hosts=(host_events.SessionRefusal("h9", "ticket", "m"),)),
+        host_events.HostsOnline(hosts=(host_events.HostEpoch("h9", 1),)),
+        host_events.HostsOffline(hosts=(host_events.HostEpoch("h9", 1),)),
+        host_events.SessionsOpened(sessions=(host_events.Session("h9", 1, "n", "b", "v", 0),)),
         events.TasksTimedOut(task_ids=()),
     ],
 )
@@ -189,8 +189,8 @@ def test_events_about_unknown_hosts_change_nothing(data: Any) -> None:
 def test_facts_are_kept_as_they_were_last_found() -> None:
     history = History()
     host = enrolled(history)
-    history.add(events.FactsChanged(host_id="h1", facts={"cpu.count": 4, "virtual": True}))
-    history.add(events.FactsChanged(host_id="h1", facts={"cpu.count": 8}))
+    history.add(host_events.FactsChanged(host_id="h1", facts={"cpu.count": 4, "virtual": True}))
+    history.add(host_events.FactsChanged(host_id="h1", facts={"cpu.count": 8}))
     assert host.facts == {"cpu.count": 8}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleetlog_schemas import events, lifecycle, limits, records
+from fleetlog_schemas import control_events, events, host_events, lifecycle, limits, records
 from fleetlog_schemas.lifecycle import retry_due_ms
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.records import AttemptState, CommandState, TaskState
@@ -70,7 +70,7 @@ def test_a_refused_task_has_ended_and_nothing_of_it_runs() -> None:
     assert (task.state, task.ended_ms) == (TaskState.REFUSED, START_MS)
     plan = events.Plan(task.task_id, (events.PlannedHost("h1", "web1"),), "x")
     assert history.add(events.TasksPlanned(plans=(plan,))) == []
-    assert history.add(events.CancelRequested(task_id=task.task_id)) == []
+    assert history.add(control_events.CancelRequested(task_id=task.task_id)) == []
     assert history.add(events.TasksTimedOut(task_ids=(task.task_id,))) == []
 
 
@@ -233,16 +233,16 @@ def test_entries_about_unknown_tasks_change_nothing() -> None:
     assert history.add(events.TasksRefused(refusals=(events.Refusal(ghost.task_id, "c", "m"),))) == []
     assert history.dispatched(ghost, "h1") == []
     assert history.ended(ghost, "h1", Outcome.SUCCESS) == []
-    assert history.add(events.CancelRequested(task_id=ghost.task_id)) == []
+    assert history.add(control_events.CancelRequested(task_id=ghost.task_id)) == []
     assert history.add(events.TasksTimedOut(task_ids=(ghost.task_id,))) == []
     assert history.add(events.TasksEnded(tasks=(events.TaskEnd(ghost.task_id, Outcome.SUCCESS, {}),))) == []
-    assert history.add(events.ReportsRefused(host_id="h1", minute=1, counts={}, attempts=(key,))) == []
+    assert history.add(host_events.ReportsRefused(host_id="h1", minute=1, counts={}, attempts=(key,))) == []
     assert history.tasks.by_id == {}
 
 
 def test_events_about_other_things_change_no_task() -> None:
     history = History()
-    assert history.add(events.HostLabelled(host_id="h1", labels={})) == []
+    assert history.add(host_events.HostLabelled(host_id="h1", labels={})) == []
 
 
 # --- stopping --------------------------------------------------------------------------------------------
@@ -254,13 +254,13 @@ def test_cancelling_a_task_stops_every_open_command_and_its_next_dispatch_is_voi
     history.dispatched(task, "h1")
     history.dispatched(task, "h3")
     history.ended(task, "h3", Outcome.SUCCESS)
-    changes = history.add(events.CancelRequested(task_id=task.task_id, reason="wrong"), authid="bob")
+    changes = history.add(control_events.CancelRequested(task_id=task.task_id, reason="wrong"), authid="bob")
     assert [(c.what, c.command.host_id if c.command else None) for c in changes] == [
         ("stop", None), ("stop", "h1"), ("stop", "h2"),
     ]
     assert (task.stop, task.stop_by, task.stop_reason) == ("cancelled", "bob", "wrong")
     assert history.dispatched(task, "h2") == [], "dispatch after cancel"
-    assert history.add(events.CancelRequested(task_id=task.task_id, reason="again")) == []
+    assert history.add(control_events.CancelRequested(task_id=task.task_id, reason="again")) == []
     assert history.add(events.TasksTimedOut(task_ids=(task.task_id,))) == [], "the first reason stands"
     history.ended(task, "h1", Outcome.CANCELLED)
     history.ended(task, "h2", Outcome.CANCELLED, decided=True, ran=Ran.NO)
@@ -273,12 +273,12 @@ def test_cancelling_one_host_leaves_the_others_alone() -> None:
     task = history.planned("h1", "h2", "h3")
     history.dispatched(task, "h3")
     history.ended(task, "h3", Outcome.SUCCESS)
-    changes = history.add(events.CancelRequested(task_id=task.task_id, host_ids=("h1", "h3", "h9")))
+    changes = history.add(control_events.CancelRequested(task_id=task.task_id, host_ids=("h1", "h3", "h9")))
     assert [change.command.host_id for change in changes if change.command] == ["h1"], "h3 has ended, h9 is no host of it"
     assert (task.stop, task.commands["h1"].stop) == ("", "cancelled")
     assert history.dispatched(task, "h1") == []
     assert whats(history.dispatched(task, "h2")) == ["dispatched"]
-    assert history.add(events.CancelRequested(task_id=task.task_id, host_ids=("h1",))) == []
+    assert history.add(control_events.CancelRequested(task_id=task.task_id, host_ids=("h1",))) == []
 
 
 def test_cancelling_during_a_retry_wait_ends_the_command_with_the_outcome_it_had() -> None:
@@ -288,7 +288,7 @@ def test_cancelling_during_a_retry_wait_ends_the_command_with_the_outcome_it_had
     history.ended(task, "h1", Outcome.FAILURE, exit_code=1)
     assert task.commands["h1"].state is CommandState.WAITING
     assert task.counts == {"waiting": 1}
-    history.add(events.CancelRequested(task_id=task.task_id))
+    history.add(control_events.CancelRequested(task_id=task.task_id))
     assert (task.commands["h1"].state, task.commands["h1"].outcome) == (CommandState.ENDED, Outcome.FAILURE)
     assert (task.open, task.counts) == (0, {"failure": 1})
     assert whats(history.task_ended(task)) == ["task-ended"]
@@ -299,7 +299,7 @@ def test_cancelling_one_host_during_its_retry_wait_ends_its_command() -> None:
     task = history.planned("h1", "h2", retry=RETRY)
     history.dispatched(task, "h1")
     history.ended(task, "h1", Outcome.FAILURE)
-    history.add(events.CancelRequested(task_id=task.task_id, host_ids=("h1",)))
+    history.add(control_events.CancelRequested(task_id=task.task_id, host_ids=("h1",)))
     assert task.commands["h1"].state is CommandState.ENDED
     assert task.counts == {"failure": 1, "waiting": 1}
 
@@ -308,7 +308,7 @@ def test_a_failure_after_a_cancel_is_not_retried() -> None:
     history = History()
     task = history.planned("h1", retry=RETRY)
     history.dispatched(task, "h1")
-    history.add(events.CancelRequested(task_id=task.task_id))
+    history.add(control_events.CancelRequested(task_id=task.task_id))
     history.ended(task, "h1", Outcome.FAILURE)
     assert task.commands["h1"].state is CommandState.ENDED
 
@@ -328,7 +328,7 @@ def test_a_timed_out_task_is_stopped_with_that_reason() -> None:
 def test_a_task_that_was_cancelled_before_its_plan_dispatches_nothing() -> None:
     history = History()
     task = history.submitted()
-    assert whats(history.add(events.CancelRequested(task_id=task.task_id))) == ["stop"]
+    assert whats(history.add(control_events.CancelRequested(task_id=task.task_id))) == ["stop"]
     history.add(events.TasksPlanned(plans=(events.Plan(task.task_id, (events.PlannedHost("h1", "web1"),), "x"),)))
     assert history.dispatched(task, "h1") == []
     assert whats(history.ended(task, "h1", Outcome.CANCELLED, decided=True, ran=Ran.NO)) == ["ended"]
@@ -413,7 +413,7 @@ def test_a_refused_report_marks_its_attempt_and_nothing_else() -> None:
     task = history.planned("h1")
     history.dispatched(task, "h1")
     key = events.AttemptKey(task_id=task.task_id, host_id="h1", attempt=1)
-    event = events.ReportsRefused(host_id="h1", minute=1, counts={"token": 1}, attempts=(key,))
+    event = host_events.ReportsRefused(host_id="h1", minute=1, counts={"token": 1}, attempts=(key,))
     assert whats(history.add(event)) == ["report-refused"]
     assert task.commands["h1"].attempts[0].refused
     assert task.commands["h1"].state is CommandState.DISPATCHED
@@ -438,7 +438,7 @@ def test_folding_an_event_again_changes_nothing() -> None:
     history.dispatched(task, "h1")
     history.started(task, "h1")
     history.ended(task, "h1", Outcome.FAILURE)
-    history.add(events.CancelRequested(task_id=task.task_id))
+    history.add(control_events.CancelRequested(task_id=task.task_id))
     for event in history.events:
         assert lifecycle.apply(history.tasks, event) == []
 
@@ -446,7 +446,7 @@ def test_folding_an_event_again_changes_nothing() -> None:
 def test_a_task_that_is_refused_while_it_is_paused_holds_nothing_any_more() -> None:
     history = History()
     task = history.submitted()
-    assert whats(history.add(events.PauseRequested(task_id=task.task_id))) == ["held"]
+    assert whats(history.add(control_events.PauseRequested(task_id=task.task_id))) == ["held"]
     history.add(events.TasksRefused(refusals=(events.Refusal(task.task_id, "code", "why"),)))
     assert task.hold is None
 

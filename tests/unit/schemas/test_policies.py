@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetlog_schemas import events, policies
+from fleetlog_schemas import events, policies, policy_events
 from fleetlog_schemas.codec import Event
-from fleetlog_schemas.events import Window
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.policies import (
     Policies,
@@ -21,6 +20,7 @@ from fleetlog_schemas.policies import (
     open_until_ms,
     opens_ms,
 )
+from fleetlog_schemas.policy_events import Window
 from fleetlog_schemas.targets import Directory
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -47,15 +47,15 @@ def host(name: str, **labels: str) -> Host:
 
 def test_what_is_in_force_is_what_was_set_and_not_taken_back() -> None:
     found = folded(
-        events.FleetFrozen(freeze_id="f1", target="all", reason="a"),
-        events.FleetFrozen(freeze_id="f2", target="web1", reason="b"),
-        events.FleetThawed(freeze_id="f1"),
-        events.WindowSet(name="w1", window=NIGHT),
-        events.WindowSet(name="w2", window=NIGHT),
-        events.WindowRemoved(name="w2"),
-        events.QueueLimited(queue="a", in_flight_max=3),
-        events.QueueLimited(queue="b", in_flight_max=3),
-        events.QueueLimited(queue="b", in_flight_max=0),
+        policy_events.FleetFrozen(freeze_id="f1", target="all", reason="a"),
+        policy_events.FleetFrozen(freeze_id="f2", target="web1", reason="b"),
+        policy_events.FleetThawed(freeze_id="f1"),
+        policy_events.WindowSet(name="w1", window=NIGHT),
+        policy_events.WindowSet(name="w2", window=NIGHT),
+        policy_events.WindowRemoved(name="w2"),
+        policy_events.QueueLimited(queue="a", in_flight_max=3),
+        policy_events.QueueLimited(queue="b", in_flight_max=3),
+        policy_events.QueueLimited(queue="b", in_flight_max=0),
     )
     assert list(found.freezes) == ["f2"]
     assert (found.freezes["f2"].by, found.freezes["f2"].since_ms) == ("ann", 2000)
@@ -64,11 +64,11 @@ def test_what_is_in_force_is_what_was_set_and_not_taken_back() -> None:
 
 
 def test_an_event_that_changes_nothing_says_so() -> None:
-    found = folded(events.FleetFrozen(freeze_id="f1", target="all", reason="a"))
-    again = Event(id="x", source="/t", data=events.FleetFrozen(freeze_id="f1", target="web1", reason="z"), time_ms=9)
+    found = folded(policy_events.FleetFrozen(freeze_id="f1", target="all", reason="a"))
+    again = Event(id="x", source="/t", data=policy_events.FleetFrozen(freeze_id="f1", target="web1", reason="z"), time_ms=9)
     assert not policies.apply(found, again)
     assert found.freezes["f1"].target == "all", "the first one stands"
-    thawed = Event(id="y", source="/t", data=events.FleetThawed(freeze_id="f9"), time_ms=9)
+    thawed = Event(id="y", source="/t", data=policy_events.FleetThawed(freeze_id="f9"), time_ms=9)
     assert not policies.apply(found, thawed)
 
 
@@ -146,7 +146,7 @@ def test_a_window_that_cannot_be_points_at_its_field(fields: dict[str, object], 
 
 def test_a_freeze_is_the_reason_where_a_window_is_closed_too() -> None:
     found = folded(
-        events.WindowSet(name="w1", window=NIGHT), events.FleetFrozen(freeze_id="f1", target="db1", reason="incident")
+        policy_events.WindowSet(name="w1", window=NIGHT), policy_events.FleetFrozen(freeze_id="f1", target="db1", reason="incident")
     )
     now_ms = ms(2026, 11, 23, 12)
     closed = closed_hosts(found, Directory([host("db1", role="db"), host("db2", role="db"), host("web1")]), now_ms)
@@ -155,5 +155,5 @@ def test_a_freeze_is_the_reason_where_a_window_is_closed_too() -> None:
 
 
 def test_a_name_that_no_host_has_any_more_means_nobody() -> None:
-    found = folded(events.FleetFrozen(freeze_id="f1", target="gone,web1", reason="x"))
+    found = folded(policy_events.FleetFrozen(freeze_id="f1", target="gone,web1", reason="x"))
     assert list(closed_hosts(found, Directory([host("web1"), host("web2")]), 0)) == ["h-web1"]

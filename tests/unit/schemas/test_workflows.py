@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fleetlog_schemas import catalog, events
+from fleetlog_schemas import catalog, definition_events, events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.definitions import Definition, Parameter
 from fleetlog_schemas.graph import Binding
@@ -21,7 +21,7 @@ RUN = TaskSpec(payload=Shell(argv=("true",)), target="all")
 def known(*definitions: Definition) -> catalog.Catalog:
     found = catalog.Catalog()
     for seq, definition in enumerate(definitions, 1):
-        data = events.DefinitionSet(f"id-{definition.name}", 1, definition)
+        data = definition_events.DefinitionSet(f"id-{definition.name}", 1, definition)
         catalog.apply(found, Event("e", "/t", data, 1, seq, events.CATALOG, "ada"))
     return found
 

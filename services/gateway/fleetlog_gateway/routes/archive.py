@@ -16,8 +16,8 @@ from fleetlog_runtime.pure.bus import Bus, NoAnswer
 from fleetlog_runtime.shell.archive import Segments
 from fleetlog_schemas import questions, subjects
 from fleetlog_schemas.archive import ArchiveStatus
+from fleetlog_schemas.archive_events import SegmentSealed
 from fleetlog_schemas.codec import rfc3339
-from fleetlog_schemas.events import SegmentSealed
 
 
 class ArchiveQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

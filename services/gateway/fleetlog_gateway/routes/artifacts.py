@@ -17,15 +17,9 @@ from fleetlog_schemas.spec import Build
 @route("GET", "/api/v1/tasks/{id}/artifacts", auth=Permission.READ, answer=Paged[artifacts.ArtifactView],
        problems=("task-not-found", "service-unavailable", "behind"))
 async def artifacts_of(call: Call[Nothing, Nothing]) -> web.Response:
-    """List the files that a build left, by host."""
-    found = artifacts.kept(await artifacts.ran(call.gateway, call.path["id"]))
-    return reply(Paged([
-        artifacts.ArtifactView(
-            host=one.command.host, host_id=one.command.host_id, attempt=one.attempt.number, name=one.artifact.name,
-            size=one.artifact.size, sha256=one.artifact.sha256, outcome=one.attempt.outcome,
-        )
-        for one in found
-    ]))
+    """List the files that a build left, by host, and until when each is kept."""
+    task = await artifacts.ran(call.gateway, call.path["id"])
+    return reply(Paged(await artifacts.views(call.gateway, task)))
 
 
 @route("GET", "/api/v1/tasks/{id}/provenance", auth=Permission.READ, answer=dict[str, Any],

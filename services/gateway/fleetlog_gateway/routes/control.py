@@ -19,7 +19,7 @@ from fleetlog_gateway.finding import Asked, find_asked, hosts_asked
 from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Call, Nothing, Paged, reply, route
-from fleetlog_schemas import events, questions
+from fleetlog_schemas import control_events, events, questions
 from fleetlog_schemas.limits import EVENT_COMMANDS_MAX, HOSTS_PER_TASK_MAX, WAVES_MAX, WORKFLOW_PARTS_MAX
 from fleetlog_schemas.spec import Rollout
 
@@ -105,11 +105,11 @@ async def cancel(call: Call[Cancel, Nothing]) -> web.Response:
     task.must_be_open(unstopped=False)
     if body.parts:
         _check_parts(task, body)
-        return await _stored(call, task, events.CancelRequested(task.task_id, reason=reason, parts=body.parts))
+        return await _stored(call, task, control_events.CancelRequested(task.task_id, reason=reason, parts=body.parts))
     host_ids: tuple[str, ...] = ()
     if body.hosts or body.host_ids:
         host_ids = await hosts_asked(call.gateway, task, body.host_ids, body.hosts)
-    parts = [events.CancelRequested(task.task_id, part, reason) for part in _thousands(host_ids)]
+    parts = [control_events.CancelRequested(task.task_id, part, reason) for part in _thousands(host_ids)]
     return await _stored(call, task, *parts)
 
 
@@ -135,7 +135,7 @@ async def cancel_all(call: Call[Because, Nothing]) -> web.Response:
     One event of the log, which needs no other service. Tasks that are submitted after it are not meant.
     """
     reason = decode.check_reason(call.body.reason)
-    seq = await call.gateway.store([events.AllCancelRequested(reason)], call.principal)
+    seq = await call.gateway.store([control_events.AllCancelRequested(reason)], call.principal)
     return reply(AcceptedEverything(seq=seq), status=202)
 
 
@@ -152,7 +152,7 @@ async def pause(call: Call[Because, Nothing]) -> web.Response:
     task.must_be_open()
     if task.hold is not None:
         raise HttpProblem("on-hold", f"the task is {task.hold.kind} already{_because(task.hold.reason)}")
-    return await _stored(call, task, events.PauseRequested(task.task_id, reason))
+    return await _stored(call, task, control_events.PauseRequested(task.task_id, reason))
 
 
 @route("POST", "/api/v1/tasks/{id}/resume", auth=Permission.RUN, body=Because, body_optional=True, answer=AcceptedChange,
@@ -164,7 +164,7 @@ async def resume(call: Call[Because, Nothing]) -> web.Response:
     task.must_be_open()
     if task.checked and task.hold is None:
         raise HttpProblem("not-on-hold", "the task is neither paused nor halted: `fleetlog why` says what it waits for")
-    return await _stored(call, task, events.ResumeRequested(task.task_id, reason))
+    return await _stored(call, task, control_events.ResumeRequested(task.task_id, reason))
 
 
 @route("POST", "/api/v1/tasks/{id}/abort", auth=Permission.RUN, body=Because, body_optional=True, answer=AcceptedChange,
@@ -174,7 +174,7 @@ async def abort(call: Call[Because, Nothing]) -> web.Response:
     reason = decode.check_reason(call.body.reason)
     task = await find_asked(call.gateway, call.path["id"])
     task.must_be_open()
-    return await _stored(call, task, events.AbortRequested(task.task_id, reason))
+    return await _stored(call, task, control_events.AbortRequested(task.task_id, reason))
 
 
 @route("POST", "/api/v1/tasks/{id}/skip", auth=Permission.RUN, body=Skip, answer=AcceptedChange, status=202,
@@ -189,7 +189,7 @@ async def skip(call: Call[Skip, Nothing]) -> web.Response:
     if task.state == "submitted":
         raise HttpProblem("nothing-to-skip", "the task is not planned yet: cancel its command on these hosts instead")
     host_ids = await hosts_asked(call.gateway, task, body.host_ids, body.hosts, only="waiting")
-    return await _stored(call, task, *(events.SkipRequested(task.task_id, part, reason) for part in _thousands(host_ids)))
+    return await _stored(call, task, *(control_events.SkipRequested(task.task_id, part, reason) for part in _thousands(host_ids)))
 
 
 @route("POST", "/api/v1/tasks/{id}/approve", auth=Permission.RUN, body=Approve, body_optional=True,
@@ -206,7 +206,7 @@ async def approve(call: Call[Approve, Nothing]) -> web.Response:
         wave = await _wave(call.gateway, task, wave)
     elif not wave:
         raise HttpProblem("service-unavailable", "the reporter does not say which wave is next: name it (`wave`)")
-    seq = await call.gateway.store([events.TaskApproved(task.task_id, wave, reason)], call.principal, task.task_id)
+    seq = await call.gateway.store([control_events.TaskApproved(task.task_id, wave, reason)], call.principal, task.task_id)
     return reply(AcceptedApproval(task_id=task.task_id, seq=seq, checked=task.checked, wave=wave), status=202)
 
 
@@ -248,7 +248,7 @@ class _StoredApproval(msgspec.Struct, frozen=True):
 
 async def _approved(gateway: Gateway, task_id: str) -> int:
     """Return the last wave that was approved so far, by the approvals in the log."""
-    fields = {"task_id": task_id, "type": events.NAMES[events.TaskApproved], "limit": questions.PAGE_MAX}
+    fields = {"task_id": task_id, "type": events.NAMES[control_events.TaskApproved], "limit": questions.PAGE_MAX}
     answer = await gateway.asker.report("events", questions.EventsQuestion, fields)
     page = decode.json_answer(answer.data, Paged[_StoredApproval], "reporter")
     return max((one.event.data.wave for one in page.items), default=0)

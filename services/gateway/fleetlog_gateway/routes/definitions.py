@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from aiohttp import web, web_request
+from aiohttp import web
 from msgspec import Meta
 
 from fleetlog_gateway.auth import Permission
-from fleetlog_gateway.decode import Reason, bad_query, check_reason, if_match
+from fleetlog_gateway.decode import Reason, bad_query, check_reason
 from fleetlog_gateway.definition_views import (
     DefinitionSummary,
     DefinitionView,
@@ -25,10 +25,11 @@ from fleetlog_gateway.definition_views import (
 )
 from fleetlog_gateway.definitions import version_of
 from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.matching import Present, check_match, check_said, etag
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_runtime.pure.bus import NotFound
-from fleetlog_schemas import definitions, events, questions
+from fleetlog_schemas import definition_events, definitions, events, questions
 from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
@@ -117,10 +118,6 @@ def _named(gateway: Gateway, name: str) -> Known:
     return found
 
 
-def _etag(version: int) -> dict[str, str]:
-    return {"ETag": f'"{version}"'}
-
-
 @route("GET", "/api/v1/definitions", auth=Permission.READ, query=DefinitionsQuery,
        answer=Answered[Paged[DefinitionSummary]], problems=("bad-query",))
 async def definitions_list(call: Call[Nothing, DefinitionsQuery]) -> web.Response:
@@ -165,7 +162,7 @@ async def make_definition(call: Call[SetDefinition, Nothing]) -> web.Response:
 
     changed = await _change(call, definition.name, decide)
     where = {"Location": f"/api/v1/definitions/{definition.name}"}
-    return reply(changed, status=201 if changed.changed else 200, headers={**where, **_etag(changed.version)})
+    return reply(changed, status=201 if changed.changed else 200, headers={**where, **etag(changed.version)})
 
 
 @route("GET", "/api/v1/definitions/{name}", auth=Permission.READ, query=VersionQuery, answer=Answered[DefinitionView],
@@ -181,7 +178,7 @@ async def show_definition(call: Call[Nothing, VersionQuery]) -> web.Response:
     fields = summary(known, scheduled(gateway.access.schedules, {name}).get(name, ()), gateway.now_ms())
     shown = DefinitionView(definition=known.definition, **fields)
     body = {"seq": gateway.tail.next_seq - 1, "data": shown}
-    return reply(body, headers=_etag(known.version))
+    return reply(body, headers=etag(known.version))
 
 
 @route("PUT", "/api/v1/definitions/{name}", auth=Permission.RUN, body=SetDefinition, answer=ChangedDefinition,
@@ -202,12 +199,12 @@ async def change_definition(call: Call[SetDefinition, Nothing]) -> web.Response:
         present = _named(gateway, known.definition_id)
         if present.definition == definition:
             raise _Unchanged(present)
-        _check_match(call.request, present)
+        check_match(call.request, _present(present))
         return _set(gateway, present.definition_id, call.body)
 
-    _check_match(call.request, None)
+    check_said(call.request, _present(known))
     changed = await _change(call, definition.name, decide)
-    return reply(changed, headers=_etag(changed.version))
+    return reply(changed, headers=etag(changed.version))
 
 
 @route("DELETE", "/api/v1/definitions/{name}", auth=Permission.RUN, query=RemoveQuery, answer=RemovedDefinition,
@@ -219,14 +216,14 @@ async def remove_definition(call: Call[Nothing, RemoveQuery]) -> web.Response:
     """
     gateway, message = call.gateway, check_reason(call.query.message)
     known = _named(gateway, call.path["name"])
-    _check_match(call.request, None)
+    check_said(call.request, _present(known))
     last = known
 
     def decide() -> events.Data:
         nonlocal last
         last = _named(gateway, known.definition_id)
-        _check_match(call.request, last)
-        return events.DefinitionRemoved(definition_id=last.definition_id, name=last.definition.name, message=message)
+        check_match(call.request, _present(last))
+        return definition_events.DefinitionRemoved(definition_id=last.definition_id, name=last.definition.name, message=message)
 
     seq = await gateway.change(events.CATALOG, decide, call.principal, "look at the definitions, then try again")
     return reply(RemovedDefinition(name=last.definition.name, version=last.version, seq=seq))
@@ -258,7 +255,7 @@ async def definition_versions(call: Call[Nothing, VersionsQuery]) -> web.Respons
 async def definition_schema(call: Call[Nothing, VersionQuery]) -> web.Response:
     """Say what the parameters of a definition may be, as JSON Schema (2020-12)."""
     known = await version_of(call.gateway, _named(call.gateway, call.path["name"]), call.query.version)
-    return reply(definitions.json_schema(known.definition), headers=_etag(known.version))
+    return reply(definitions.json_schema(known.definition), headers=etag(known.version))
 
 
 @route("GET", "/api/v1/definitions/{name}/content", auth=Permission.READ, query=ContentQuery, answer=bytes,
@@ -293,10 +290,10 @@ async def _change(call: Call[SetDefinition, Nothing], name: str, decide: Callabl
     """Store what *decide* returns, unless it is so already."""
     gateway = call.gateway
     check_reason(call.body.message)
-    stored: list[events.DefinitionSet] = []
+    stored: list[definition_events.DefinitionSet] = []
 
     def remember() -> events.Data:
-        stored[:] = [data] if isinstance(data := decide(), events.DefinitionSet) else []
+        stored[:] = [data] if isinstance(data := decide(), definition_events.DefinitionSet) else []
         return data
 
     try:
@@ -306,7 +303,7 @@ async def _change(call: Call[SetDefinition, Nothing], name: str, decide: Callabl
     return ChangedDefinition(name, stored[0].definition_id, stored[0].version, seq, changed=True)
 
 
-def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> events.DefinitionSet:
+def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> definition_events.DefinitionSet:
     """Return the event of a new version. Raises HttpProblem when there is no room for it."""
     catalog, name = gateway.access.definitions, body.definition.name
     version = catalog.last_version(name) + 1
@@ -318,22 +315,11 @@ def _set(gateway: Gateway, definition_id: str, body: SetDefinition) -> events.De
     size = len(msgspec.json.encode(body.definition)) - (known.bytes if known else 0)
     if size > 0 and catalog.bytes + size > DEFINITIONS_BYTES_MAX:
         raise HttpProblem("too-many-definitions", f"all definitions have more than {DEFINITIONS_BYTES_MAX} bytes: remove some first")
-    return events.DefinitionSet(definition_id, version, body.definition, check_reason(body.message))
+    return definition_events.DefinitionSet(definition_id, version, body.definition, check_reason(body.message))
 
 
-def _check_match(request: web_request.BaseRequest, known: Known | None) -> None:
-    """Refuse a request that rests on another version than this one; None: only that it says which. Raises HttpProblem."""
-    version = if_match(request)
-    if version is None:
-        raise HttpProblem(
-            "version-missing", 'say which version you changed: send If-Match with the ETag that it had ("3"), or * for any'
-        )
-    if known is not None and version not in ("*", str(known.version)):
-        raise HttpProblem(
-            "version-changed", f"version {version} was meant, and by now it is {known.version}, changed by"
-            f" {known.changed_by or 'nobody named'} at {rfc3339(known.changed_ms)}: look at what changed, then send it again",
-            version=known.version, headers=_etag(known.version),
-        )
+def _present(known: Known) -> Present:
+    return Present(f"the definition {known.definition.name}", known.version, known.changed_by, known.changed_ms)
 
 
 class _Content(NamedTuple):

@@ -19,6 +19,7 @@ from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.decode import Reason, check_reason, if_match
 from fleetlog_gateway.definitions import keep
 from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.matching import Present, check_absent, check_match, etag
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
 from fleetlog_runtime.pure.bus import NotFound
@@ -140,10 +141,6 @@ def _version(file: TaskFile, version: int) -> FileVersion:
     return found
 
 
-def _etag(version: int) -> dict[str, str]:
-    return {"ETag": f'"{version}"'}
-
-
 @route("GET", "/api/v1/files", auth=Permission.READ, query=FilesQuery, answer=Answered[Paged[FileSummary]], problems=("bad-query",))
 async def files_list(call: Call[Nothing, FilesQuery]) -> web.Response:
     """List task files by path. Needs no other service."""
@@ -172,7 +169,7 @@ async def show_file(call: Call[Nothing, FileQuery]) -> web.Response:
     """Show a task file as it is, or an earlier version of it. Its `ETag` is the version."""
     file = _named(call.gateway, call.path["path"], also_removed=bool(call.query.version))
     one = _version(file, call.query.version)
-    return reply({"seq": call.gateway.tail.next_seq - 1, "data": _summary(file, one)}, headers=_etag(one.version))
+    return reply({"seq": call.gateway.tail.next_seq - 1, "data": _summary(file, one)}, headers=etag(one.version))
 
 
 @route("GET", "/api/v1/files/{path}/content", auth=Permission.READ, query=FileQuery, answer=bytes,
@@ -184,7 +181,7 @@ async def file_content(call: Call[Nothing, FileQuery]) -> web.Response:
         content = await call.gateway.bus.get_blob(one.sha256)
     except NotFound:
         raise HttpProblem("not-found", f"the content {one.sha256[:12]} is not there any more") from None
-    return web.Response(body=content, content_type="application/octet-stream", headers=_etag(one.version))
+    return web.Response(body=content, content_type="application/octet-stream", headers=etag(one.version))
 
 
 @route("GET", "/api/v1/files/{path}/versions", auth=Permission.READ, answer=Answered[Paged[FileSummary]], problems=("file-not-found",))
@@ -240,7 +237,7 @@ async def restore_file(call: Call[RestoreFile, Nothing]) -> web.Response:
     def decide() -> events.Data:
         known = _named(gateway, path, also_removed=True)
         if if_match(call.request) is not None:
-            _match(call, known)
+            check_match(call.request, _present(known))
         if not known.removed and known.newest.sha256 == one.sha256:
             raise _Unchanged(known)
         return FileSaved(
@@ -260,10 +257,10 @@ async def remove_file(call: Call[Nothing, RemoveFileQuery]) -> web.Response:
 
     def decide() -> events.Data:
         present = _named(gateway, call.path["path"])
-        _match(call, present)
+        check_match(call.request, _present(present))
         return FileRemoved(path=present.path, message=message)
 
-    _match(call, last)
+    check_match(call.request, _present(last))
     seq = await gateway.change(events.CATALOG, decide, call.principal, "look at the file, then try again")
     return reply(RemovedFile(path=last.path, version=last.newest.version, seq=seq))
 
@@ -282,10 +279,10 @@ async def _save(call: Call[SaveFile, Nothing] | Call[RestoreFile, Nothing], path
         seq = await gateway.change(events.CATALOG, decide, call.principal, f"look at the file {path}, then try again")
     except _Unchanged as same:
         newest = same.known.newest
-        return reply(SavedFile(path, newest.version, newest.sha256, newest.seq, changed=False, checked=checked), headers=_etag(newest.version))
+        return reply(SavedFile(path, newest.version, newest.sha256, newest.seq, changed=False, checked=checked), headers=etag(newest.version))
     newest = next(one for one in reversed(_named(gateway, path, also_removed=True).versions) if one.seq <= seq)
     saved = SavedFile(path, newest.version, newest.sha256, seq, changed=True, checked=checked)
-    return reply(saved, headers=_etag(newest.version))
+    return reply(saved, headers=etag(newest.version))
 
 
 def _content(path: str, text: str) -> bytes:
@@ -305,25 +302,13 @@ def _content(path: str, text: str) -> bytes:
 def _may_change(call: Call[SaveFile, Nothing], known: TaskFile | None, path: str) -> None:
     """Refuse a save that rests on another version, or on none where there is one. Raises HttpProblem."""
     if known is None or known.removed:
-        if (version := if_match(call.request)) not in (None, "*"):
-            raise HttpProblem("version-changed", f"version {version} of {path} was meant, and there is no such file by now", version=0)
-        return
-    _match(call, known)
+        check_absent(call.request, f"the file {path}")
+    else:
+        check_match(call.request, _present(known))
 
 
-def _match(call: Call[SaveFile, Nothing] | Call[RestoreFile, Nothing] | Call[Nothing, RemoveFileQuery], known: TaskFile) -> None:
-    version, newest = if_match(call.request), known.newest
-    if version is None:
-        raise HttpProblem(
-            "version-missing", f"{known.path} exists, version {newest.version}: say which version you changed: send If-Match with the ETag that it had"
-            ' ("3"), or * for any', version=newest.version,
-        )
-    if version not in ("*", str(newest.version)):
-        raise HttpProblem(
-            "version-changed", f"version {version} was meant, and by now it is {newest.version}, changed by"
-            f" {newest.changed_by or 'nobody named'} at {rfc3339(newest.changed_ms)}: look at what changed, then send it again",
-            version=newest.version, headers=_etag(newest.version),
-        )
+def _present(file: TaskFile) -> Present:
+    return Present(file.path, file.newest.version, file.newest.changed_by, file.newest.changed_ms)
 
 
 def _next(gateway: Gateway, known: TaskFile | None) -> int:

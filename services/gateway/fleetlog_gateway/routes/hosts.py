@@ -18,7 +18,7 @@ from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.registry import Call, Nothing, reply, route
 from fleetlog_runtime.shell import nats_auth
 from fleetlog_runtime.shell.home import agent_user_jwt
-from fleetlog_schemas import events, hosts
+from fleetlog_schemas import events, host_events, hosts
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.limits import LABELS_PER_HOST_MAX
 
@@ -110,7 +110,7 @@ async def invite(call: Call[Invite, Nothing]) -> web.Response:
 
     def decide() -> events.Data:
         enrolment.check_invite(gateway.access, body.name, gateway.now_ms())
-        return events.HostInvited(
+        return host_events.HostInvited(
             token_sha256=enrolment.token_sha256(token), name=body.name, labels=body.labels, expires_ms=expires_ms
         )
 
@@ -156,7 +156,7 @@ async def _enrol(call: Call[Join, Nothing], host_id: str) -> hosts.Host:
         found = enrolment.check_join(gateway.access, body.token, host_id, body.public_key, gateway.now_ms())
         if isinstance(found, hosts.Host):
             raise _AlreadyJoined
-        return events.HostEnrolled(
+        return host_events.HostEnrolled(
             host_id=host_id, name=found.name, labels=found.labels, public_key=body.public_key,
             token_sha256=enrolment.token_sha256(body.token),
         )
@@ -198,7 +198,7 @@ async def label(call: Call[Labels, Nothing]) -> web.Response:
         kept = {key for key, value in {**host.labels, **labels}.items() if value is not None}
         if len(kept) > LABELS_PER_HOST_MAX:
             raise invalid("/labels", f"a host has at most {LABELS_PER_HOST_MAX} labels; this would make {len(kept)}")
-        return events.HostLabelled(host_id=host.host_id, labels=labels)
+        return host_events.HostLabelled(host_id=host.host_id, labels=labels)
 
     return await _change(call, events.HOST, decide)
 
@@ -212,7 +212,7 @@ async def maintenance(call: Call[Maintenance, Nothing]) -> web.Response:
 
     def decide() -> events.Data:
         host = gateway.living_host(call.path["id"])
-        return events.MaintenanceSet(host_id=host.host_id, on=body.on, reason=reason)
+        return host_events.MaintenanceSet(host_id=host.host_id, on=body.on, reason=reason)
 
     return await _change(call, events.HOST, decide)
 
@@ -225,7 +225,7 @@ async def accept(call: Call[Why, Nothing]) -> web.Response:
 
     def decide() -> events.Data:
         host = gateway.living_host(call.path["id"])
-        return events.HostAccepted(host_id=host.host_id, reason=reason)
+        return host_events.HostAccepted(host_id=host.host_id, reason=reason)
 
     return await _change(call, events.HOST, decide)
 
@@ -238,7 +238,7 @@ async def revoke(call: Call[Why, Nothing]) -> web.Response:
 
     def decide() -> events.Data:
         host = gateway.living_host(call.path["id"])
-        return events.HostRevoked(host_id=host.host_id, public_key=host.public_key, reason=reason)
+        return host_events.HostRevoked(host_id=host.host_id, public_key=host.public_key, reason=reason)
 
     seq = await gateway.change(events.ACCESS, decide, call.principal, "look at the host, or revoke it again")
     if not await gateway.revoker.told(len(gateway.access.revoked)):

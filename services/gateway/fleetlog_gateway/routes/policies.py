@@ -21,7 +21,7 @@ from fleetlog_gateway.gateway import Gateway
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, reply, route
-from fleetlog_schemas import admission, events, policies
+from fleetlog_schemas import admission, events, policies, policy_events
 from fleetlog_schemas.limits import FREEZES_MAX, QUEUES_MAX, WINDOWS_MAX
 from fleetlog_schemas.spec import SpecError, check_queue_name
 from fleetlog_schemas.targets import Directory, TargetError, resolve
@@ -169,7 +169,7 @@ async def freeze(call: Call[Freeze, Nothing]) -> web.Response:
             raise _AlreadyFrozen
         if len(known) >= FREEZES_MAX:
             raise HttpProblem("too-many-policies", f"{FREEZES_MAX} freezes are in force: thaw some first")
-        return events.FleetFrozen(freeze_id=freeze_id, target=target, reason=reason)
+        return policy_events.FleetFrozen(freeze_id=freeze_id, target=target, reason=reason)
 
     async def append() -> AcceptedFreeze:
         try:
@@ -188,7 +188,7 @@ async def thaw(call: Call[Because, Nothing]) -> web.Response:
     """End a freeze. `{id}` is its id, or at least the last 6 characters of it."""
     reason = decode.check_reason(call.body.reason)
     return await _change(
-        call, lambda: events.FleetThawed(freeze_id=_freeze_id(call.gateway, call.path["id"]), reason=reason)
+        call, lambda: policy_events.FleetThawed(freeze_id=_freeze_id(call.gateway, call.path["id"]), reason=reason)
     )
 
 
@@ -222,7 +222,7 @@ async def set_window(call: Call[SetWindow, Nothing]) -> web.Response:
     gateway, body, name = call.gateway, call.body, call.path["name"]
     if not _NAME.fullmatch(name):
         raise invalid("/name", "a window's name is 1-63 of A-Z a-z 0-9 _ . - and starts with a letter or digit")
-    window = events.Window(
+    window = policy_events.Window(
         kind=body.kind, target=_check_target(body.target), days=tuple(sorted(set(body.days))), begins=body.begins,
         lasts_minutes=body.lasts_minutes, zone=body.zone,
     )
@@ -236,7 +236,7 @@ async def set_window(call: Call[SetWindow, Nothing]) -> web.Response:
         known = gateway.access.policies.windows
         if name not in known and len(known) >= WINDOWS_MAX:
             raise HttpProblem("too-many-policies", f"{WINDOWS_MAX} windows are in force: remove some first")
-        return events.WindowSet(name=name, window=window, reason=reason)
+        return policy_events.WindowSet(name=name, window=window, reason=reason)
 
     seq = await gateway.change(events.CATALOG, decide, call.principal, "look at the windows, then try again")
     return reply(AcceptedWindow(seq=seq, hosts=_hosts_meant(gateway, window.target)), status=202)
@@ -251,7 +251,7 @@ async def remove_window(call: Call[Nothing, RemoveQuery]) -> web.Response:
     def decide() -> events.Data:
         if name not in call.gateway.access.policies.windows:
             raise HttpProblem("window-not-found", f"no window is named {name[:60]!r}: `fleetlog window ls` shows them")
-        return events.WindowRemoved(name=name, reason=reason)
+        return policy_events.WindowRemoved(name=name, reason=reason)
 
     return await _change(call, decide)
 
@@ -295,7 +295,7 @@ async def limit_queue(call: Call[LimitQueue, Nothing]) -> web.Response:
         known = gateway.access.policies.queues
         if body.in_flight_max and name not in known and len(known) >= QUEUES_MAX:
             raise HttpProblem("too-many-policies", f"{QUEUES_MAX} queues have a limit: take some away first")
-        return events.QueueLimited(queue=name, in_flight_max=body.in_flight_max, reason=reason)
+        return policy_events.QueueLimited(queue=name, in_flight_max=body.in_flight_max, reason=reason)
 
     return await _change(call, decide)
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
 from fleetlog_gateway.definitions import Made, keep, latest
 from fleetlog_gateway.finding import OVER, CommandHead, commands_of, find_task
 from fleetlog_gateway.gateway import Gateway
@@ -54,7 +55,7 @@ class Rerun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @route("POST", "/api/v1/tasks/{id}/rerun", auth=Permission.RUN, body=Rerun, body_optional=True, answer=AcceptedRerun,
        status=202, idempotent=True,
-       problems=("invalid", "task-not-found", "definition-not-found", "nothing-to-rerun", "idempotency-key", "idempotency-key-reused",
+       problems=("invalid", *FUNCTION_PROBLEMS, "task-not-found", "definition-not-found", "nothing-to-rerun", "idempotency-key", "idempotency-key-reused",
                  "service-unavailable", "bus-unavailable", "unsettled", "log-full"))
 async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
     """Run a task again, on all of its hosts or on those that ended in a certain way.
@@ -78,6 +79,7 @@ async def rerun(call: Call[Rerun, Nothing]) -> web.Response:
         spec, gone, environment = await _rerun_spec(gateway, call.path["id"], body)
         again = tuple(one.name for one in workflow.parts if one.name not in workflow.taken) if (workflow := _workflow_of(spec)) else ()
         decode.check_task(spec, "")
+        await check_callable(gateway, spec)
         if environment is not None:
             await keep(gateway, environment)
         submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=new_id, spec=spec),))

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
 from fleetlog_gateway.definitions import Made, keep, make_task, version_of
 from fleetlog_gateway.problems import HttpProblem
 from fleetlog_gateway.recent import fingerprint
@@ -20,7 +21,7 @@ from fleetlog_schemas.definitions import Chosen
 from fleetlog_schemas.limits import ARGV_BYTES_MAX, HASH_OR_ID_BYTES_MAX
 
 _Target = Annotated[str, Meta(max_length=ARGV_BYTES_MAX)]
-_PROBLEMS = ("invalid", "definition-not-found", "version-not-found")
+_PROBLEMS = ("invalid", *FUNCTION_PROBLEMS, "definition-not-found", "version-not-found")
 
 
 class RunDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +60,7 @@ async def _made(call: Call[RunDefinition, Nothing]) -> Made:
     known = await version_of(gateway, known, body.version)
     made = await make_task(gateway, known, body.parameters, Chosen(body.target, body.narrow, body.plan_hash))
     decode.check_task(made.spec, "")
+    await check_callable(gateway, made.spec)
     return made
 
 

@@ -18,8 +18,10 @@ from msgspec import Meta
 
 from fleetlog_gateway import decode
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
 from fleetlog_gateway.decode import Reason, check_reason
 from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.matching import Present, check_match
 from fleetlog_gateway.problems import HttpProblem, invalid
 from fleetlog_gateway.recent import fingerprint
 from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, route
@@ -252,7 +254,8 @@ async def register_schedule(call: Call[SetSchedule, Nothing]) -> web.Response:
     if not _NAME.fullmatch(name):
         raise invalid("/name", "a schedule's name is 1-63 of A-Z a-z 0-9 _ . - and starts with a letter or digit")
     check_rule(gateway, body.rule)
-    reason, match = check_reason(body.reason), decode.if_match(call.request)
+    reason = check_reason(body.reason)
+    decode.if_match(call.request)  # a bad header is said before anything is asked
 
     def decide() -> events.Data:
         schedules = gateway.access.schedules.by_name
@@ -260,7 +263,7 @@ async def register_schedule(call: Call[SetSchedule, Nothing]) -> web.Response:
         if present is None and len(schedules) >= limits.SCHEDULES_MAX:
             raise HttpProblem("too-many-schedules", f"there are {limits.SCHEDULES_MAX} schedules: remove some first")
         if present is not None:
-            _check_unchanged(present, match)
+            check_match(call.request, Present(f"the schedule {name}", present.changed_seq), changed_code="schedule-changed")
         return stored.ScheduleRegistered(name=name, rule=body.rule, active=body.active, reason=reason)
 
     return await _changed(call, decide)
@@ -312,7 +315,7 @@ async def resume_schedule(call: Call[Because, Nothing]) -> web.Response:
 
 
 @route("POST", "/api/v1/schedules/{name}/run", auth=Permission.RUN, answer=AcceptedScheduled, status=202, idempotent=True,
-       problems=("invalid", "schedule-not-found", "task-id-time", "idempotency-key", "idempotency-key-reused",
+       problems=("invalid", *FUNCTION_PROBLEMS, "schedule-not-found", "task-id-time", "idempotency-key", "idempotency-key-reused",
                  "bus-unavailable", "unsettled", "log-full"))
 async def run_schedule(call: Call[Nothing, Nothing]) -> web.Response:
     """Run now what a schedule runs, whatever its state; its ticks are not touched. `Idempotency-Key` is the task's id."""
@@ -323,6 +326,7 @@ async def run_schedule(call: Call[Nothing, Nothing]) -> web.Response:
         schedule = named(gateway, call.path["name"])
         spec = _task_of(gateway, schedule.rule, "")
         decode.check_task(spec, "")
+        await check_callable(gateway, spec)
         submission = events.Submission(task_id=task_id, spec=spec, schedule=schedule.name)
         seq = await gateway.store([events.TasksSubmitted(tasks=(submission,))], call.principal, task_id, new_tasks=True)
         return AcceptedScheduled(task_id=task_id, seq=seq)
@@ -350,17 +354,3 @@ async def _changed(call: Call[Any, Any], decide: Callable[[], events.Data]) -> w
     name = call.path["name"]
     seq = await call.gateway.change(events.SCHEDULE, decide, call.principal, f"look at schedule {name}, then try again")
     return reply(ChangedSchedule(name=name, seq=seq), headers={"ETag": f'"{seq}"'})
-
-
-def _check_unchanged(present: Schedule, match: str | None) -> None:
-    """Refuse a change that rests on another version. Raises HttpProblem."""
-    if match is None:
-        raise HttpProblem(
-            "version-missing", f"a schedule {present.name} exists: send If-Match with its ETag"
-            f' ("{present.changed_seq}"), or * for any'
-        )
-    if match not in ("*", str(present.changed_seq)):
-        raise HttpProblem(
-            "schedule-changed", f"version {match} was meant, and by now it is {present.changed_seq}: look at what changed,"
-            " then send it again", version=present.changed_seq, headers={"ETag": f'"{present.changed_seq}"'},
-        )

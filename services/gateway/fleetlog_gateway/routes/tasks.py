@@ -13,6 +13,7 @@ from msgspec import Meta
 from fleetlog_gateway import decode, limits
 from fleetlog_gateway.asking import RawAnswer, handed_on
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
 from fleetlog_gateway.definitions import keep
 from fleetlog_gateway.difference import difference, previous_question
 from fleetlog_gateway.gateway import Gateway
@@ -81,7 +82,7 @@ async def put_blob(call: Call[Raw, Nothing]) -> web.Response:
 
 
 @route("POST", "/api/v1/tasks", auth=Permission.RUN, body=TaskSpec, answer=Accepted, status=202, idempotent=True,
-       problems=("invalid", "task-id-time", "idempotency-key", "idempotency-key-reused", "bus-unavailable", "unsettled", "log-full"))
+       problems=("invalid", *FUNCTION_PROBLEMS, "task-id-time", "idempotency-key", "idempotency-key-reused", "bus-unavailable", "unsettled", "log-full"))
 async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
     """Submit a task.
 
@@ -94,6 +95,7 @@ async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
 
     async def append() -> Accepted:
         decode.check_task_id_time(task_id, gateway.now_ms(), "")
+        await check_callable(gateway, spec)
         submitted = events.TasksSubmitted(tasks=(events.Submission(task_id=task_id, spec=spec),))
         return Accepted(task_id=task_id, seq=await gateway.store([submitted], call.principal, task_id, new_tasks=True))
 
@@ -104,7 +106,7 @@ async def submit(call: Call[TaskSpec, Nothing]) -> web.Response:
 
 @route("POST", "/api/v1/tasks/batch", auth=Permission.RUN, body=Batch, answer=AcceptedBatch, status=202,
        body_bytes_max=limits.BATCH_BODY_BYTES_MAX,
-       problems=("invalid", "task-id-time", "bus-unavailable", "unsettled", "log-full"))
+       problems=("invalid", *FUNCTION_PROBLEMS, "task-id-time", "bus-unavailable", "unsettled", "log-full"))
 async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
     """Submit up to 10,000 tasks, all or none.
 
@@ -117,6 +119,7 @@ async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
             await asyncio.sleep(0)
         at = f"/tasks/{index}"
         spec = _submitted(gateway, item.spec, f"{at}/spec")
+        await check_callable(gateway, spec, f"{at}/spec")
         task_id = item.task_id or gateway.make_id()
         try:
             decode.check_task_id_time(task_id, gateway.now_ms(), f"{at}/task_id")
@@ -134,13 +137,15 @@ async def submit_batch(call: Call[Batch, Nothing]) -> web.Response:
 
 
 @route("POST", "/api/v1/plan", auth=Permission.READ, body=TaskSpec, answer=Answered[admission.PlanAnswer],
-       problems=("invalid", "service-unavailable"))
+       problems=("invalid", *FUNCTION_PROBLEMS, "service-unavailable"))
 async def plan(call: Call[TaskSpec, Nothing]) -> web.Response:
     """Say what submitting this would do now: which hosts, how many are offline; runs nothing.
 
     `difference` compares it with the last task that ran the same; null when there is none, or the reporter does not tell.
     """
-    return await answer_plan(call.gateway, _submitted(call.gateway, call.body, ""))
+    spec = _submitted(call.gateway, call.body, "")
+    await check_callable(call.gateway, spec)
+    return await answer_plan(call.gateway, spec)
 
 
 async def answer_plan(gateway: Gateway, spec: TaskSpec) -> web.Response:
