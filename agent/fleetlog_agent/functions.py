@@ -312,8 +312,8 @@ class Pool:
                 elif worker.state == _BUSY:
                     worker.state = _IDLE
                 self._failures = 0
+                self._assign()  # first: the worker goes on while we say what it did
                 self._on_news(self.known[key])
-                self._assign()
             case workers.Progressed():
                 self.on_progress(news)
             case _:
