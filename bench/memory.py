@@ -21,12 +21,16 @@ from fleetlog_reporter.store import FILE_NAME, Store
 from fleetlog_runtime.pure.bus import Stored
 from fleetlog_schemas import codec
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.events import CATALOG
+from fleetlog_schemas.file_events import FileSaved
+from fleetlog_schemas.files import Files, apply
 from fleetlog_schemas.spec import Shell, TaskSpec
 
 OPEN_TASKS = 4
 """As many as a host has slots: all of them are in flight."""
 ENDED_TASKS = 5_000
 STORED_COMMANDS = 50_000
+FILES, FILE_VERSIONS = 200, 50
 MESSAGE_OVERHEAD_BYTES = 40
 """Of a stored message in its file: lengths, sequence, time, checksum, and the headers of a batch."""
 TASKS_PER_TRANSACTION = 200
@@ -76,6 +80,23 @@ def _on_disk(hosts_of_task: int) -> tuple[float, float]:
         return log_bytes / STORED_COMMANDS, (Path(folder) / FILE_NAME).stat().st_size / STORED_COMMANDS
 
 
+def _file_version_bytes() -> float:
+    """Return what a listed version of a task file needs."""
+    files = Files()
+
+    def fold() -> None:
+        for seq in range(1, FILES * FILE_VERSIONS + 1):
+            number, version = seq % FILES, (seq - 1) // FILES + 1
+            saved = FileSaved(
+                path=f"team/scripts/file-{number:04d}.py", version=version, sha256=f"{seq:064x}", size=2_000,
+                interpreter=("/usr/bin/env", "python3"), message=f"change number {version} of this file",
+            )
+            event = Event(id=f"e{seq}", source="/fleetlog/gateway/g1", data=saved, time_ms=seq, subject=CATALOG, authid="ann")
+            apply(files, codec.decode(codec.encode(event), seq=seq, subject=CATALOG, time_ms=seq))
+
+    return _bytes_of(fold)[1] / files.held
+
+
 def memory(hosts: int) -> list[Figure]:
     """Count bytes on *hosts* hosts."""
     spec = TaskSpec(payload=Shell(argv=("true",)), target="all")
@@ -102,6 +123,7 @@ def memory(hosts: int) -> list[Figure]:
             projector.take()
 
         _, for_reporter = _bytes_of(fold)
+        for_version = _file_version_bytes()
     finally:
         tracemalloc.stop()
     del ids
@@ -110,6 +132,7 @@ def memory(hosts: int) -> list[Figure]:
         Figure("an open command: the dispatcher's fold", "B", (for_open / hosts / OPEN_TASKS,)),
         Figure("an ended task: what the dispatcher remembers for a day", "B", (for_ended / ENDED_TASKS,)),
         Figure("an open command: the reporter's fold", "B", (for_reporter / hosts / OPEN_TASKS,)),
+        Figure("a listed version of a task file: the gateway's fold", "B", (for_version,)),
         *(
             Figure(f"a command of a task on {count} host{'s' * (count > 1)}: in the {place}", "B", (size,))
             for count in (1, 100, HOSTS)

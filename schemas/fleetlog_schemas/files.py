@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
+from collections import Counter
 
 import msgspec
 
 from fleetlog_schemas import limits
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.file_events import FileRemoved, FileSaved
-from fleetlog_schemas.spec import SpecError
+from fleetlog_schemas.spec import Payload, Script, SpecError
 
 _STEP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -60,6 +62,8 @@ class Files(msgspec.Struct):
     """Every file that there is or was, by its path in lower case."""
 
     by_key: dict[str, TaskFile] = {}
+    held: int = 0
+    """Versions of all of them; at most FILE_VERSIONS_HELD_MAX, or one of each."""
 
     def named(self, path: str) -> TaskFile | None:
         """Return the file of this path, also one that was removed."""
@@ -79,14 +83,16 @@ def apply(files: Files, event: Event) -> bool:
             if data.version != (known.newest.version if known else 0) + 1:
                 return False
             version = FileVersion(
-                version=data.version, sha256=data.sha256, size=data.size, interpreter=data.interpreter, message=data.message,
-                changed_by=event.authid or "", changed_ms=event.time_ms, seq=event.seq, restored_version=data.restored_version,
+                version=data.version, sha256=data.sha256, size=data.size, interpreter=tuple(map(sys.intern, data.interpreter)),
+                message=data.message, changed_by=sys.intern(event.authid or ""), changed_ms=event.time_ms, seq=event.seq, restored_version=data.restored_version,
             )
             if known is None:
                 known = files.by_key[data.path.lower()] = TaskFile(data.path, [])
             known.path, known.removed = data.path, False
             known.versions.append(version)
-            del known.versions[: -limits.FILE_VERSIONS_MAX]
+            files.held += 1 - _shorten(known, limits.FILE_VERSIONS_MAX)
+            if files.held > limits.FILE_VERSIONS_HELD_MAX:
+                _make_room(files)
             return True
         case FileRemoved(path=path):
             known = files.named(path)
@@ -95,6 +101,22 @@ def apply(files: Files, event: Event) -> bool:
             known.removed = True
             return True
     return False
+
+
+def _shorten(file: TaskFile, versions_max: int) -> int:
+    """Forget the oldest versions of a file and return how many."""
+    gone = max(0, len(file.versions) - versions_max)
+    del file.versions[:gone]
+    return gone
+
+
+def _make_room(files: Files) -> None:
+    """Shorten the longest histories so far that a tenth is free: so this is rarely done, and every reader does it at the same event."""
+    lengths = Counter(len(file.versions) for file in files.by_key.values())
+    versions_max = limits.FILE_VERSIONS_MAX
+    while versions_max > 1 and sum(min(length, versions_max) * count for length, count in lengths.items()) > limits.FILE_VERSIONS_HELD_MAX * 9 // 10:
+        versions_max -= 1
+    files.held -= sum(_shorten(file, versions_max) for file in files.by_key.values())
 
 
 def check_path(path: str) -> None:
@@ -126,6 +148,14 @@ def reference_of(text: str) -> tuple[str, int]:
         raise SpecError("/path", f"{text[:100]!r}: write PATH@VERSION, as {path[:100]}@3")
     check_path(path)
     return path, int(number or 0)
+
+
+def file_run_by(payload: Payload) -> str:
+    """Return the path of the task file that a task runs, whichever version; empty: it runs none."""
+    if not isinstance(payload, Script):
+        return ""
+    path, at, number = payload.content.name.rpartition("@")
+    return path if at and number.isdecimal() else ""
 
 
 def interpreter_for(path: str, content: str) -> tuple[str, ...]:

@@ -116,6 +116,8 @@ FILE_NAMES_MAX = 20_000
 """Paths that task files ever had: their versions are remembered, so that each can be restored."""
 FILE_VERSIONS_MAX = 100
 """Versions of one task file that are listed and can be restored; older ones are still in the log."""
+FILE_VERSIONS_HELD_MAX = 100_000
+"""Versions of all task files that are listed: half a kilobyte each in every gateway. Beyond, the longest histories are shortened."""
 FILE_BYTES_MAX = 1024 * 1024
 """Bytes of one task file: a script that people edit."""
 FILE_PATH_CHARACTERS_MAX = 200

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from fleetlog_testing.waiting import until
 
 MODULES = Path(__file__).parents[1] / "fixtures" / "functions"
 NAME = "py1"
+SECRET = "hunter22-of-nobody"
 POLICY = f"""
 [functions]
 modules = ["fleetlog_probe", "not_there"]
@@ -187,6 +190,55 @@ def test_a_killed_agent_finds_what_its_functions_did_and_runs_none_twice(fleet: 
         assert handle.value(END_S_MAX) > 0
     said = lines.read_text().split("\n")[:-1]
     assert sorted(said) == sorted(f"{handle.task_id} {what}" for handle in handles for what in ("began", "ended"))
+
+
+def leak(fleet: Fleet, folder: Path, *words: str) -> Handle[object]:
+    """Run the function that tells its secret."""
+    (folder / "token").write_text(SECRET)
+    done = fleet.run("function", "run", "leaks", *words, "--secret", f"TOKEN=@{folder / 'token'}", "--detach")
+    assert done.returncode == 0, done.stderr
+    return Handle(fleet.client, done.stdout.split()[-1])
+
+
+def test_no_secret_is_seen_in_what_a_function_says_and_none_when_the_agent_was_away(fleet: Fleet, tmp_path: Path) -> None:
+    returned, raised = leak(fleet, tmp_path, "x"), leak(fleet, tmp_path, "x", "raises")
+    assert returned.value(END_S_MAX) == {"token": "*" * len(SECRET)}
+    with pytest.raises(TaskFailed) as caught:
+        raised.value(END_S_MAX)
+    assert caught.value.error == f"ValueError: raised {'*' * len(SECRET)}"
+    assert "raise ValueError(f" in caught.value.traceback
+
+    gate = tmp_path / "gate"
+    away = leak(fleet, tmp_path, str(gate), "waits")
+    asyncio.run(until(gate.exists, END_S_MAX, "it began", LOOK_S))
+    host_of(fleet).kill()
+    gate.unlink()
+    files = host_of(fleet).folder / "workers"
+    asyncio.run(until(lambda: any(SECRET.encode() in path.read_bytes() for path in files.glob("*.calls")), END_S_MAX, "it returned", LOOK_S))
+    host_of(fleet).start("agent.kill_grace_ms=500", "agent.heartbeat_ms=500")
+    assert away.value(END_S_MAX) == {"token": "*" * len(SECRET)}
+    assert SECRET.encode() not in b"".join(bytes(stored.event) for stored in fleet.client.read_log(task_id=returned.task_id))
+    assert f"printed {'*' * len(SECRET)}" in fleet.run("output", returned.task_id).stdout
+
+
+def test_control_c_ends_the_waiting_and_not_the_task(fleet: Fleet, tmp_path: Path) -> None:
+    (handle,) = fleet.client.submit_many("writes", [(str(tmp_path / "lines"), 600.0)])
+    asyncio.run(until((tmp_path / "lines").exists, END_S_MAX, "it began", LOOK_S))
+    script = "import fleetlog, sys; print('waits', flush=True); fleetlog.Handle(fleetlog.Client.here(), sys.argv[1]).value()"
+    environment = {**fleet.environment, "FLEETLOG_URL": fleet.home.gateway_url(), "FLEETLOG_TOKEN": fleet.home.gateway_token()}
+    if (ca := fleet.home.tls_ca()) is not None:
+        environment["FLEETLOG_CA"] = str(ca)
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", script, handle.task_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "waits\n"
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate(timeout=END_S_MAX)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert fleet.client.show(handle.task_id).state == "planned"
+    handle.cancel()
+    handle.wait(END_S_MAX)
 
 
 def test_a_worker_that_is_killed_under_its_function_is_said_so_and_replaced(fleet: Fleet, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.pure.effects import Answer, Append, Effect, Request
 from fleetlog_runtime.pure.settings import Settings, resolve
 from fleetlog_runtime.shell import loop
-from fleetlog_runtime.shell.clock import Clock
+from fleetlog_runtime.shell.clock import Clock, wall_ms
 from fleetlog_runtime.shell.health import ask_health
 from fleetlog_runtime.shell.home import Home
 from fleetlog_runtime.shell.leadership import Leadership
@@ -211,18 +211,64 @@ def test_leadership_that_was_not_given_back_is_taken_when_it_expires_with_a_high
     asyncio.run(scenario())
 
 
-def test_a_machine_whose_clock_is_wrong_does_not_lead(tmp_path):
-    class Wrong(Clock):
-        def now_ms(self) -> int:
-            return super().now_ms() - 60_000
+def test_a_machine_whose_clock_is_wrong_leads_as_soon_as_it_is_set(tmp_path):
+    off_ms = [-60_000]
+    clock = Clock(lambda: wall_ms() + off_ms[0])
 
     async def scenario():
         async with running_server(tmp_path) as server, connected(server.home, "dispatcher") as bus:
             with capture_logs() as logs:
-                leadership = Leadership(bus, "dispatcher", "a", Wrong(), 2000, 10_000, _log())
+                leadership = Leadership(bus, "dispatcher", "a", clock, 2000, 10_000, _log())
                 task = asyncio.create_task(leadership.run())
                 await until(lambda: any("clock is wrong" in line["event"] for line in logs))
                 assert not leadership.leading
+                assert clock.now_ms() < wall_ms() - 50_000
+                off_ms[0] = 0
+                await until(lambda: leadership.leading, 10)
+                assert abs(clock.now_ms() - wall_ms()) < 10_000
+                assert [line["event"] for line in logs if "was set" in line["event"]] == ["this machine's clock was set: going on by it"]
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_goes_on_by_the_wall_clock_only_where_the_bus_goes_by_it_too(tmp_path):
+    class Deviating(Clock):
+        """One whose machine was set, and its bus, by as much as this one is behind."""
+
+        behind_ms = 0
+
+        def now_ms(self) -> int:
+            return super().now_ms() - self.behind_ms
+
+    off_ms = [0]
+    clock = Deviating(lambda: wall_ms() + off_ms[0])
+
+    async def scenario():
+        async with running_server(tmp_path) as server, connected(server.home, "dispatcher") as bus:
+            with capture_logs() as logs:
+                leadership = Leadership(bus, "dispatcher", "a", clock, 2000, 10_000, _log())
+                task = asyncio.create_task(leadership.run())
+                await until(lambda: leadership.leading)
+                first = last = leadership.number
+
+                async def renewed() -> int:
+                    return (await bus.get_last(subjects.LEADERS, subjects.leader("dispatcher"))).seq
+
+                # Its own wall clock alone is set wrongly: it leads on, through renewals, by the time that it had.
+                off_ms[0] = 3_600_000
+                for _ in range(2):
+                    while await renewed() <= last:
+                        await asyncio.sleep(0.05)
+                    last = await renewed()
+                assert leadership.number == first
+                assert abs(clock.now_ms() - wall_ms()) < 10_000
+                off_ms[0] = 0
+                clock.behind_ms = 3_600_000
+                await until(lambda: leadership.leading and leadership.number > first, 10)
+                assert abs(clock.now_ms() - wall_ms()) < 10_000
+                assert [line["moved_ms"] // 1_000_000 for line in logs if "was set" in line["event"]] == [3]
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 

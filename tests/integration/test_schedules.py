@@ -21,11 +21,13 @@ from fleetlog_schemas import events
 from fleetlog_schemas import schedule_events as stored
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.spec import TaskSpec
+from fleetlog_testing.clocks import MISSING, WrongClock
 from fleetlog_testing.fleet import END_S_MAX, Fleet, active
 from fleetlog_testing.homes import connected
 from fleetlog_testing.waiting import until
 
 SECOND_MS = 1_000
+HOUR_S = 3_600
 PAUSES = 12
 """Rounds of pause and resume, each around a tick of its own."""
 STEP_S = 0.002
@@ -154,7 +156,7 @@ def test_a_scheduler_that_is_killed_around_ticks_fires_nothing_twice_and_forgets
 def test_a_scheduler_that_was_stopped_beyond_its_leadership_fires_no_tick_again(fleet: Fleet) -> None:
     async def scenario() -> None:
         register(fleet, "led")
-        fleet.start_service("fleetlog_scheduler")
+        second = fleet.start_service("fleetlog_scheduler")
         second_log = fleet.folder / "fleetlog_scheduler.log"
         await until(lambda: '"ready"' in second_log.read_text(), END_S_MAX, "the second scheduler is ready")
         async with connected(fleet.home, "operator") as looker:
@@ -175,6 +177,42 @@ def test_a_scheduler_that_was_stopped_beyond_its_leadership_fires_no_tick_again(
         await settled(fleet, "led")
         decided = [one for one in fleet.log() if isinstance(one.data, stored.TicksDecided)]
         assert len({one.source for one in decided}) >= 2, "both had their turn"
+        second.kill()
+        second.wait()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_a_scheduler_fires_nothing_by_a_wrong_clock_leads_when_it_is_set_and_is_moved_by_no_jump(fleet: Fleet) -> None:
+    clock = WrongClock(fleet.folder / "offset")
+    clock.set(HOUR_S)
+
+    async def scenario() -> None:
+        register(fleet, "clock", misfire="all")
+        before = await fires(fleet, "clock", 1)
+        main = fleet.pid("scheduler")
+        os.kill(main, signal.SIGSTOP)
+        other = fleet.start_service("fleetlog_scheduler", **clock.environment)
+        try:
+            said = fleet.folder / "fleetlog_scheduler.log"
+            await until(lambda: "clock is wrong" in said.read_text(), END_S_MAX, "it says that its clock is wrong")
+            assert len(Books(fleet.log(), "clock").fired) <= len(before.fired) + 1, "it fired, an hour too early"
+            clock.set(0)
+            await until(lambda: "clock was set" in said.read_text(), END_S_MAX, "it goes on by the clock that was set")
+            await fires(fleet, "clock", 2)
+            for jump_s in (HOUR_S, -HOUR_S, 0):
+                clock.set(jump_s)
+                await fires(fleet, "clock", 2)
+        finally:
+            os.kill(main, signal.SIGCONT)
+        books = await settled(fleet, "clock")
+        assert set(list(books.outcomes.values())[:-2]) == {"fired"}, "while nobody led, too: it is caught up"
+        assert all(at_ms >= nominal_ms for nominal_ms, at_ms in books.submitted_ms.items()), "a jump let one come too early"
+        sources = {one.source for one in fleet.log() if isinstance(one.data, stored.TicksDecided)}
+        assert any(f"-{other.pid}-" in source for source in sources), "it had its turn"
+        other.kill()
+        other.wait()
 
     asyncio.run(scenario())
 

@@ -44,7 +44,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     leader_ttl_ms: Milliseconds = 3_000
     """A leader that is gone is replaced after this long, and up to two seconds more; it renews three times within it."""
     clock_skew_ms_max: Milliseconds = 10_000
-    """A service whose clock is further from the bus's does not lead: deadlines would be wrong by as much."""
+    """A service whose clock is further from the bus's does not lead until it is set: deadlines would be wrong by as much."""
     publisher_waiting_max: Count = 10_000
     """Appends that may wait for the one in flight; more are refused with a clear error."""
 

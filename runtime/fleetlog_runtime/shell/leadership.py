@@ -98,9 +98,9 @@ class Leadership:
         if expected is None:
             self.known.set()
             return 0
-        sent_ms = boot_ms()
+        sent_ms, sent_now_ms = boot_ms(), self._clock.now_ms()
         seq = await self._put(Holder(self._instance), expected, self._ttl_s)
-        if not seq or not await self._clock_is_right(seq):
+        if not seq or not await self._clock_is_right(seq, sent_now_ms):
             return 0
         self._begin(seq, sent_ms)
         return seq
@@ -114,12 +114,13 @@ class Leadership:
         return holder.instance in ("", self._instance)
 
     async def _renew(self, seq: int) -> int:
-        sent_ms = boot_ms()
+        sent_ms, sent_now_ms = boot_ms(), self._clock.now_ms()
         renewed = await self._put(Holder(self._instance), seq, self._ttl_s)
-        if renewed:
-            self._until_ms = self._deadline(sent_ms)
-            return renewed
-        return 0
+        if not renewed:
+            return 0
+        self._until_ms = self._deadline(sent_ms)
+        # Whoever sets a machine's clock sets that of its bus. What was decided by the old one is decided anew.
+        return renewed if await self._clock_is_right(renewed, sent_now_ms) else 0
 
     async def _put(self, holder: Holder, expected: int, ttl_s: int) -> int:
         """Write the message and return its sequence, or 0 when that failed or is not known in time."""
@@ -134,22 +135,38 @@ class Leadership:
         except AppendRefused:
             return 0
 
-    async def _clock_is_right(self, seq: int) -> bool:
+    async def _clock_is_right(self, seq: int, sent_now_ms: int) -> bool:
+        """Compare this clock with the time at which the bus stored a message sent then; resign when they differ.
+
+        A clock that is wrong is set by the wall clock: when that is right, leadership is taken again, by the right time.
+        """
         try:
-            stored = await self._bus.get(subjects.LEADERS, seq)
-        except (NotFound, NoAnswer):
-            return False
-        skew_ms = self._clock.now_ms() - stored.time_ms
-        skewed = abs(skew_ms) > self._skew_ms_max
-        if skewed and not self._skewed:
+            async with asyncio.timeout(self._ttl_s * (POLL_PART if self.number else 1)):
+                stored_ms = (await self._bus.get(subjects.LEADERS, seq)).time_ms
+        except (NotFound, NoAnswer, TimeoutError):
+            # Who leads goes on: nothing is known against it, and a renewal must not wait for this.
+            return self.number > 0
+        # It was stored between the sending and now, however long this process was stopped in between.
+        skew_ms = self._skew_ms(stored_ms, sent_now_ms, self._clock.now_ms())
+        if not skew_ms:
+            self._skewed = False
+            return True
+        moved_ms = self._clock.set_anew()
+        left_ms = self._skew_ms(stored_ms, sent_now_ms + moved_ms, self._clock.now_ms())
+        if not left_ms:
+            self._log.warning("this machine's clock was set: going on by it", moved_ms=moved_ms)
+        elif not self._skewed:
             self._log.error(
-                "this machine's clock is wrong: not leading; set the clock and restart",
-                skew_ms=skew_ms, skew_ms_max=self._skew_ms_max,
+                "this machine's clock is wrong: not leading until it is set", skew_ms=left_ms, skew_ms_max=self._skew_ms_max
             )
-        self._skewed = skewed
-        if skewed:
-            await self._resign(seq)
-        return not skewed
+        self._skewed = bool(left_ms)
+        await self._resign(seq)
+        return False
+
+    def _skew_ms(self, stored_ms: int, earliest_ms: int, latest_ms: int) -> int:
+        """Return by how much a clock is ahead (or behind, less than 0) that showed these times before and after; 0: it is near."""
+        skew_ms = max(0, earliest_ms - stored_ms) + min(0, latest_ms - stored_ms)
+        return skew_ms if abs(skew_ms) > self._skew_ms_max else 0
 
     def _deadline(self, sent_ms: int) -> int:
         return sent_ms + int(self._ttl_s * 1000 * (1 - MARGIN))

@@ -85,7 +85,7 @@ class FailureLimit:
         """Count one failure. Raises HttpProblem when the remote has had too many in this window."""
         window_ms = limits.AUTH_WINDOW_SECONDS * 1000
         started_ms, count = self._failed.pop(remote, (now_ms, 0))
-        if now_ms - started_ms >= window_ms:
+        if not 0 <= now_ms - started_ms < window_ms:
             started_ms, count = now_ms, 0
         self._failed[remote] = (started_ms, min(count + 1, limits.AUTH_FAILURES_MAX + 1))
         while len(self._failed) > limits.REMOTES_MAX:

@@ -26,7 +26,7 @@ async def run(context: Context) -> None:
         waiting_max=context.settings.runtime.publisher_waiting_max, egress=allowed,
     )
     try:
-        gateway = await build(context.bus, context.home, context.clock.now_ms, context.log, options, context.health)
+        gateway = await build(context.bus, context.home, context.clock.shown_ms, context.log, options, context.health)
         async with running(gateway, options) as url:
             context.log.info("serving", url=url)
             context.ready()

@@ -16,7 +16,7 @@ async def run(context: Context) -> None:
         Fatal: another reporter has the file, it cannot be written, or it broke again and again.
     """
     reporter = Reporter(
-        context.bus, context.home.path / "reporter", context.clock.now_ms, context.log, context.health,
+        context.bus, context.home.path / "reporter", context.clock.shown_ms, context.log, context.health,
         context.settings.reporter,
     )
     try:

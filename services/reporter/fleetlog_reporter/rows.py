@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from fleetlog_schemas import events
+from fleetlog_schemas.files import file_run_by
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.lifecycle import same_end
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -30,7 +31,7 @@ from fleetlog_schemas.records import (
     Wait,
     Wave,
 )
-from fleetlog_schemas.spec import Payload, TaskSpec, kind, summary
+from fleetlog_schemas.spec import Blob, Payload, Script, TaskSpec, kind, summary
 
 Row = tuple[Any, ...]
 
@@ -86,7 +87,9 @@ def _described(encoded: bytes) -> tuple[str, str]:
 
 
 def payload_key(payload: Payload) -> str:
-    """Return a short digest that is the same for tasks that run the same."""
+    """Return a short digest that is the same for tasks that run the same; of a task file, for every version of it."""
+    if path := file_run_by(payload):
+        payload = Script(Blob("", 0, path), (), payload.args if isinstance(payload, Script) else ())
     return hashlib.sha256(_encode(payload)).hexdigest()[:16]
 
 

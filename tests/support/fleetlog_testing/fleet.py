@@ -172,10 +172,10 @@ class Fleet:
         host = self.hosts[name] = Host(identity.host_id, self.folder / name)
         return host
 
-    def start_service(self, package: str, code: Path | None = None, *options: str) -> subprocess.Popen[bytes]:
+    def start_service(self, package: str, code: Path | None = None, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start one more instance of a service, of this version or of the release in *code*; nobody starts it again."""
         argv = [sys.executable, "-m", package, "--data", str(self.home.path), *options]
-        environment = {"PYTHONPATH": str(code)} if code else {}
+        environment |= {"PYTHONPATH": str(code)} if code else {}
         process = self.server.spawn(argv, self.folder / f"{package}.log", **environment)
         self._others.append(process)
         return process

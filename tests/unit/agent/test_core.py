@@ -7,7 +7,7 @@ import pytest
 from fleetlog_agent import messages as m
 from fleetlog_agent.core_settings import SENDING_GRACE_MS
 from fleetlog_agent.journal_records import Key, compacted, replay
-from fleetlog_runtime.pure.settings import AgentSettings
+from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import pushes, wire
 from fleetlog_schemas.outcomes import Outcome, Ran
@@ -170,6 +170,12 @@ def test_artifacts_are_sent_until_a_cancel_or_a_while_after_the_time_limit(rig: 
     assert of(rig.cancel(), m.Terminate) == [], "there is no process any more"
     assert rig.core.attempts.no_more_of(KEY, began_ms, began_ms + 1) == "cancelled"
     assert not rig.core.attempts.was_stopped(KEY, began_ms + 1)
+
+
+def test_sending_ends_before_a_dispatcher_takes_the_attempt_for_lost() -> None:
+    agent, dispatcher = AgentSettings(), DispatcherSettings()
+    waits_ms = dispatcher.kill_grace_ms + dispatcher.end_grace_ms
+    assert agent.kill_grace_ms + SENDING_GRACE_MS <= waits_ms - 5_000, "there is time for the report"
 
 
 def test_a_cancel_after_the_time_limit_ends_the_sending_too(rig: Rig) -> None:

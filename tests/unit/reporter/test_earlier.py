@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from fleetlog_reporter.rows import payload_key
 from fleetlog_schemas import events
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.spec import Retry
+from fleetlog_schemas.spec import Blob, Retry, Script
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
 
 SAME = ("deploy", "4.2")
@@ -180,3 +181,14 @@ def test_previous_in_the_past_is_what_had_been_submitted_by_then(tmp_path: Path)
         assert await running.data("previous", payload=PAYLOAD, as_of_seq=1) is None
 
     with_reporter(tmp_path, bus, story)
+
+
+def test_every_version_of_a_task_file_counts_as_the_same_with_the_same_arguments() -> None:
+    def key(name: str, digest: str, *args: str, interpreter: str = "python3") -> str:
+        return payload_key(Script(Blob(digest * 64, 9, name), (interpreter,), args))
+
+    first = key("jobs/clean.py@1", "a", "/")
+    assert key("jobs/clean.py@2", "b", "/", interpreter="/bin/sh") == first
+    assert key("jobs/clean.py@2", "b", "/tmp") != first
+    assert key("jobs/other.py@1", "a", "/") != first
+    assert key("clean.py", "a", "/") != key("clean.py", "b", "/"), "a script that is no task file is its content"

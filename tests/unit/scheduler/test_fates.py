@@ -117,6 +117,33 @@ def test_a_rule_that_changes_within_a_pause_with_an_end_has_its_ticks_there_skip
     assert world.fates() == [("skipped", 2, "paused"), ("fired", 1, "")]
 
 
+def test_an_hour_that_a_clock_goes_back_fires_nothing_again_and_expects_nothing_twice(world: Scheduling) -> None:
+    world.register(cron="*/10 * * * *", overlap="allow")
+    world.pass_until(BEGIN + 2 * HOUR)
+    world.kill()
+    world.now_ms = BEGIN + HOUR
+    world.lead()
+    world.pass_until(BEGIN + 90 * MINUTE)
+    world.say(SchedulePaused(name="s", reason="the clock was set"))
+    world.pass_until(BEGIN + 2 * HOUR + 20 * MINUTE)
+    world.say(ScheduleResumed(name="s"))
+    world.pass_until(BEGIN + 3 * HOUR)
+    assert world.fired() == [BEGIN + n * 10 * MINUTE for n in (*range(1, 13), *range(15, 19))]
+    assert world.fates()[12] == ("skipped", 2, "paused")
+    world.agree()
+
+
+def test_hours_that_a_clock_jumps_over_are_late(world: Scheduling) -> None:
+    world.register(cron="0 * * * *")
+    world.pass_until(BEGIN + HOUR)
+    world.end(*world.open_tasks())
+    world.kill()
+    world.now_ms += 5 * HOUR + 2 * MINUTE
+    world.lead()
+    world.settle()
+    assert world.fates() == [("fired", 1, ""), ("missed", 4, "late"), ("fired", 1, "late")]
+
+
 def test_a_pause_that_comes_first_in_the_log_stops_a_tick_that_was_already_decided(world: Scheduling) -> None:
     world.register(cron="0 * * * *")
     world.now_ms = BEGIN + HOUR

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fleetlog_schemas import events, limits
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.file_events import FileRemoved, FileSaved
-from fleetlog_schemas.files import Files, apply, check_path, interpreter_for, language_of
-from fleetlog_schemas.spec import SpecError
+from fleetlog_schemas.files import Files, apply, check_path, file_run_by, interpreter_for, language_of
+from fleetlog_schemas.spec import Blob, Script, Shell, SpecError
 
 _seqs = iter(range(1, 1 << 30))
 
@@ -107,3 +107,28 @@ def test_only_the_newest_versions_are_kept_in_memory() -> None:
     file = files.named("a")
     assert file is not None
     assert (len(file.versions), file.versions[0].version) == (limits.FILE_VERSIONS_MAX, 3)
+
+
+def test_of_many_versions_the_longest_histories_are_shortened_and_the_newest_of_each_file_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FILE_VERSIONS_HELD_MAX", 20)
+    files = Files()
+    for name, versions in (("long", 15), ("short", 2), *((f"f{number}", 1) for number in range(30))):
+        for version in range(1, versions + 1):
+            happened(files, saved(name, version))
+        held = sum(len(file.versions) for file in files.by_key.values())
+        assert files.held == held <= max(20, len(files.by_key)), name
+    newest = {path: file.newest.version for path, file in files.by_key.items()}
+    assert (newest["long"], newest["short"], newest["f29"]) == (15, 2, 1)
+    files = Files()
+    for name, versions in (("long", 15), ("short", 2), ("new", 4)):
+        for version in range(1, versions + 1):
+            happened(files, saved(name, version))
+    assert [len(file.versions) for file in files.by_key.values()] == [12, 2, 4], "who has few keeps them"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("jobs/clean.py@4", "jobs/clean.py"), ("clean.py", ""), ("", ""), ("a@b", ""), ("@3", "")],
+)
+def test_a_task_says_which_file_it_runs(name: str, path: str) -> None:
+    assert file_run_by(Script(Blob("a" * 64, 1, name))) == path
+    assert not file_run_by(Shell(("true",)))

@@ -18,6 +18,7 @@ from fleetlog_gateway.registry import Answered, Call, Nothing, Paged, reply, rou
 from fleetlog_gateway.routes import live
 from fleetlog_schemas import admission, questions, view
 from fleetlog_schemas.executions import Execution, ExecutionsQuestion
+from fleetlog_schemas.files import file_run_by
 from fleetlog_schemas.spec import TaskSpec
 
 Text = Annotated[str, Meta(max_length=300)]
@@ -283,8 +284,8 @@ class _Ran(msgspec.Struct, frozen=True):
 
 
 async def _since_success(call: Call[Any, Any], task: _Ran) -> admission.Difference | None:
-    """Return how a task of a definition differs from the last one before it that succeeded; None: nothing to say."""
-    if task.spec.definition is None or task.outcome == "success":
+    """Return how a task of a definition or a task file differs from the last one before it that succeeded; None: nothing to say."""
+    if task.outcome == "success" or (task.spec.definition is None and not file_run_by(task.spec.payload)):
         return None
     question = {**previous_question(task.spec), "outcome": "success", "before_id": task.task_id}
     try:
