@@ -360,16 +360,18 @@ class Runner:
             news["signal"] is None and news["exit_code"] in options.exit_codes and not self._ending.was_stopped(key, news["ended_ms"])
         )
         rules = kept_after(rules_of(run.start.payload), success=success)
-        started_ms = news["ended_ms"] - news["duration_ms"]
 
         def no_more() -> str:
-            return self._ending.no_more_of(key, started_ms, boot_ms())
+            return self._ending.no_more_of(key, news["ended_ms"] - news["duration_ms"], boot_ms())
+
+        def sent(name: str, done: int, total: int) -> None:
+            self._tell(m.Progressed(key, FarReported(round(done / 1e6, 1), round(total / 1e6, 1), f"MB of {name} sent")))
 
         if not rules or (not success and no_more() == "cancelled"):
             return exited
         folder = options.cwd or self._preparation.file(key, "work")
         try:
-            kept = await self._artifacts.keep(key, folder, rules, no_more)
+            kept = await self._artifacts.keep(key, folder, rules, no_more, sent)
         except KeepFailed as failed:
             if not success:
                 return msgspec.structs.replace(exited, note=str(failed))
