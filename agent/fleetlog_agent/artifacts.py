@@ -70,9 +70,10 @@ class Artifacts:
         self._spool, self._store, self._available = spool, store, available
 
     async def keep(
-        self, key: Key, folder: str, rules: tuple[ArtifactRule, ...], no_more: Callable[[], str] = lambda: ""
+        self, key: Key, folder: str, rules: tuple[ArtifactRule, ...], no_more: Callable[[], str] = lambda: "",
+        sent: Callable[[str, int, int], None] = lambda _name, _bytes, _of: None,
     ) -> tuple[Artifact, ...]:
-        """Keep what *rules* name in *folder*, unless *no_more* says why not. Raises KeepFailed: then nothing of it counts."""
+        """Keep what *rules* name in *folder*, unless *no_more* says why not; *sent* hears how far each is. Raises KeepFailed: then nothing of it counts."""
         kept, left = [], ARTIFACTS_BYTES_MAX
         try:
             root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -81,7 +82,7 @@ class Artifacts:
         try:
             for found in await asyncio.to_thread(find, root, rules):
                 with await asyncio.to_thread(self._open, root, found) as content:
-                    kept.append(await self._send(key, found.name, content, min(ARTIFACT_BYTES_MAX, left), no_more))
+                    kept.append(await self._send(key, found.name, content, min(ARTIFACT_BYTES_MAX, left), no_more, sent))
                 left -= kept[-1].size
         except OSError as error:
             raise KeepFailed(f"artifacts cannot be read: {error.strerror or error}") from None
@@ -109,10 +110,12 @@ class Artifacts:
             unless_whole.pop_all()
             return spooled
 
-    async def _send(self, key: Key, name: str, content: IO[bytes], bytes_max: int, no_more: Callable[[], str]) -> Artifact:
+    async def _send(
+        self, key: Key, name: str, content: IO[bytes], bytes_max: int, no_more: Callable[[], str], sent: Callable[[str, int, int], None]
+    ) -> Artifact:
         digest, offset, seqs = hashlib.sha256(), 0, [0, 0]
         upload, pace = secrets.token_hex(8), Pace(ARTIFACT_CHUNK_BYTES)
-        if os.fstat(content.fileno()).st_size > bytes_max:
+        if (whole := os.fstat(content.fileno()).st_size) > bytes_max:
             raise KeepFailed(f"artifact {name} has more than the {bytes_max} bytes that can be kept")
         while data := content.read(pace.bytes):
             if offset + len(data) > bytes_max:
@@ -121,6 +124,7 @@ class Artifacts:
             seqs = [seqs[0] or seq, seq]
             digest.update(data)
             offset += len(data)
+            sent(name, offset, whole)
         return Artifact(name=name, size=offset, sha256=digest.hexdigest(), first_seq=seqs[0], last_seq=seqs[1])
 
     async def _put(self, chunk: ArtifactChunk, upload: str, pace: Pace, no_more: Callable[[], str]) -> int:

@@ -57,7 +57,7 @@ class Live(msgspec.Struct):
     """When this agent first told its process to end."""
     start_said: bool = False
     progress: FarReported | None = None
-    """What its function said last."""
+    """What its function said last, or how far its artifacts are sent."""
     progress_due_ms: int = 0
     """When that is to be reported; 0: it was."""
     progress_said_ms: int = 0
@@ -272,7 +272,8 @@ class Attempts:
             progressed = 0 < live.progress_due_ms <= now_ms
             if live.start_said and not progressed:
                 continue
-            if live.ending or live.gone or now_ms < live.started_ms + self._settings.started_report_after_ms:
+            # Of a process that is gone only how far its artifacts are can still be news.
+            if live.ending or (live.gone and not progressed) or now_ms < live.started_ms + self._settings.started_report_after_ms:
                 continue
             live.start_said = True
             if progressed:

@@ -70,6 +70,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self._failures = 0
+        self._start_error = ""
         self._closing = False
         self._log = structlog.get_logger("functions")
         self.known: dict[str, News] = {}
@@ -213,6 +214,7 @@ class Pool:
             return
         for text in hello.errors:
             self._log.error("a module of [functions] could not be loaded", error=text)
+        self._start_error = ""
         if (hello.functions, hello.errors) != (self.offered, self.errors) or not self.ready.is_set():
             self.offered, self.errors = hello.functions, hello.errors
             self.ready.set()
@@ -224,8 +226,8 @@ class Pool:
     def _cannot_start(self, error: str) -> None:
         """Say that a worker did not come to be; what waits is not kept waiting when there is no other."""
         self._log.error("a worker of [functions] did not start", error=error)
-        if error not in self.errors:
-            self.errors = (*self.errors, error)
+        if not self._start_error:  # one is told until a worker comes to be: the next may differ in a number only
+            self._start_error, self.errors = error, (*self.errors, error)
             self.on_offered()
         while self._queue and not any(worker.state in (_IDLE, _BUSY) for worker in self._workers.values()):
             key = self._queue.popleft().key
@@ -312,8 +314,8 @@ class Pool:
                 elif worker.state == _BUSY:
                     worker.state = _IDLE
                 self._failures = 0
+                self._assign()  # first: the worker goes on while we say what it did
                 self._on_news(self.known[key])
-                self._assign()
             case workers.Progressed():
                 self.on_progress(news)
             case _:

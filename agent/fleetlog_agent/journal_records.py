@@ -25,6 +25,12 @@ class Key(NamedTuple):
     def __str__(self) -> str:
         return f"{self.task_id}.{self.attempt}"
 
+    @classmethod
+    def of(cls, text: str) -> Key:
+        """Return the attempt that *text* names."""
+        task_id, _, attempt = text.rpartition(".")
+        return cls(task_id, int(attempt))
+
 
 class Accepted(msgspec.Struct, frozen=True, tag="accepted", tag_field="record"):
     """An attempt was taken on. Written before anything of it runs."""

@@ -85,7 +85,7 @@ class Exited(msgspec.Struct, frozen=True):
 
 
 class Progressed(msgspec.Struct, frozen=True):
-    """A function said how far it is."""
+    """A function said how far it is, or so much of an artifact was sent."""
 
     key: Key
     progress: FarReported

@@ -44,11 +44,19 @@ class Run:
         self.masker: Masker | None = None
         self.output: Output | None = None
         self.following: asyncio.Task[tuple[OutputSummary | None, str]] | None = None
+        self.follow_timer: asyncio.TimerHandle | None = None
+        """Begins to follow, unless it ends before."""
         self.asked = False
         """The holder was told to start it."""
         self.settled = False
         self.stop = ""
         """A signal asked for before its process was there."""
+
+    def unfollow(self) -> None:
+        """Read its output no more."""
+        for following in (self.follow_timer, self.following):
+            if following is not None:
+                following.cancel()
 
     def masked(self, text: str, bytes_max: int) -> str:
         """Return what a function said without the secrets in it; nothing of it, when they are not known any more.

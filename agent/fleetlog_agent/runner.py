@@ -43,6 +43,8 @@ from fleetlog_schemas.workers import Call, Progressed
 
 ORPHAN_SECONDS = 0.5
 """Between looks at a process whose holder is gone."""
+FOLLOW_SECONDS = 0.05
+"""Until the output of what runs is followed: of what ends sooner it is read once, and not at all when there is none."""
 
 
 class Ending(Protocol):
@@ -143,8 +145,8 @@ class Runner:
     def release(self, key: Key) -> None:
         """The end of an attempt is in the journal: nothing of it is needed any more."""
         run = self._runs.pop(key, None)
-        if run is not None and run.following is not None:
-            run.following.cancel()
+        if run is not None:
+            run.unfollow()
         self.holder.release(str(key))
         self.pool.release(str(key))
         for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
@@ -168,8 +170,7 @@ class Runner:
         for task in self._tasks:
             task.cancel()
         for run in self._runs.values():
-            if run.following is not None:
-                run.following.cancel()
+            run.unfollow()
         await self.holder.close(retire=retire)
         await self.pool.close(retire=retire)
 
@@ -219,12 +220,12 @@ class Runner:
     # --- what became of it -----------------------------------------------------------------------------------
 
     def _progressed(self, news: Progressed) -> None:
-        run = self._runs.get(key := _key_of(news.key))
+        run = self._runs.get(key := Key.of(news.key))
         if run is not None:
             self._tell(m.Progressed(key, FarReported(news.done, news.total, run.masked(news.note, PROGRESS_NOTE_BYTES_MAX))))
 
     def _heard(self, news: News) -> None:
-        key = _key_of(news["key"])
+        key = Key.of(news["key"])
         run = self._runs.get(key)
         if run is not None and run.asked:
             self._settle(key, run)
@@ -258,10 +259,12 @@ class Runner:
                 self._go(self._finish(key, run, news))
         elif news is not None and state == "running" and (parent.holds(str(key)) or self._is_alive(news)):
             self._tell(m.Spawned(key, news["pid"], news["process_start"], news["started_ms"]))
-            self._follow(key, run)
             if run.stop:
                 self.signal(key, run.stop)
-            if not parent.holds(str(key)):
+            if parent.holds(str(key)):
+                self._follow_soon(key, run)
+            else:
+                self._follow(key, run)
                 run.settled = True
                 self._go(self._watch_orphan(key, run, news))
         elif news is None and same_boot:
@@ -295,8 +298,14 @@ class Runner:
         self._tell(m.LostProcess(key, why))
 
     def _follow(self, key: Key, run: Run) -> None:
+        if run.follow_timer is not None:
+            run.follow_timer.cancel()
         if run.following is None:
             run.following = asyncio.create_task(self._follow_output(key, run))
+
+    def _follow_soon(self, key: Key, run: Run) -> None:
+        if run.following is None and run.follow_timer is None:
+            run.follow_timer = asyncio.get_running_loop().call_later(FOLLOW_SECONDS, self._follow, key, run)
 
     async def _follow_output(self, key: Key, run: Run) -> tuple[OutputSummary | None, str]:
         masker = await self._know_secrets(key, run)
@@ -351,16 +360,18 @@ class Runner:
             news["signal"] is None and news["exit_code"] in options.exit_codes and not self._ending.was_stopped(key, news["ended_ms"])
         )
         rules = kept_after(rules_of(run.start.payload), success=success)
-        started_ms = news["ended_ms"] - news["duration_ms"]
 
         def no_more() -> str:
-            return self._ending.no_more_of(key, started_ms, boot_ms())
+            return self._ending.no_more_of(key, news["ended_ms"] - news["duration_ms"], boot_ms())
+
+        def sent(name: str, done: int, total: int) -> None:
+            self._tell(m.Progressed(key, FarReported(round(done / 1e6, 1), round(total / 1e6, 1), f"MB of {name} sent")))
 
         if not rules or (not success and no_more() == "cancelled"):
             return exited
         folder = options.cwd or self._preparation.file(key, "work")
         try:
-            kept = await self._artifacts.keep(key, folder, rules, no_more)
+            kept = await self._artifacts.keep(key, folder, rules, no_more, sent)
         except KeepFailed as failed:
             if not success:
                 return msgspec.structs.replace(exited, note=str(failed))
@@ -378,11 +389,6 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._fail(task.exception())
-
-
-def _key_of(text: str) -> Key:
-    task_id, _, attempt = text.rpartition(".")
-    return Key(task_id, int(attempt))
 
 
 def _exited(key: Key, run: Run, news: News, summary: OutputSummary | None, tail: str) -> m.Exited:

@@ -42,7 +42,7 @@ class SessionRefusal(Data, frozen=True):
 
 @event("fleetlog.host.session-refused.v1", DISPATCH, "dispatcher", "dispatcher", "reporter")
 class SessionsRefused(Data, frozen=True):
-    """An alert: these hosts get nothing until a person accepts them again."""
+    """These hosts get nothing until a person accepts them again."""
 
     hosts: tuple[SessionRefusal, ...]
 
@@ -105,7 +105,7 @@ class HostAccepted(Data, frozen=True):
 
 @event("fleetlog.report.refused.v1", RESULT, "result-recorder", "dispatcher", "reporter")
 class ReportsRefused(Data, frozen=True):
-    """An alert: one host's reports that failed verification within one minute."""
+    """One host's reports that failed verification within one minute."""
 
     host_id: str
     minute: int

@@ -1,4 +1,4 @@
-"""Hosts as the log knows them: identity, labels, sessions, presence, alerts. One fold for every reader.
+"""Hosts as the log knows them: identity, labels, sessions, presence, refusals. One fold for every reader.
 
 A host's *ticket* proves that it is the one the log last spoke with; this file keeps what a ticket is checked
 against, and the dispatcher does the checking. A host that showed a wrong one is `blocked` until a person
@@ -14,11 +14,11 @@ import msgspec
 from fleetlog_schemas import events, host_events
 from fleetlog_schemas.codec import Event
 
-ALERTS_PER_HOST_MAX = 20
-"""Newest alerts kept in memory for each host; all of them are in the log."""
+REFUSALS_PER_HOST_MAX = 20
+"""Newest refusals kept in memory for each host; all of them are in the log."""
 
 
-class Alert(msgspec.Struct, frozen=True):
+class HostRefusal(msgspec.Struct, frozen=True):
     """Something about a host that a person should look at."""
 
     time_ms: int
@@ -60,7 +60,7 @@ class Host(msgspec.Struct):
     """When it last went online or offline, by the log."""
     offline_reason: str = ""
     facts: dict[str, str | int | float | bool] = {}
-    alerts: list[Alert] = []
+    refusals: list[HostRefusal] = []
 
     @property
     def presence(self) -> str:
@@ -173,7 +173,7 @@ def _session_refused(hosts: Hosts, event: Event, refusal: host_events.SessionRef
     host.blocked = refusal
     host.online = False
     host.presence_ms = event.time_ms
-    _alert(host, event, f"session-{refusal.code}", refusal.message)
+    _refused(host, event, f"session-{refusal.code}", refusal.message)
     return [refusal.host_id]
 
 
@@ -208,10 +208,10 @@ def _reports_refused(hosts: Hosts, event: Event, data: host_events.ReportsRefuse
     if host is None:
         return []
     reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted(data.counts.items()))
-    _alert(host, event, "reports-refused", f"reports refused in one minute: {reasons}")
+    _refused(host, event, "reports-refused", f"reports refused in one minute: {reasons}")
     return [data.host_id]
 
 
-def _alert(host: Host, event: Event, code: str, message: str) -> None:
-    host.alerts.append(Alert(time_ms=event.time_ms, code=code, message=message))
-    del host.alerts[:-ALERTS_PER_HOST_MAX]
+def _refused(host: Host, event: Event, code: str, message: str) -> None:
+    host.refusals.append(HostRefusal(time_ms=event.time_ms, code=code, message=message))
+    del host.refusals[:-REFUSALS_PER_HOST_MAX]

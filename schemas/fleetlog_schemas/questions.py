@@ -325,7 +325,7 @@ class HostView(msgspec.Struct, frozen=True):
     running: int
     """Commands dispatched or running there now."""
     facts: dict[str, Any]
-    alerts: list[dict[str, str]]
+    refusals: list[dict[str, str]]
     """time, code, message."""
     refused_reason: str
     refused_code: str = ""

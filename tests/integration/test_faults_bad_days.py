@@ -81,7 +81,7 @@ def test_killed_at_any_moment_a_host_runs_everything_once_and_says_how_it_ended(
         outcomes = {view.outcome for view in views}
         assert outcomes <= ({"success", "lost"} if also_holder else {"success"})
         shown = fleet.shown(name)
-        assert (shown["presence"], shown["alerts"]) == ("online", []), "an honest host is never refused"
+        assert (shown["presence"], shown["refusals"]) == ("online", []), "an honest host is never refused"
 
     asyncio.run(scenario())
 
@@ -262,7 +262,7 @@ def test_a_wrong_and_jumping_wall_clock_changes_no_deadline_and_no_time_in_the_l
         (late,) = await fleet.ended(overdue)
         assert late.outcome == "timeout", (host.folder / "holder.err").read_text()
         shown = fleet.shown(host.name)
-        assert (shown["presence"], shown["alerts"]) == ("online", [])
+        assert (shown["presence"], shown["refusals"]) == ("online", [])
         now_ms = time.time_ns() // 1_000_000
         ends = [
             end for event in fleet.log() if isinstance(event.data, events.AttemptsEnded)

@@ -175,9 +175,9 @@ def test_a_flood_of_reports_fills_only_its_senders_share_and_is_an_alert(fleet: 
             return sum(sum(refusal.counts.values()) for refusal in refusals)
 
         await until(lambda: told() >= 1, END_S_MAX, "the refusals are told", LOOK_S)
-        await until(lambda: fleet.shown("hostile")["alerts"], END_S_MAX, "the alert is shown", LOOK_S)
-        assert fleet.shown("hostile")["alerts"][-1]["code"] == "reports-refused"
-        assert [fleet.shown(name)["alerts"] for name in NAMES] == [[], [], []]
+        await until(lambda: fleet.shown("hostile")["refusals"], END_S_MAX, "the refusal is shown", LOOK_S)
+        assert fleet.shown("hostile")["refusals"][-1]["code"] == "reports-refused"
+        assert [fleet.shown(name)["refusals"] for name in NAMES] == [[], [], []]
         assert len(fleet.log()) - before < 100, "the flood is not in the log"
         assert size_of(diagnostics) - said_bytes < 100_000, "nor in the diagnostics"
         fleet.verify_projection()

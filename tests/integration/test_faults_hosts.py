@@ -64,7 +64,7 @@ async def session_after(fleet: Fleet, host: Host, former: int) -> None:
 def is_refused_for_all_to_see(fleet: Fleet, name: str, code: str) -> None:
     """Require that list, host and doctor show why a host is refused and what to do."""
     shown = fleet.shown(name)
-    assert shown["alerts"][-1]["code"] == f"session-{code}"
+    assert shown["refusals"][-1]["code"] == f"session-{code}"
     listed = {line.split()[0]: line for line in fleet.run("host", "ls").stdout.splitlines()}
     assert "refused" in listed[name]
     assert f"session-{code}" in listed[name]

@@ -83,7 +83,7 @@ def test_over_a_slow_narrow_lossy_line_everything_gets_through_once(patient: Fle
         assert numbers == list(range(1, LINES + 1))
         assert "from the script" in fleet.run("output", scripted).stdout
         assert proxy.connections <= 2, "a slow line is no broken one"
-        assert fleet.shown(host.name)["alerts"] == []
+        assert fleet.shown(host.name)["refusals"] == []
 
     asyncio.run(scenario())
 
@@ -105,7 +105,7 @@ def test_a_host_that_comes_and_goes_every_second_works_and_runs_nothing_twice(fl
         assert {view.outcome for view in views} == {"success"}
         fleet.judge.agrees(views)
         shown = fleet.shown(host.name)
-        assert (shown["presence"], shown["alerts"]) == ("online", [])
+        assert (shown["presence"], shown["refusals"]) == ("online", [])
 
     asyncio.run(scenario())
 

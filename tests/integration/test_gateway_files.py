@@ -95,18 +95,24 @@ def test_names_texts_and_sizes_at_their_limits(home: Home) -> None:
     on_gateway(home, scenario)
 
 
-def test_a_definition_gives_no_other_content_the_name_of_a_task_file(home: Home) -> None:
+def test_neither_a_definition_nor_a_task_gives_other_content_the_name_of_a_task_file(home: Home) -> None:
     async def scenario(rig: Rig) -> None:
         name = next(_names)
         _, saved = await save(rig, name, "echo 1\n")
         _, other, _ = await rig.call("POST", "/api/v1/blobs", raw=b"echo 2\n", headers={"Content-Type": "application/octet-stream"})
 
-        async def define(sha256: str, version: int) -> tuple[int, Any]:
+        def asked(sha256: str, version: int) -> Any:
             content = {"sha256": sha256, "size": 7, "name": f"{name.replace('%2F', '/')}@{version}"}
-            body = {"definition": {"name": "job", "spec": spec_json(payload={"kind": "script", "content": content})}}
-            return await rig.post("/api/v1/definitions", body)
+            return spec_json(payload={"kind": "script", "content": content})
+
+        async def define(sha256: str, version: int) -> tuple[int, Any]:
+            return await rig.post("/api/v1/definitions", {"definition": {"name": "job", "spec": asked(sha256, version)}})
 
         assert is_problem(await define(other["sha256"], 1), 422, "invalid", "/definition/spec/payload/content/name")
         assert (await define(saved["sha256"], 1))[0] == 201
+        assert is_problem(await rig.post("/api/v1/tasks", asked(other["sha256"], 1)), 422, "invalid", "/payload/content/name")
+        batch = {"tasks": [{"spec": asked(saved["sha256"], 1)}, {"spec": asked(other["sha256"], 1)}]}
+        assert is_problem(await rig.post("/api/v1/tasks/batch", batch), 422, "invalid", "/tasks/1/spec/payload/content/name")
+        assert (await rig.post("/api/v1/tasks", asked(saved["sha256"], 1)))[0] == 202
 
     on_gateway(home, scenario)

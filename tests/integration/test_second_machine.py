@@ -308,7 +308,7 @@ def test_over_tls_a_clock_may_be_days_behind_and_one_before_the_certificate_says
     assert fleet.presence("late") == "offline"
     clock.set(0)
     fleet.is_online("late")
-    assert json.loads(fleet.fleetlog("host", "show", "late", "-o", "json").stdout)["alerts"] == []
+    assert json.loads(fleet.fleetlog("host", "show", "late", "-o", "json").stdout)["refusals"] == []
 
 
 def test_a_machine_that_is_renamed_is_the_same_host(fleet: Fleet) -> None:
@@ -318,7 +318,7 @@ def test_a_machine_that_is_renamed_is_the_same_host(fleet: Fleet) -> None:
     agent.start("/bin/sh", "-c", f"hostname renamed && exec fleetlog agent run --data {agent.data}")
     ran = fleet.fleetlog("exec", "-t", "named", "--", "hostname")
     assert (ran.returncode, "renamed" in ran.stdout) == (0, True)
-    assert json.loads(fleet.fleetlog("host", "show", "named", "-o", "json").stdout)["alerts"] == []
+    assert json.loads(fleet.fleetlog("host", "show", "named", "-o", "json").stdout)["refusals"] == []
 
 
 def test_a_server_begins_to_listen_with_the_agent_it_has_and_never_moves_the_bus(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_an_upgrade_and_a_downgrade_under_running_commands_lose_nothing_and_repe
         views = await fleet.ended(*tasks)
         assert {view.outcome for view in views} == {"success"}
         fleet.judge.agrees(views)
-        assert fleet.shown(name)["alerts"] == []
+        assert fleet.shown(name)["refusals"] == []
         await forgotten(host)
 
     asyncio.run(scenario())

@@ -64,7 +64,7 @@ def _counts(item: Json, style: Style) -> str:
 
 
 def hosts_text(items: Sequence[Json], style: Style) -> str:
-    """Return hosts by name, one per line, alerts marked."""
+    """Return hosts by name, one per line, refusals marked."""
     if not items:
         return "no hosts yet: `fleetlog host add NAME` prints the line that joins one"
     rows = [
@@ -75,11 +75,11 @@ def hosts_text(items: Sequence[Json], style: Style) -> str:
             str(item["running"]),
             " ".join(f"{key}={value}" if value else key for key, value in sorted(item["labels"].items())),
             style.line(item["version"]) or "-",
-            _alerts(item, style),
+            _refusals(item, style),
         )
         for item in items
     ]
-    return table(("HOST", "PRESENCE", "SINCE", "RUNNING", "LABELS", "VERSION", "ALERTS"), rows, style)
+    return table(("HOST", "PRESENCE", "SINCE", "RUNNING", "LABELS", "VERSION", "REFUSALS"), rows, style)
 
 
 _PRESENCE = {"online": "green", "offline": "yellow", "refused": "red", "revoked": "dim", "joined": "dim"}
@@ -90,12 +90,12 @@ def _presence(item: Json, style: Style) -> str:
     return text + (style.paint(" maintenance", "yellow") if item["maintenance"] else "")
 
 
-def _alerts(item: Json, style: Style) -> str:
-    alerts = item["alerts"]
-    if not alerts:
+def _refusals(item: Json, style: Style) -> str:
+    refusals = item["refusals"]
+    if not refusals:
         return "-"
-    newest = f"{style.line(alerts[-1]['code'])}: {style.line(alerts[-1]['message'])}"
-    more = f" (+{len(alerts) - 1})" if len(alerts) > 1 else ""
+    newest = f"{style.line(refusals[-1]['code'])}: {style.line(refusals[-1]['message'])}"
+    more = f" (+{len(refusals) - 1})" if len(refusals) > 1 else ""
     return style.paint(shorten(newest, 80) + more, "red")
 
 
@@ -118,9 +118,9 @@ def host_text(item: Json, style: Style) -> str:
     if item["facts"]:
         lines.append("  facts")
         lines += [f"    {style.line(key):<24} {style.line(str(value))}" for key, value in sorted(item["facts"].items())]
-    for alert in item["alerts"]:
-        stamp, code, message = alert["time"], style.line(alert["code"]), style.line(alert["message"])
-        lines.append(style.paint(f"  alert {moment(stamp)} {code}: {message}", "red"))
+    for refusal in item["refusals"]:
+        stamp, code, message = refusal["time"], style.line(refusal["code"]), style.line(refusal["message"])
+        lines.append(style.paint(f"  refusal {moment(stamp)} {code}: {message}", "red"))
     if item["presence"] == "refused":
         lines.append(f"look at the machine, then: fleetlog host accept {item['name']} --reason '...'")
     return "\n".join(lines)

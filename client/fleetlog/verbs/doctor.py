@@ -200,11 +200,6 @@ def _hosts(console: Console) -> Iterator[Finding]:
                 "host", BAD, f"{host['name']} is refused: {host['refused_reason']}",
                 f"was it cloned or restored? look, then: fleetlog host accept {host['name']} --reason '...'",
             )
-        elif host["alerts"]:
-            newest = host["alerts"][-1]
-            yield Finding(
-                "host", NOTE, f"{host['name']}: {newest['message']} ({newest['time']})", f"fleetlog host show {host['name']}"
-            )
 
 
 def _modes(console: Console) -> Iterator[Finding]:

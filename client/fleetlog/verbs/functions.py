@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import Any
 
@@ -41,7 +42,9 @@ def show(console: Console) -> int:
     name = console.options.name
     found = next((one for one in _all(console, name) if one["name"] == name), None)
     if found is None:
-        raise CliError(Exit.NOT_FOUND, f"no host offers the function {name!r}", "`fleetlog function ls` lists them")
+        near = difflib.get_close_matches(name, [one["name"] for one in _all(console, "")])
+        hint = f"did you mean {' or '.join(near)}?" if near else "`fleetlog function ls` lists them"
+        raise CliError(Exit.NOT_FOUND, f"no host offers the function {name!r}", hint)
     if console.json:
         console.put_json(found)
         return Exit.OK

@@ -164,7 +164,7 @@ def _of_parts(console: Console, workflow: Json) -> int:
     if options.group or console.json:
         raise CliError(Exit.TYPED_WRONG, "--group and -o json are for one task", f"fleetlog ls --part-of {options.task}")
     if options.follow:
-        _follow(console, _Parts(console, workflow["task_id"]).look)
+        _follow(console, Parts(console, workflow["task_id"]).look)
         return Exit.OK
     for part in workflow["parts"]:
         for one in part["tasks"]:
@@ -191,7 +191,7 @@ def _prefix_of_part(console: Console, part: Json, one: Json, host: str) -> str:
     return console.out_style.paint(f"{part['name']}{item} {console.out_style.line(host)}: ", "dim")
 
 
-class _Parts:
+class Parts:
     """The commands of a workflow, as they begin."""
 
     def __init__(self, console: Console, task_id: str) -> None:
@@ -323,12 +323,13 @@ def _follow_task(console: Console, task_id: str, hosts: list[tuple[str, str]]) -
 def _follow(console: Console, look: Callable[[int], tuple[list[Followed], bool]]) -> None:
     """Print lines of commands as they come; *look* finds up to so many more, and says whether to look again."""
     open_ones: list[tuple[Followed, Iterator[Json], Lines]] = []
-    more, looked_s = True, float("-inf")
+    more, look_s = True, time.monotonic()
     try:
         while more or open_ones:
-            if more and time.monotonic() - looked_s >= POLL_S:
+            if more and (began_s := time.monotonic()) >= look_s:
                 found, more = look(FOLLOW_HOSTS_MAX - len(open_ones))
-                looked_s = time.monotonic()
+                # Of a workflow of a thousand tasks looking takes long: lines that come have as much of the time.
+                look_s = time.monotonic() + max(POLL_S, time.monotonic() - began_s)
                 open_ones += [(one, pages(console, one.task_id, one.host_id, follow=True), Lines(console.out_style)) for one in found]
             came = False
             for entry in list(open_ones):

@@ -180,7 +180,7 @@ def fold_hosts(troubles: Troubles, event: Event) -> None:
             detail = f"is refused: {host.blocked.message}"[: limits.REASON_BYTES_MAX]
             troubles.put("host-refused", host_id, _of(host, host.presence_ms, event.seq, detail))
         if isinstance(event.data, host_events.ReportsRefused):
-            trouble = _of(host, event.time_ms, event.seq, host.alerts[-1].message)
+            trouble = _of(host, event.time_ms, event.seq, host.refusals[-1].message)
             troubles.put("reports-refused", host_id, trouble)
             trouble.since_ms = event.time_ms  # it is over when it has not happened again for a while
 

@@ -191,7 +191,7 @@ def host_row(host: Host, running: int) -> Row:
     return (
         host.host_id, host.name, host.presence, host.presence_ms or None, host.maintenance, host.maintenance_reason,
         host.epoch, host.version, host.enrolled_ms, host.revoked, running, _encode(host.labels).decode(),
-        _encode(host.facts).decode(), len(host.alerts),
+        _encode(host.facts).decode(), len(host.refusals),
     )
 
 

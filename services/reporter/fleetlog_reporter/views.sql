@@ -7,7 +7,7 @@ CREATE TEMP TABLE live_attempts AS FROM ended_attempts LIMIT 0;
 CREATE TEMP TABLE live_hosts (
     host_id VARCHAR, name VARCHAR, presence VARCHAR, since_ms BIGINT, maintenance BOOLEAN, maintenance_reason VARCHAR,
     epoch BIGINT, version VARCHAR, enrolled_ms BIGINT, revoked BOOLEAN, running BIGINT, labels VARCHAR, facts VARCHAR,
-    alerts BIGINT
+    refusals BIGINT
 );
 CREATE TEMP TABLE live_freezes (freeze_id VARCHAR, target VARCHAR, reason VARCHAR, "by" VARCHAR, since_ms BIGINT);
 CREATE TEMP TABLE live_windows (
@@ -78,7 +78,7 @@ CREATE TEMP VIEW attempts AS
 -- One row for each host as it was at the moment asked for.
 CREATE TEMP VIEW hosts AS
     SELECT host_id, name, presence, epoch_ms(since_ms) AS since, maintenance, maintenance_reason, epoch, version,
-        epoch_ms(enrolled_ms) AS enrolled_at, revoked, running, labels::JSON AS labels, facts::JSON AS facts, alerts
+        epoch_ms(enrolled_ms) AS enrolled_at, revoked, running, labels::JSON AS labels, facts::JSON AS facts, refusals
     FROM live_hosts;
 
 -- One row for each freeze in force at that moment.

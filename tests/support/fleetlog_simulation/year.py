@@ -16,7 +16,7 @@ import msgspec
 
 from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_schemas import events
-from fleetlog_schemas.hosts import Alert
+from fleetlog_schemas.hosts import HostRefusal
 from fleetlog_schemas.spec import TaskSpec
 from fleetlog_simulation.invariants import Violation
 from fleetlog_simulation.scenario import BAD_TIME_MS, Result, Scenario
@@ -187,7 +187,7 @@ def contents(root: object) -> Iterator[object]:
     found = [root]
     while found:
         one = found.pop()
-        if id(one) in seen or isinstance(one, World | Alert):
+        if id(one) in seen or isinstance(one, World | HostRefusal):
             continue
         if isinstance(one, str | bytes | int | float | bool | None):
             yield one

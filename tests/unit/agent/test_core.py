@@ -11,7 +11,7 @@ from fleetlog_runtime.pure.settings import AgentSettings, DispatcherSettings
 from fleetlog_runtime.pure.signing import Signer
 from fleetlog_schemas import pushes, wire
 from fleetlog_schemas.outcomes import Outcome, Ran
-from fleetlog_schemas.reports import HeldState, ReportFacts, ReportStarted
+from fleetlog_schemas.reports import FarReported, HeldState, ReportFacts, ReportStarted
 from fleetlog_testing.agent_rig import HOST, SERVER_MS, TASK, Rig, ends, of, reported, start_of
 
 KEY = Key(TASK, 1)
@@ -170,6 +170,18 @@ def test_artifacts_are_sent_until_a_cancel_or_a_while_after_the_time_limit(rig: 
     assert of(rig.cancel(), m.Terminate) == [], "there is no process any more"
     assert rig.core.attempts.no_more_of(KEY, began_ms, began_ms + 1) == "cancelled"
     assert not rig.core.attempts.was_stopped(KEY, began_ms + 1)
+
+
+def test_how_far_artifacts_are_is_told_of_what_lasted(rig: Rig) -> None:
+    rig.start(start_of())
+    rig.advance(3_000)
+    rig.core.observe(m.ProcessGone(KEY), rig.now_ms)
+    rig.effects.clear()
+    rig.core.observe(m.Progressed(KEY, FarReported(1, 4, "bytes of app sent")), rig.now_ms)
+    rig.step()
+    rig.advance(2_000)
+    told = [one.progress for one in reported(rig.effects) if isinstance(one, ReportStarted)]
+    assert told == [FarReported(1, 4, "bytes of app sent")], "and once"
 
 
 def test_sending_ends_before_a_dispatcher_takes_the_attempt_for_lost() -> None:

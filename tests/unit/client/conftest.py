@@ -302,7 +302,7 @@ class Recorded(DefinitionsServed):
             HostView(
                 f"h{name}", name, presence[name], rfc3339(self.history.now_ms), {"env": "prod"}, maintenance=False,
                 maintenance_reason="", epoch=1, version="0.1.0", enrolled_at=rfc3339(self.history.now_ms), running=0,
-                facts={"os": "Linux"}, alerts=[], refused_reason="",
+                facts={"os": "Linux"}, refusals=[], refused_reason="",
             )
             for name in self.hosts if query.get("presence") in (None, presence[name])
         ]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from fleetlog.render.text import Style
 from fleetlog.render.workflow import PartLines, parts_table
+from fleetlog.verbs.output import Parts
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.records import CommandState, PartRecord, PartTask, Task
 from fleetlog_schemas.spec import Part, Shell, TaskSpec, Workflow
 from fleetlog_schemas.view import part_views
+
+if TYPE_CHECKING:
+    from fleetlog.console import Console
 
 PLAIN = Style(colour=False, unicode=True)
 RUN = TaskSpec(payload=Shell(argv=("true",)), target="all")
@@ -96,3 +101,39 @@ def test_who_follows_hears_once_that_a_part_began_and_how_it_ended() -> None:
     assert said.of(task) == []
     record.state, record.outcome, record.message = CommandState.ENDED, Outcome.SKIPPED, "it was not needed"
     assert said.of(task) == ["⊘ a  skipped  it was not needed"]
+
+
+class Server:
+    """Answers with a workflow and its tasks, as they are now."""
+
+    def __init__(self, **tasks: Any) -> None:
+        self.tasks, self.ended = tasks, False
+
+    def get(self, path: str) -> Any:
+        name = path.rpartition("/")[2]
+        if name != "flow":
+            return {"data": self.tasks[name]}
+        parts = [{"name": name, "items": 1, "tasks": [{"task_id": name, "item": 0}]} for name in self.tasks]
+        return {"data": {"parts": parts, "ended_at": "now" if self.ended else None}}
+
+
+def task_on(*hosts: str, ended: bool = False) -> dict[str, Any]:
+    commands = [{"host_id": f"h{host}", "host": host, "attempts": [{}], "outcome": None} for host in hosts]
+    return {"commands": commands, "ended_at": "now" if ended else None}
+
+
+def test_who_follows_a_workflow_hears_every_command_once_as_it_begins_and_as_many_as_there_is_room_for() -> None:
+    server = Server(build=task_on("ci01"))
+    console = SimpleNamespace(gateway=server, options=SimpleNamespace(host=[], failed=False), out_style=PLAIN)
+    parts = Parts(cast("Console", console), "flow")
+    found, more = parts.look(20)
+    assert ([(one.task_id, one.host_id, one.prefix) for one in found], more) == ([("build", "hci01", "build ci01: ")], True)
+    assert parts.look(20) == ([], True), "it was told of it"
+
+    server.tasks = {"build": task_on("ci01", ended=True), "deploy": task_on("web01", "web02", "web03", ended=True)}
+    server.ended = True
+    found, more = parts.look(2)
+    assert ([one.host_id for one in found], more) == (["hweb01", "hweb02"], True), "there is room for two"
+    assert parts.look(0) == ([], True)
+    found, more = parts.look(20)
+    assert ([one.host_id for one in found], more) == (["hweb03"], False)

@@ -546,7 +546,7 @@ def test_hosts_are_shown_as_the_log_knows_them(tmp_path: Path) -> None:
         web01 = await running.data("host", name="web01")
         assert (web01["facts"], web01["epoch"], web01["version"]) == ({"cpus": 2}, 1, "0.1")
         web02 = await running.data("host", name="h-web02")
-        assert (web02["maintenance_reason"], web02["alerts"][0]["code"]) == ("disk", "reports-refused")
+        assert (web02["maintenance_reason"], web02["refusals"][0]["code"]) == ("disk", "reports-refused")
         assert (await running.data("host", name="db01"))["refused_reason"] == "a copied key"
         assert (await running.problem("host", name="nope"))["code"] == "host-not-found"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleetlog_schemas import events, host_events
-from fleetlog_schemas.hosts import ALERTS_PER_HOST_MAX, Host
+from fleetlog_schemas.hosts import REFUSALS_PER_HOST_MAX, Host
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_testing.history import History, make_id
 
@@ -98,7 +98,7 @@ def test_a_refused_host_stays_refused_until_a_person_accepts_it() -> None:
     assert online(history, 1) == []
     history.add(host_events.HostAccepted(host_id="h1", reason="restored on purpose"))
     assert (host.blocked, host.fresh, host.counter) == (None, True, 0)
-    assert host.alerts[0].code == "session-ticket"
+    assert host.refusals[0].code == "session-ticket"
 
 
 def test_a_revoked_host_is_out_and_can_only_come_back_by_enrolling() -> None:
@@ -156,11 +156,11 @@ def test_reports_raise_the_journal_counter_and_never_lower_it() -> None:
 def test_alerts_are_bounded_and_the_newest_stay() -> None:
     history = History()
     host = enrolled(history)
-    for minute in range(ALERTS_PER_HOST_MAX + 5):
+    for minute in range(REFUSALS_PER_HOST_MAX + 5):
         history.wait(60_000)
         history.add(host_events.ReportsRefused(host_id="h1", minute=minute, counts={"token": minute, "form": 1}))
-    assert len(host.alerts) == ALERTS_PER_HOST_MAX
-    assert host.alerts[-1].message == f"reports refused in one minute: 1 for form, {ALERTS_PER_HOST_MAX + 4} for token"
+    assert len(host.refusals) == REFUSALS_PER_HOST_MAX
+    assert host.refusals[-1].message == f"reports refused in one minute: 1 for form, {REFUSALS_PER_HOST_MAX + 4} for token"
 
 
 @pytest.mark.parametrize(

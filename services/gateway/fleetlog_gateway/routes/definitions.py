@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.contents import check_names, contents_of
 from fleetlog_gateway.decode import Reason, bad_query, check_reason
 from fleetlog_gateway.definition_views import (
     DefinitionSummary,
@@ -33,9 +34,8 @@ from fleetlog_schemas import definition_events, definitions, events, questions
 from fleetlog_schemas.catalog import Known
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.definitions import Definition, check_definition
-from fleetlog_schemas.files import reference_of
 from fleetlog_schemas.limits import DEFINITION_NAMES_MAX, DEFINITIONS_BYTES_MAX, DEFINITIONS_MAX
-from fleetlog_schemas.spec import Blob, Build, Script, SpecError, TaskSpec, Workflow, kind
+from fleetlog_schemas.spec import SpecError, kind
 from fleetlog_schemas.targets import TargetError, resolve
 
 VERSIONS_PAGE_MAX = 50
@@ -267,7 +267,7 @@ async def definition_content(call: Call[Nothing, ContentQuery]) -> web.Response:
     """
     gateway = call.gateway
     known = await version_of(gateway, _named(gateway, call.path["name"]), call.query.version)
-    found = _contents(known.definition.spec).get(call.query.part)
+    found = contents_of(known.definition.spec).get(call.query.part)
     if found is None:
         raise HttpProblem("not-found", f"this definition has no {call.query.part}")
     blob = found.blob
@@ -322,30 +322,6 @@ def _present(known: Known) -> Present:
     return Present(f"the definition {known.definition.name}", known.version, known.changed_by, known.changed_ms)
 
 
-class _Content(NamedTuple):
-    pointer: str
-    blob: Blob
-
-
-def _contents(spec: TaskSpec) -> dict[str, _Content]:
-    """Return what a specification refers to: `script`, `stdin`, `env`; of a workflow's parts, as `build/script`."""
-    script = spec.payload.content if isinstance(spec.payload, Script) else None
-    given = (
-        ("script", "/payload/content", script), ("stdin", "/options/stdin", spec.options.stdin),
-        ("env", "/options/env", spec.options.env),
-    )
-    found = {name: _Content(pointer, blob) for name, pointer, blob in given if blob is not None}
-    for index, one in enumerate(spec.payload.inputs if isinstance(spec.payload, Build) else ()):
-        found[f"input/{one.path}"] = _Content(f"/payload/inputs/{index}/content", one.content)
-    for index, part in enumerate(spec.payload.parts if isinstance(spec.payload, Workflow) else ()):
-        of_part = _contents(part.task) if part.task is not None else {}
-        found |= {
-            f"{part.name}/{name}": _Content(f"/payload/parts/{index}/task{one.pointer}", one.blob)
-            for name, one in of_part.items()
-        }
-    return found
-
-
 async def _check(gateway: Gateway, definition: Definition) -> None:
     """Check a definition by its rules, and that the content it refers to is stored. Raises HttpProblem."""
     try:
@@ -359,23 +335,11 @@ async def _check(gateway: Gateway, definition: Definition) -> None:
             resolve(definition.spec.target, (), lenient=True)
         except TargetError as error:
             raise invalid("/definition/spec/target", str(error)) from None
-    for pointer, blob in _contents(definition.spec).values():
-        _check_kept(gateway, pointer, blob)
+    check_names(gateway, definition.spec, "/definition/spec")
+    for pointer, blob in contents_of(definition.spec).values():
         try:
             await gateway.bus.get_blob(blob.sha256)
         except NotFound:
             raise invalid(
                 f"/definition/spec{pointer}", f"there is no content {blob.sha256[:12]}: store it first by POST /blobs"
             ) from None
-
-
-def _check_kept(gateway: Gateway, pointer: str, blob: Blob) -> None:
-    """Refuse other content under the name of a version of a task file: people trust that name. Raises HttpProblem."""
-    try:
-        path, version = reference_of(blob.name)
-    except SpecError:
-        return
-    file = gateway.access.files.named(path) if version else None
-    one = file.of_version(version) if file is not None else None
-    if one is not None and one.sha256 != blob.sha256:
-        raise invalid(f"/definition/spec{pointer}/name", f"the task file {blob.name} has other content: give it another name")

@@ -14,6 +14,7 @@ from fleetlog_gateway import decode, limits
 from fleetlog_gateway.asking import RawAnswer, handed_on
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.callable import FUNCTION_PROBLEMS, check_callable
+from fleetlog_gateway.contents import check_names
 from fleetlog_gateway.definitions import keep
 from fleetlog_gateway.difference import difference, previous_question
 from fleetlog_gateway.gateway import Gateway
@@ -163,6 +164,7 @@ def _submitted(gateway: Gateway, spec: TaskSpec, prefix: str) -> TaskSpec:
     except SpecError as error:
         raise invalid(f"{prefix}{error.pointer}", error.message) from None
     decode.check_task(found, prefix)
+    check_names(gateway, found, prefix)
     return found
 
 

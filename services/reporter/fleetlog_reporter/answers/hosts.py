@@ -75,7 +75,7 @@ def _view(host: Host, running: dict[str, int]) -> questions.HostView:
         since=rfc3339(host.presence_ms) if host.presence_ms else None, labels=dict(sorted(host.labels.items())),
         maintenance=host.maintenance, maintenance_reason=host.maintenance_reason, epoch=host.epoch, version=host.version,
         enrolled_at=rfc3339(host.enrolled_ms), running=running.get(host.host_id, 0), facts=dict(host.facts),
-        alerts=[{"time": rfc3339(one.time_ms), "code": one.code, "message": one.message} for one in host.alerts],
+        refusals=[{"time": rfc3339(one.time_ms), "code": one.code, "message": one.message} for one in host.refusals],
         refused_reason=host.blocked.message if host.blocked else "",
         refused_code=host.blocked.code if host.blocked else "",
     )
