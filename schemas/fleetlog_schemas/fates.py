@@ -14,6 +14,7 @@ import msgspec
 
 from fleetlog_schemas import limits, policies
 from fleetlog_schemas.occurrences import LATEST_MS, last_tick, next_tick, ticks
+from fleetlog_schemas.policy_events import Window
 from fleetlog_schemas.schedule_events import Rule, TickDecision
 from fleetlog_schemas.schedules import Period, Schedule, Schedules, Track
 
@@ -190,19 +191,30 @@ def _open(name: str, rule: Rule, after_ms: int, grace_ms: int, now_ms: int) -> I
     # Whatever another tick has followed is late, however soon: a cron of seconds does not fire in bursts.
     in_time = bool(due) and due[-1] + jitter_ms(rule, name, due[-1]) + grace_ms >= now_ms
     late, on_time = (due[:-1], due[-1:]) if in_time else (due, [])
+    expected, on_time = ([at_ms for at_ms in some if _is_within(policy.windows, at_ms)] for some in (late, on_time))
     caught_up: list[int] = []
     if policy.misfire == "latest" and not on_time:
-        caught_up = late[-1:]
+        caught_up = expected[-1:]
     elif policy.misfire == "all":
-        caught_up = late[-policy.misfire_runs_max :]
+        caught_up = expected[-policy.misfire_runs_max :]
     caught_up = [at_ms for at_ms in caught_up if now_ms - at_ms <= policy.misfire_window_ms]
-    yield from _as_one(name, "missed", "late", late[: len(late) - len(caught_up)])
-    for at_ms in (*caught_up, *on_time):
-        reason = "late" if at_ms in caught_up else ""
-        if policy.windows and not any(policies.open_until_ms(window, at_ms) for window in policy.windows):
-            yield TickDecision(name=name, outcome="skipped", nominal_ms=at_ms, reason="window")
+    fired = {**dict.fromkeys(caught_up, "late"), **dict.fromkeys(on_time, "")}
+
+    def fate_of(at_ms: int) -> tuple[str, str]:
+        if not _is_within(policy.windows, at_ms):
+            return "skipped", "window"
+        return ("fired", fired[at_ms]) if at_ms in fired else ("missed", "late")
+
+    for (outcome, reason), group in itertools.groupby(due, fate_of):
+        if outcome == "fired":
+            yield from (Due(at_ms, reason) for at_ms in group)
         else:
-            yield Due(at_ms, reason)
+            yield from _as_one(name, outcome, reason, list(group))
+
+
+def _is_within(windows: Sequence[Window], at_ms: int) -> bool:
+    """Tell whether a tick may be fired at all; what is outside of every window was never expected, so nobody missed it."""
+    return not windows or any(policies.open_until_ms(window, at_ms) for window in windows)
 
 
 def _begin_of_recent(rule: Rule, now_ms: int) -> int:

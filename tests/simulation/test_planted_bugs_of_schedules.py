@@ -125,6 +125,18 @@ def take_every_clock_for_utc(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(occurrences, "zone_of", lambda _name: original("UTC"))
 
 
+def miss_what_no_window_allows(patch: pytest.MonkeyPatch) -> None:
+    """Call a tick missed that was never to be fired."""
+    original = fates._as_one
+
+    def as_one(name: str, outcome: str, reason: str, *rest: Any, **named: Any) -> Iterator[TickDecision]:
+        if reason == "window":
+            outcome, reason = "missed", "late"
+        yield from original(name, outcome, reason, *rest, **named)
+
+    patch.setattr(fates, "_as_one", as_one)
+
+
 def fire_outside_of_windows(patch: pytest.MonkeyPatch) -> None:
     """Take every window for open."""
     patch.setattr(policies, "open_until_ms", lambda _window, _now_ms: 1)
@@ -141,7 +153,7 @@ def fire_outside_of_windows(patch: pytest.MonkeyPatch) -> None:
         (backfill_again, "nobody asked for it, or it was already"),
         (fire_both_times_whatever_the_policy, "not expected|no rule names so many"),
         (lose_what_does_not_exist, "ticks without a fate|no rule names so many"), (take_every_clock_for_utc, "not expected|no rule names"),
-        (fire_outside_of_windows, "its window was closed"),
+        (fire_outside_of_windows, "its window was closed"), (miss_what_no_window_allows, "was late and missed, and its window was closed"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
 )

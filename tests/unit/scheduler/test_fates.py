@@ -256,6 +256,24 @@ def test_ticks_outside_their_windows_are_skipped(world: Scheduling) -> None:
     assert world.fates() == [("fired", 1, ""), ("skipped", 1, "window"), ("skipped", 1, "window")]
 
 
+@pytest.mark.parametrize(
+    ("misfire", "late"), [("latest", [("missed", 1), ("fired", 1)]), ("skip", [("missed", 2)]), ("all", [("fired", 1), ("fired", 1)])]
+)
+def test_after_an_absence_ticks_outside_their_windows_are_not_missed_and_the_latest_within_is_caught_up(
+    world: Scheduling, misfire: str, late: list[tuple[str, int]]
+) -> None:
+    window = {"kind": "maintenance", "target": "", "days": (0,), "begins": "10:00", "lasts_minutes": 120}
+    world.register(cron="0 * * * *", windows=(window,), misfire=misfire, overlap="allow")
+    world.kill()
+    world.now_ms = BEGIN + 6 * HOUR + 30 * MINUTE
+    world.lead()
+    world.settle()
+    within = [(outcome, count, "late") for outcome, count in late]
+    assert world.fates() == [("skipped", 1, "window"), *within, ("skipped", 3, "window")]
+    assert world.fired() == [BEGIN + hour * HOUR for hour in ({"latest": [3], "skip": [], "all": [2, 3]}[misfire])]
+    world.agree()
+
+
 def test_what_cannot_be_run_is_skipped_and_says_why(world: Scheduling) -> None:
     world.define("strict", days=Parameter(type="integer", required=True))
     world.register("no-days", definition="strict", cron="0 * * * *")

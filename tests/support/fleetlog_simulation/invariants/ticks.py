@@ -151,6 +151,8 @@ class Ticks:
         within = not windows or any(is_within(window, nominal_ms) for window in windows)
         if (one["outcome"] == "fired" and not within) or (one.get("reason") == "window" and within):
             raise Violation(f"the tick {nominal_ms} of {name} was {one['outcome']}, and its window was {'open' if within else 'closed'}")
+        if one.get("reason") == "late" and not within:
+            raise Violation(f"the tick {nominal_ms} of {name} was late and {one['outcome']}, and its window was closed")
         if one["outcome"] != "fired":
             return
         self._fired[one["task_id"]] = tick
