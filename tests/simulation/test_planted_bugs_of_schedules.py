@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,6 +124,8 @@ def take_every_clock_for_utc(patch: pytest.MonkeyPatch) -> None:
     """Forget the zone."""
     original = occurrences.zone_of
     patch.setattr(occurrences, "zone_of", lambda _name: original("UTC"))
+    # What was computed by the right zones is kept otherwise, and would hide it; this copy is dropped with the bug.
+    patch.setattr(occurrences, "_changes_of", functools.lru_cache(occurrences._changes_of.__wrapped__))
 
 
 def miss_what_no_window_allows(patch: pytest.MonkeyPatch) -> None:
