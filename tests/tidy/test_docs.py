@@ -101,4 +101,4 @@ def test_the_readme_names_the_two_commands() -> None:
 
 def test_each_decision_has_a_number_of_its_own() -> None:
     numbers = [int(path.name[:4]) for path in sorted((ROOT / "docs" / "adr").glob("*.md"))]
-    assert len(set(numbers)) == len(numbers), "two decisions have one number"
+    assert numbers == list(range(1, len(numbers) + 1)), "a decision has the next number"

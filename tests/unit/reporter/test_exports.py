@@ -313,7 +313,7 @@ def test_a_task_exports_what_had_ended_when_it_was_submitted(tmp_path: Path) -> 
     ({"selection": {"what": "artifacts", "format": "csv"}}, "/format"),
     ({"selection": {"what": "tasks", "format": "csv", "tasks": ["nonsense"]}}, "/tasks/0"),
     ({"selection": {"what": "tasks", "format": "csv", "since_ms": 5, "until_ms": 4}}, "/until_ms"),
-    ({"selection": {"what": "tasks", "format": "csv", "as_of_seq": 99}}, "/as_of_seq"),
+    ({"selection": {"what": "tasks", "format": "csv", "as_of_seq": -1}}, "/selection/as_of_seq"),
     ({"selection": {"what": "tasks", "format": "csv"}, "limit_bytes": 0}, "/limit_bytes"),
 ])
 def test_a_question_that_is_wrong_is_told_where(tmp_path: Path, fields: dict[str, Any], pointer: str) -> None:
@@ -322,6 +322,21 @@ def test_a_question_that_is_wrong_is_told_where(tmp_path: Path, fields: dict[str
         assert (problem["code"], problem["pointer"]) == ("bad-query", pointer)
 
     with_reporter(tmp_path, LogBus(), story)
+
+
+def test_a_reporter_that_has_not_read_so_far_is_to_be_asked_again_and_waits_a_moment(tmp_path: Path) -> None:
+    bus = LogBus()
+
+    async def story(running: Running) -> None:
+        selection = {"what": "tasks", "format": "csv", "as_of_seq": 5}
+        problem = await running.problem("export", at_least_seq=0, selection=selection)
+        assert (problem["status"], problem["code"]) == (504, "behind")
+        asking = asyncio.create_task(piece(running, at_least_seq=0, selection=selection))
+        await asyncio.sleep(0)
+        bus.whole("web01")
+        assert (await asking)["selection"]["as_of_seq"] == 5
+
+    with_reporter(tmp_path, bus, story)
 
 
 def test_an_export_that_is_too_large_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,10 @@ MEDIA_TYPES = {
 }
 
 
+_PASSING = ("export-being-made", "service-unavailable", "behind")
+"""Problems that another reporter, or the same one a moment later, does not have."""
+
+
 class ExportQuery(Past, frozen=True, kw_only=True):
     """What is exported, and as what."""
 
@@ -94,7 +98,7 @@ async def _piece_when_made(gateway: Gateway, selection: Selection, offset: int, 
         try:
             return await _piece(gateway, selection, offset)
         except HttpProblem as problem:
-            if problem.code not in ("export-being-made", "service-unavailable") or asyncio.get_running_loop().time() > deadline:
+            if problem.code not in _PASSING or asyncio.get_running_loop().time() > deadline:
                 problem.headers.setdefault("Retry-After", "1")
                 raise
         await asyncio.sleep(limits.EXPORT_PAUSE_SECONDS)

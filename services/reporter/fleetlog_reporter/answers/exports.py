@@ -19,7 +19,7 @@ import duckdb
 import msgspec
 
 from fleetlog_reporter.answers import export_tar
-from fleetlog_reporter.answers.desk import Desk, NoAnswer
+from fleetlog_reporter.answers.desk import NUMBER_MAX, Desk, NoAnswer
 from fleetlog_reporter.answers.export_tar import too_large
 from fleetlog_reporter.answers.find import At, with_task
 from fleetlog_reporter.made import SECONDS_MAX, BeingMade, Busy, Made
@@ -39,6 +39,8 @@ from fleetlog_schemas.records import Task
 from fleetlog_schemas.spec_fields import SpecError
 
 ROWS_AT_ONCE = 1_000
+BEHIND_SECONDS_MAX = 1.0
+"""How long a question waits for a sequence: a host that fetches asks again by itself, and hears sooner that it must."""
 CONVERTING_MEMORY = "256MB"
 OPEN_ONLY = {"hold", "hold_reason", "reason", "reason_since"}
 """Columns that only say something of what has not ended."""
@@ -70,7 +72,7 @@ async def export(desk: Desk, question: ExportQuestion) -> tuple[int, ExportPiece
 
 async def _selection(desk: Desk, question: ExportQuestion) -> tuple[Selection, int]:
     """Return what is to be exported, with its position, and the time for which it stands. Raises NoAnswer."""
-    if not await desk.follower.folded(question.at_least_seq, 1.0):
+    if not await desk.follower.folded(question.at_least_seq, BEHIND_SECONDS_MAX):
         raise NoAnswer(504, "behind", "the reporter has not read the log so far yet: ask again")
     if question.of_task:
         return await _of_task(desk, question.of_task)
@@ -81,10 +83,13 @@ async def _selection(desk: Desk, question: ExportQuestion) -> tuple[Selection, i
         check_selection(one.what, one.format, one.tasks, one.since_ms, one.until_ms)
     except SpecError as error:
         raise NoAnswer(400, "bad-query", error.message, error.pointer) from None
-    now_seq = desk.projector.position
-    if not 0 <= one.as_of_seq <= now_seq:
-        raise NoAnswer(400, "bad-query", f"the log was read up to {now_seq}, not up to {one.as_of_seq}", "/as_of_seq")
-    return msgspec.structs.replace(one, as_of_seq=one.as_of_seq or now_seq), one.until_ms
+    if not 0 <= one.as_of_seq <= NUMBER_MAX:
+        raise NoAnswer(400, "bad-query", f"must be between 0 and {NUMBER_MAX}", "/selection/as_of_seq")
+    if not await desk.follower.folded(one.as_of_seq, BEHIND_SECONDS_MAX):
+        raise NoAnswer(
+            504, "behind", f"the reporter has read the log up to {desk.projector.position}, not yet to {one.as_of_seq}: ask again"
+        )
+    return msgspec.structs.replace(one, as_of_seq=one.as_of_seq or desk.projector.position), one.until_ms
 
 
 async def _of_task(desk: Desk, task_id: str) -> tuple[Selection, int]:
