@@ -167,7 +167,7 @@ def test_what_is_forgotten_leaves_the_journal_and_the_disk(tmp_path: Path) -> No
         async with fleet(tmp_path) as (dispatcher, (agent,)):
             task = await dispatcher.start(agent, sh("echo words"))
             await dispatcher.end_of(task)
-            assert list((agent.folder / "out").iterdir()) == []
+            await until(lambda: list((agent.folder / "out").iterdir()) == [], what="nothing of it is left on disk")
             await dispatcher.push(agent, pushes.ForgetPush, [pushes.NamedAttempt(task_id=task, attempt=1)])
             await until(lambda: read_journal(agent.folder / "journal")[0].entries == {})
             agent.kill(signal.SIGTERM)

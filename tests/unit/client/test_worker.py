@@ -226,9 +226,9 @@ def test_a_function_that_hides_from_its_end_is_left_to_who_can_kill(alone: list[
     for name in ("swallows_stop", "swallows_cancel"):
         one.begin(name, str(tmp_path / name))
         until_true((tmp_path / name).exists, LOOK_S_MAX, "it began")
+        (tmp_path / name).unlink()
         os.kill(one.process.pid, signal.SIGTERM)
         if name == "swallows_stop":
-            (tmp_path / name).unlink()
             until_true((tmp_path / name).exists, LOOK_S_MAX, "it went on")
             one.end()
             alone.append(one := Worker(_fresh(tmp_path)))
