@@ -232,7 +232,8 @@ service_main("keeper", run)
                 heads = Folder(home.path / "archive").heads()
                 assert segments.joined(heads) == ""
                 sealed = archived.segments.archive.sealed
-                assert [head.sealed for head in heads] == sealed
+                assert [head.sealed for head in heads][: len(sealed)] == sealed
+                assert len(heads) <= len(sealed) + 1, "one may be written, and not be named in the log yet, when it is stopped"
                 assert len({one.first_seq for one in sealed}) == len(sealed)
                 said = [one for one in await whole(archived) if b"log.pruned" in one.body]
                 assert len(said) == len({json.loads(one.body)["data"]["through_seq"] for one in said})
