@@ -224,6 +224,9 @@ class Gateway:
                 return self._once(kept, method, path, body, headers)
             except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest):
                 kept.close()  # it was closed while it lay idle; a new one tells whether the gateway lives
+            except (OSError, http.client.HTTPException) as error:
+                kept.close()
+                raise self._unreachable(error) from None
         try:
             return self._once(self._connect(self._timeout_s), method, path, body, headers)
         except (OSError, http.client.HTTPException) as error:

@@ -33,11 +33,16 @@ class TakeOver(msgspec.Struct, frozen=True):
     seconds: float
     others_hit: bool
     """The bus, or the one that took over, was hit at that time, too."""
+    well_seconds: float = 0.0
+    """From when they were well again, if that was later than the fault, until it led."""
 
     @property
     def late(self) -> bool:
         """Whether it took longer than is promised."""
-        return self.seconds > TAKE_OVER_S_MAX + (ELECTION_S_MAX if self.others_hit else 0.0)
+        if not self.others_hit:
+            return self.seconds > TAKE_OVER_S_MAX
+        # Nobody can lead while too few nodes are well, however often they are hit.
+        return min(self.seconds, self.well_seconds) > TAKE_OVER_S_MAX + ELECTION_S_MAX
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -82,12 +87,14 @@ def take_overs(troubles: list[Trouble], turns: list[Turn]) -> list[TakeOver]:
             continue
         if one.fault in ("kill", "restart") or following.at_ms <= one.healed_ms:
             seconds = (following.at_ms - one.began_ms) / 1000
-            others_hit = any(
-                (other.kind in BUS_KINDS or other.part == following.part) and not other.note
+            others = [
+                min(other.healed_ms or following.at_ms, following.at_ms) for other in troubles
+                if (other.kind in BUS_KINDS or other.part == following.part) and not other.note
                 and other.began_ms <= following.at_ms and one.began_ms <= (other.healed_ms or following.at_ms) + AROUND_MS
-                for other in troubles
-            )
-            found.append(TakeOver(one.fault, one.part, one.began_ms, following.part, seconds, others_hit))
+            ]
+            well_ms = max([one.began_ms, *others])
+            well_seconds = (following.at_ms - well_ms) / 1000
+            found.append(TakeOver(one.fault, one.part, one.began_ms, following.part, seconds, bool(others), well_seconds))
     return found
 
 

@@ -74,6 +74,12 @@ def test_a_take_over_is_counted_from_the_fault_of_the_one_that_led() -> None:
     assert [one.late for one in take_overs(hit, turns)] == [False], "the bus had to elect a leader first"
     slowed = [trouble("kill", 8_000, 9_000, led="dispatcher"), trouble("slow", 9_000, 20_000, part="dispatcher 2")]
     assert [one.late for one in take_overs(slowed, turns)] == [False], "the only one that could follow was on a slow line"
+    bus = [trouble("stop", at_ms, at_ms + 2_000, kind="bus") for at_ms in (8_500, 11_000, 20_000, 26_000)]
+    long = [Turn(0, "x-1-a", "dispatcher 1"), Turn(34_000, "x-2-b", "dispatcher 2")]
+    (found,) = take_overs([trouble("kill", 8_000, 9_000, led="dispatcher"), *bus], long)
+    assert (found.seconds, found.well_seconds, found.late) == (26.0, 6.0, False), "it was hit again and again until shortly before"
+    (found,) = take_overs([trouble("kill", 8_000, 9_000, led="dispatcher"), *bus[:2]], long)
+    assert (found.well_seconds, found.late) == (21.0, True), "it had been whole for long"
     earlier = [trouble("slow", 1_000, 2_000, part="dispatcher 2"), trouble("kill", 8_000, 9_000, led="dispatcher")]
     assert [one.late for one in take_overs(earlier, turns)] == [True], "that line was well again"
     assert take_overs([trouble("kill", 10_000, 11_000)], turns) == [], "it did not lead"
