@@ -23,8 +23,10 @@ _UTC_FIELDS = "YmdHMSj%"
 EXPORT_SHELL = "/bin/sh"
 """What puts an export's file into its place on a host, as the user that it is to belong to."""
 _PUT = """\
-part="$1.$FLEETLOG_TASK_ID.part"
+if [ -d "$1" ]; then echo "$1 is a folder: name the file in it" >&2; exit 1; fi
+part="$1.$FLEETLOG_TASK_ID.$FLEETLOG_HOST_ID.part"
 trap 'rm -f -- "$part"' EXIT
+trap 'exit 143' TERM INT HUP
 cat > "$part"
 sync -- "$part" 2>/dev/null || :
 mv -f -- "$part" "$1"
@@ -127,7 +129,7 @@ def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
     if export.last_ms and export.since_ms:
         raise SpecError("/payload/last_ms", "give either since_ms or last_ms")
     in_range("/payload/to", utf8_bytes("/payload/to", export.to), 0, limits.PATH_BYTES_MAX)
-    if export.to and ("\x00" in export.to or not posixpath.isabs(export.to) or posixpath.normpath(export.to) != export.to):
+    if export.to and (export.to == "/" or "\x00" in export.to or not posixpath.isabs(export.to) or posixpath.normpath(export.to) != export.to):
         raise SpecError("/payload/to", "must be the absolute path of a file on the host, as /var/backups/tasks-%Y-%m-%d.parquet")
     try:
         path_at(export.to, 0)

@@ -22,6 +22,8 @@ from fleetlog_schemas.spec_fields import SpecError
 
 MAKING_S_MAX = 900.0
 """How long is waited for an export that is being made: longer than the reporter lets it take."""
+AGAIN_S = 0.2
+"""Before it is asked for again; the gateway waits for it itself, too."""
 SUFFIXES = {".jsonl": Format.NDJSON, **{f".{form.value}": form for form in Format}}
 """Of a file, to the form that it shows."""
 
@@ -113,8 +115,9 @@ def _fetch(console: Console, query: dict[str, Any], name: str, write: Callable[[
             headers = console.patient_gateway(MAKING_S_MAX).download(f"/exports/{console.options.what}", take, **query)
             break
         except GatewayError as error:
-            if error.problem_code != "export-being-made" or time.monotonic() > deadline:
+            if error.problem_code not in ("export-being-made", "busy", "behind") or time.monotonic() > deadline:
                 raise
+            time.sleep(AGAIN_S)
         if not said:
             console.say("the export is being made …")
             said = True

@@ -91,6 +91,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "archive-missing": (503, "A part of the log cannot be read from the archive"),
     "bus-unavailable": (503, "The bus cannot be reached: nothing was stored"),
     "service-unavailable": (503, "A service that is needed does not answer"),
+    "busy": (503, "Too much is asked for at once"),
+    "export-no-room": (507, "There is no room for the export"),
     "export-being-made": (503, "The export is being made"),
     "too-many-streams": (503, "Too many live streams"),
     "stopping": (503, "The gateway is stopping"),

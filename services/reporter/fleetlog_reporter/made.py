@@ -61,6 +61,7 @@ class Exports:
         self._making: dict[Selection, asyncio.Task[Made]] = {}
         """Also what is made: a task that is done."""
         self._asked_at: dict[Selection, float] = {}
+        self._looks: asyncio.TimerHandle | None = None
 
     async def get(self, selection: Selection, make: Make) -> Made:
         """Return the export of a selection, which *make* writes to the path that it is given.
@@ -70,7 +71,7 @@ class Exports:
             Busy: ask again later.
             Exception: what *make* raised; whoever asks again has it made again.
         """
-        self._drop(lambda _, asked_at: self._seconds() - asked_at > KEPT_SECONDS)
+        self._drop_unused()
         making = self._making.get(selection)
         if making is None:
             if sum(not one.done() for one in self._making.values()) >= MAKING_MAX:
@@ -81,6 +82,7 @@ class Exports:
             path = self._folder / f"{FILE_PREFIX}{next(self._numbers)}"
             making = self._making[selection] = asyncio.create_task(_within(make, path))
         self._asked_at[selection] = self._seconds()
+        self._look_later()
         done, _ = await asyncio.wait([making], timeout=WAIT_SECONDS)
         if not done:
             raise BeingMade
@@ -90,6 +92,19 @@ class Exports:
             if self._making.get(selection) is making:
                 self._forget(selection)
             raise
+
+    def _drop_unused(self) -> None:
+        self._drop(lambda _, asked_at: self._seconds() - asked_at > KEPT_SECONDS)
+
+    def _look_later(self) -> None:
+        """Look for what nobody asks for any more also when nobody asks for anything."""
+        if self._looks is None and self._making:
+            self._looks = asyncio.get_running_loop().call_later(KEPT_SECONDS / 2, self._look)
+
+    def _look(self) -> None:
+        self._looks = None
+        self._drop_unused()
+        self._look_later()
 
     def _drop(self, is_unused: Callable[[Selection, float], bool]) -> None:
         for selection, asked_at in list(self._asked_at.items()):
@@ -106,6 +121,8 @@ class Exports:
 
     async def close(self) -> None:
         """Stop what is being made and remove every file."""
+        if self._looks is not None:
+            self._looks.cancel()
         tasks = list(self._making.values())
         self._drop(lambda *_: True)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -24,6 +24,7 @@ from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.reports import ArtifactChunk
 from fleetlog_schemas.spec import Export, TaskSpec
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
+from fleetlog_testing.waiting import until
 
 NASTY = 'a,"b"\n=1+1 \u00e9\u2028\ud7ff \\ \x01'
 
@@ -393,6 +394,34 @@ def test_one_export_is_made_once_for_all_who_ask_and_again_when_it_failed(tmp_pa
         assert files_in(tmp_path) == []
 
     asyncio.run(story())
+
+
+def test_what_nobody_asks_for_any_more_goes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleetlog_reporter.made.KEPT_SECONDS", 0.02)
+
+    async def make(path: Path) -> Made:
+        return write_small(path)
+
+    async def story() -> None:
+        kept = Exports(tmp_path, asyncio.get_running_loop().time)
+        await kept.get(selection(1), make)
+        await until(lambda: files_in(tmp_path) == [], what="the file is gone")
+        await kept.close()
+
+    asyncio.run(story())
+
+
+def test_a_disk_that_takes_no_more_is_said_and_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise duckdb.IOException("could not write")
+
+    monkeypatch.setattr(exports, "_convert", full)
+
+    async def story(running: Running) -> None:
+        problem = await running.problem("export", selection={"what": "tasks", "format": "csv"})
+        assert (problem["status"], problem["code"]) == (507, "export-no-room")
+
+    with_reporter(tmp_path, LogBus(), story)
 
 
 def test_only_so_many_are_made_at_once_and_only_so_many_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

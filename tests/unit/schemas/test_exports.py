@@ -50,6 +50,7 @@ def test_a_path_has_the_time_in_utc_in_place_of_its_fields(path: str, expected: 
     ({"since_ms": 9, "last_ms": 9}, "/payload/last_ms"),
     ({"to": "relative"}, "/payload/to"),
     ({"to": "/a/../etc/passwd"}, "/payload/to"),
+    ({"to": "/"}, "/payload/to"),
     ({"to": "/a/%Q"}, "/payload/to"),
     ({"to": "/a/%"}, "/payload/to"),
     ({"to": "/" + "a" * 5_000}, "/payload/to"),
@@ -102,6 +103,15 @@ def test_a_place_that_is_not_there_is_a_failure_and_leaves_nothing(tmp_path: Pat
     assert ran.returncode != 0
     assert value is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    ran, value = put(Export(what=What.TASKS, to=str(folder)), b"a", tmp_path)
+    assert ran.returncode == 1
+    assert b"is a folder: name the file in it" in ran.stderr
+    assert value is None
+    assert list(folder.iterdir()) == []
 
 
 def test_without_a_place_nothing_is_written_for_it_is_kept_as_an_artifact(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ MEDIA_TYPES = {
 }
 
 
-_PASSING = ("export-being-made", "service-unavailable", "behind")
+_PASSING = ("export-being-made", "busy", "behind", "rebuilding", "service-unavailable", "bus-unavailable")
 """Problems that another reporter, or the same one a moment later, does not have."""
 
 
@@ -48,7 +48,7 @@ class ExportQuery(Past, frozen=True, kw_only=True):
 
 
 @route("GET", "/api/v1/exports/{what}", auth=Permission.READ, query=ExportQuery, answer=bytes,
-       problems=("bad-query", "not-found", "export-being-made", "too-far", "service-unavailable", "behind"))
+       problems=("bad-query", "not-found", "export-being-made", "export-no-room", "busy", "too-far", "service-unavailable", "behind"))
 async def export(call: Call[Nothing, ExportQuery]) -> web.StreamResponse:
     """Export `tasks`, `commands`, `events`, `output` or `artifacts` as one file.
 
@@ -56,9 +56,9 @@ async def export(call: Call[Nothing, ExportQuery]) -> web.StreamResponse:
     at which tasks ended, and events were stored. Its ETag is its SHA-256; `Fleetlog-Rows` says how many rows or files it
     has, `Fleetlog-Missing` how many are named in the log and not kept any more. While it is made the answer is 503: ask again.
     """
-    selection = _selection(call.path["what"], call.query)
     gateway = call.gateway
-    piece = await _piece_when_made(gateway, selection, 0, limits.EXPORT_SECONDS_MAX)
+    selection = placed(_selection(call.path["what"], call.query), max(gateway.appender.appended_seq, gateway.tail.next_seq - 1))
+    piece = await piece_when_made(gateway, selection, 0, limits.EXPORT_SECONDS_MAX)
     selection = piece.selection
     response = web.StreamResponse(headers={
         **HEADERS, "ETag": f'"{piece.sha256}"', "Content-Type": MEDIA_TYPES[selection.format],
@@ -91,7 +91,15 @@ def _selection(what: str, query: ExportQuery) -> Selection:
     )
 
 
-async def _piece_when_made(gateway: Gateway, selection: Selection, offset: int, seconds_max: float) -> ExportPiece:
+def placed(selection: Selection, now_seq: int) -> Selection:
+    """Return a selection that says as of which sequence: by default *now_seq*, the newest that this gateway knows.
+
+    Fixed before it is asked for: the log grows while it is made, and each position is another export.
+    """
+    return selection if selection.as_of_seq else msgspec.structs.replace(selection, as_of_seq=now_seq)
+
+
+async def piece_when_made(gateway: Gateway, selection: Selection, offset: int, seconds_max: float) -> ExportPiece:
     """Return a piece as soon as the export is made, by whichever reporter answers. Raises HttpProblem."""
     deadline = asyncio.get_running_loop().time() + seconds_max
     while True:
@@ -119,7 +127,7 @@ async def _write(gateway: Gateway, response: web.StreamResponse, piece: ExportPi
         if written >= piece.size:
             return
         try:
-            piece = await _piece_when_made(gateway, piece.selection, written, limits.EXPORT_AGAIN_SECONDS_MAX)
+            piece = await piece_when_made(gateway, piece.selection, written, limits.EXPORT_AGAIN_SECONDS_MAX)
         except HttpProblem as problem:
             raise ConnectionError(problem.detail) from None
         if piece.sha256 != sha256 or not piece.data:

@@ -62,8 +62,9 @@ async def export(desk: Desk, question: ExportQuestion) -> tuple[int, ExportPiece
         raise NoAnswer(503, "busy", "other exports are being made: ask again later") from None
     except TimeoutError:
         raise NoAnswer(422, "too-far", f"this cannot be exported in {SECONDS_MAX:.0f} s: name a shorter time, or fewer tasks") from None
-    except OSError as error:
-        raise NoAnswer(503, "busy", f"the reporter cannot write the export: {error.strerror}: make room on its disk, and ask again") from None
+    except (OSError, duckdb.IOException) as error:
+        why = getattr(error, "strerror", None) or "its disk is full, or read-only"
+        raise NoAnswer(507, "export-no-room", f"the reporter cannot write the export: {why}: make room on its disk, and ask again") from None
     piece = ExportPiece(
         selection=selection, size=made.size, sha256=made.sha256, rows=made.rows, missing=made.missing, at_ms=at_ms, data=data
     )
