@@ -115,7 +115,7 @@ def _fetch(console: Console, query: dict[str, Any], name: str, write: Callable[[
             headers = console.patient_gateway(MAKING_S_MAX).download(f"/exports/{console.options.what}", take, **query)
             break
         except GatewayError as error:
-            if error.problem_code not in ("export-being-made", "busy", "behind") or time.monotonic() > deadline:
+            if error.problem_code not in ("export-being-made", "busy") or time.monotonic() > deadline:
                 raise
             time.sleep(AGAIN_S)
         if not said:

@@ -54,6 +54,8 @@ def test_what_is_asked_for_again_is_the_export_of_the_same_position(monkeypatch:
 
 def test_a_position_that_was_named_stays() -> None:
     assert placed(msgspec.structs.replace(NOW, as_of_seq=3), 7).as_of_seq == 3
+    with pytest.raises(HttpProblem, match="up to 7, not yet to 8"):
+        placed(msgspec.structs.replace(NOW, as_of_seq=8), 7)
 
 
 @pytest.mark.parametrize(("code", "seconds"), [("export-no-room", 5.0), ("too-far", 5.0), ("export-being-made", -1.0)])

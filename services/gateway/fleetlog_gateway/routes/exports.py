@@ -95,7 +95,12 @@ def placed(selection: Selection, now_seq: int) -> Selection:
     """Return a selection that says as of which sequence: by default *now_seq*, the newest that this gateway knows.
 
     Fixed before it is asked for: the log grows while it is made, and each position is another export.
+
+    Raises:
+        HttpProblem: this gateway does not know of so much of the log yet.
     """
+    if selection.as_of_seq > now_seq:
+        raise HttpProblem("behind", f"the log was read up to {now_seq}, not yet to {selection.as_of_seq}: ask again when it has so much")
     return selection if selection.as_of_seq else msgspec.structs.replace(selection, as_of_seq=now_seq)
 
 
