@@ -16,7 +16,7 @@ from fleetlog_agent.pace import Pace
 from fleetlog_runtime.pure.bus import Bus, NoAnswer
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_schemas import subjects, wire
-from fleetlog_schemas.exports import blob_name
+from fleetlog_schemas.exports import BLOB_PREFIX, blob_name
 from fleetlog_schemas.limits import BLOB_BYTES_MAX, BLOB_CHUNK_BYTES
 from fleetlog_schemas.reports import BlobChunk, BlobRequest
 from fleetlog_schemas.spec import Blob
@@ -44,6 +44,11 @@ class Exported(msgspec.Struct, frozen=True):
     sha256: str
     rows: int
     at_ms: int
+
+
+def _called(request: BlobRequest) -> str:
+    """Return what is asked for, in words for people."""
+    return "the export" if request.sha256.startswith(BLOB_PREFIX) else f"content {request.sha256[:12]}"
 
 
 class _Differs(Exception):
@@ -84,7 +89,7 @@ class Blobs:
         body = bytearray()
         pace = Pace(BLOB_CHUNK_BYTES)
         while len(body) < blob.size:
-            chunk = await self._chunk(BlobRequest(sha256=blob.sha256, token=token, offset=len(body)), pace)
+            chunk = await self._chunk(BlobRequest(sha256=blob.sha256, token=token, offset=len(body)), pace, PATIENCE_SECONDS)
             if not chunk.data or chunk.size != blob.size:
                 raise BlobFailed(f"content {blob.sha256[:12]} is not what was announced: {chunk.size} bytes")
             body += chunk.data
@@ -120,7 +125,7 @@ class Blobs:
         return Exported(first.size, first.sha256, first.rows, first.at_ms)
 
     async def _chunk(
-        self, request: BlobRequest, pace: Pace, patience_seconds: float = PATIENCE_SECONDS, is_stopped: Callable[[], bool] = lambda: False
+        self, request: BlobRequest, pace: Pace, patience_seconds: float, is_stopped: Callable[[], bool] = lambda: False
     ) -> BlobChunk:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_seconds
@@ -131,7 +136,7 @@ class Blobs:
             if chunk is not None:
                 return chunk
             if loop.time() > deadline:
-                raise BlobFailed(f"content {request.sha256[:12]} could not be fetched: {why}")
+                raise BlobFailed(f"{_called(request)} could not be fetched: {why}")
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _ask(self, request: BlobRequest, pace: Pace) -> tuple[BlobChunk | None, str]:
@@ -148,10 +153,10 @@ class Blobs:
             pace.unanswered()
             return None, "no recorder answers"
         except wire.BadMessage as error:
-            raise BlobFailed(f"content {request.sha256[:12]} came as something else: {error}") from None
+            raise BlobFailed(f"{_called(request)} came as something else: {error}") from None
         pace.answered()
         if chunk.error and not chunk.again:
-            raise BlobFailed(f"content {request.sha256[:12]} was refused: {chunk.error}")
+            raise BlobFailed(f"{_called(request)} was refused: {chunk.error}")
         return (None, chunk.error) if chunk.again else (chunk, "")
 
     def _trim(self) -> None:

@@ -117,7 +117,7 @@ def test_an_export_that_is_empty_is_a_file_all_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("answers", "why"), [
-    ((piece(CONTENT[:4]), piece(b"")), "made anew each time"), ((piece(CONTENT[:-1] + b"X"),), "does not have its digest"), ((NEVER,), "was refused"),
+    ((piece(CONTENT[:4]), piece(b"")), "made anew each time"), ((piece(CONTENT[:-1] + b"X"),), "does not have its digest"), ((NEVER,), "the export was refused"),
 ])
 def test_an_export_that_is_not_whole_is_none(tmp_path: Path, answers: tuple[BlobChunk, ...], why: str) -> None:
     with pytest.raises(BlobFailed, match=why):
