@@ -114,7 +114,7 @@ class Agent:
         if self._journal.torn_bytes:
             self._log.warning("removed an interrupted write at the journal's end", bytes=self._journal.torn_bytes)
         await self._runner.holder.find()
-        self._runner.sweep({str(key) for key in self.core.attempts.open})
+        self._runner.sweep({key: self.core.state.entries[key].slot for key in self.core.attempts.open})
         await self._runner.pool.find({str(key) for key in self.core.state.entries})
         for work in (self._connect_for_ever(), self._measure_for_ever(), self._watch_room_for_ever(), self._stop_when(stop)):
             self._go(work)
@@ -353,7 +353,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         while True:
             await loop.run_in_executor(self._disk, self._journal.restore_reserve)
-            spool = self._journal.bytes + self._runner.out_bytes()
+            spool = self._journal.bytes + self._runner.output_files.bytes_on_disk()
             self.tell(m.SpoolFull(full=spool > self._spool_bytes_max or not self._journal.has_reserve))
             await asyncio.sleep(ROOM_SECONDS)
 
