@@ -1,7 +1,8 @@
 """The shell of the agent: takes what happens to the core, and performs what the core wants.
 
 One loop. Whatever happens becomes an observation; then the core is stepped once, however much happened, and each
-effect is performed. The journal is written by one thread, in order, and the core hears of it when it is on disk.
+effect is performed. The journal is written in order, by a thread of its own where the disk is slow, and the core hears
+of it when it is on disk.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ OFFERED_SECONDS_MAX = 15.0
 """How long the first facts wait for what the host's workers offer."""
 JOURNAL_RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
+QUICK_SECONDS = 0.001
+"""While a commit reaches the disk so soon, the next one is written without the detour of a thread, which takes as long."""
 
 
 class AgentError(Exception):
@@ -202,7 +205,10 @@ class Agent:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                await loop.run_in_executor(self._disk, self._journal.append, commit)
+                if self._journal.took_seconds < QUICK_SECONDS:
+                    self._journal.append(commit)
+                else:
+                    await loop.run_in_executor(self._disk, self._journal.append, commit)
                 break
             except OSError as error:
                 self._log.error("the journal cannot be written: nothing new starts", error=str(error))
