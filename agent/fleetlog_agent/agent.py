@@ -1,7 +1,8 @@
 """The shell of the agent: takes what happens to the core, and performs what the core wants.
 
 One loop. Whatever happens becomes an observation; then the core is stepped once, however much happened, and each
-effect is performed. The journal is written by one thread, in order, and the core hears of it when it is on disk.
+effect is performed. The journal is written in order, by a thread of its own where the disk is slow, and the core hears
+of it when it is on disk.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ OFFERED_SECONDS_MAX = 15.0
 """How long the first facts wait for what the host's workers offer."""
 JOURNAL_RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
+QUICK_SECONDS = 0.001
+"""While a commit reaches the disk so soon, the next one is written without the detour of a thread, which takes as long."""
 
 
 class AgentError(Exception):
@@ -114,7 +117,7 @@ class Agent:
         if self._journal.torn_bytes:
             self._log.warning("removed an interrupted write at the journal's end", bytes=self._journal.torn_bytes)
         await self._runner.holder.find()
-        self._runner.sweep({str(key) for key in self.core.attempts.open})
+        self._runner.sweep({key: self.core.state.entries[key].slot for key in self.core.attempts.open})
         await self._runner.pool.find({str(key) for key in self.core.state.entries})
         for work in (self._connect_for_ever(), self._measure_for_ever(), self._watch_room_for_ever(), self._stop_when(stop)):
             self._go(work)
@@ -202,7 +205,10 @@ class Agent:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                await loop.run_in_executor(self._disk, self._journal.append, commit)
+                if self._journal.took_seconds < QUICK_SECONDS:
+                    self._journal.append(commit)
+                else:
+                    await loop.run_in_executor(self._disk, self._journal.append, commit)
                 break
             except OSError as error:
                 self._log.error("the journal cannot be written: nothing new starts", error=str(error))
@@ -353,7 +359,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         while True:
             await loop.run_in_executor(self._disk, self._journal.restore_reserve)
-            spool = self._journal.bytes + self._runner.out_bytes()
+            spool = self._journal.bytes + self._runner.output_files.bytes_on_disk()
             self.tell(m.SpoolFull(full=spool > self._spool_bytes_max or not self._journal.has_reserve))
             await asyncio.sleep(ROOM_SECONDS)
 
