@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import events, ids, limits
 from fleetlog_schemas.graph import bindings
 from fleetlog_schemas.outcomes import Outcome, worst
 from fleetlog_schemas.records import Change, CommandState, PartRecord, PartTask, Task, Tasks, TaskState
@@ -45,6 +45,7 @@ def begin(task: Task, now_ms: int) -> None:
         taken = workflow.taken.get(part.name)
         if taken is not None:
             record.taken_from, record.value, record.by_host = taken.task_id, taken.value, taken.by_host
+            record.items = taken.items
             record.reason, record.message = "taken-over", "taken over from an earlier run"
             _move(task, record, CommandState.ENDED, now_ms, taken.outcome)
 
@@ -191,6 +192,19 @@ def value_of(task: Task, name: str, *, by_host: bool) -> str | None:
     if part_of(task, name).for_each is None:
         return texts[0] if texts else None
     return f"[{','.join(text or 'null' for text in texts)}]"
+
+
+def tasks_of(task: Task, name: str) -> tuple[str, ...]:
+    """Return the ids of the tasks that a part had, here or in the run that it was taken over from, in the order of its items."""
+    record = task.parts[name]
+    if record.taken_from:
+        return tuple(task_id_of(record.taken_from, name, item) for item in range(record.items))
+    return tuple(record.tasks[item].task_id for item in sorted(record.tasks))
+
+
+def task_id_of(workflow_id: str, name: str, item: int) -> str:
+    """Return the id of a part's task: whoever decides the same makes the same task."""
+    return ids.made_id(ids.id_ms(workflow_id), "part", workflow_id, name, item)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from fleetlog_schemas.builds import Build as Build  # noqa: PLC0414  # taken fro
 from fleetlog_schemas.builds import check_build
 from fleetlog_schemas.exports import Export as Export  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.exports import check_export, format_of
-from fleetlog_schemas.graph import Binding, GraphError, Item, When, check_parts
+from fleetlog_schemas.graph import Binding, GraphError, Item, When, ancestors, check_parts
 from fleetlog_schemas.ids import InvalidId, check_host_id
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import Parameter
@@ -106,6 +106,8 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     value: str | None = None
     """JSON text."""
     by_host: str | None = None
+    items: int = 0
+    """Tasks that it had."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", tag_field="kind", forbid_unknown_fields=True):
@@ -222,7 +224,8 @@ def summary(payload: Payload) -> str:
     elif isinstance(payload, Build):
         text = "; ".join(step.name or shlex.join(step.argv) for step in payload.steps)
     elif isinstance(payload, Export):
-        text = f"{payload.what.value} as {format_of(payload).value}" + (f" to {payload.to}" if payload.to else "")
+        said = f"artifact {payload.artifact}" if payload.artifact else f"{payload.what.value} as {format_of(payload).value}"
+        text = said + (f" of {payload.of_part}" if payload.of_part else "") + (f" to {payload.to}" if payload.to else "")
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -304,11 +307,12 @@ def _check_workflow(spec: TaskSpec, workflow: Workflow) -> None:
     in_range("/payload/parts", len(workflow.parts), 1, limits.WORKFLOW_PARTS_MAX)
     try:
         check_parts(workflow.parts, None)
+        before = ancestors(workflow.parts)
     except GraphError as error:
         raise SpecError(f"/payload/parts{error.pointer}", error.message) from None
     for index, part in enumerate(workflow.parts):
         try:
-            _check_part(part)
+            _check_part(part, before[part.name])
         except SpecError as error:
             raise SpecError(f"/payload/parts/{index}{error.pointer}", error.message) from None
     for name in workflow.taken:
@@ -316,7 +320,7 @@ def _check_workflow(spec: TaskSpec, workflow: Workflow) -> None:
             raise SpecError("/payload/taken", f"there is no part {name[:100]!r} to be taken over")
 
 
-def _check_part(part: Part) -> None:
+def _check_part(part: Part, before: set[str]) -> None:
     if (part.task is None) and not part.definition:
         raise SpecError("/task", f"nothing says what {part.name} runs: give it a task, or the name of a definition")
     if isinstance(part.for_each, tuple):
@@ -336,9 +340,20 @@ def _check_part(part: Part) -> None:
     if isinstance(part.task.payload, Workflow):
         raise SpecError("/task/payload", "a part is no workflow itself: put its parts here")
     try:
-        check_spec(part.task)
+        check_spec(_check_of_part(part.name, part.task, before))
     except SpecError as error:
         raise SpecError(f"/task{error.pointer}", error.message) from None
+
+
+def _check_of_part(name: str, task: TaskSpec, before: set[str]) -> TaskSpec:
+    """Return a part's task without the part that it exports, which must have ended before. Raises SpecError."""
+    if not isinstance(task.payload, Export) or not (of_part := task.payload.of_part):
+        return task
+    if task.payload.tasks:
+        raise SpecError("/payload/tasks", "give either tasks or of_part")
+    if of_part not in before:
+        raise SpecError("/payload/of_part", f"{name} exports what {of_part[:100]} left and does not come after it: name it in `after`")
+    return msgspec.structs.replace(task, payload=msgspec.structs.replace(task.payload, of_part=""))
 
 
 def _check_function(spec: TaskSpec, function: Function) -> None:
