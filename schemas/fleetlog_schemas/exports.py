@@ -160,6 +160,23 @@ def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
         raise SpecError("/options/cwd", "an export has a folder of its own; say by `to` where its file is put")
 
 
+def check_of_part(name: str, export: Export, before: set[str]) -> Export:
+    """Return what the part *name* exports without the part that it is of, which must be one of those *before* it. Raises SpecError."""
+    if not export.of_part:
+        return export
+    if export.tasks:
+        raise SpecError("/payload/tasks", "give either tasks or of_part")
+    if export.of_part not in before:
+        raise SpecError("/payload/of_part", f"{name} exports what {export.of_part[:100]} left and does not come after it: name it in `after`")
+    return msgspec.structs.replace(export, of_part="")
+
+
+def exported(export: Export) -> str:
+    """Return what is exported, and where to, in one line."""
+    said = f"artifact {export.artifact}" if export.artifact else f"{export.what.value} as {format_of(export).value}"
+    return said + (f" of {export.of_part}" if export.of_part else "") + (f" to {export.to}" if export.to else "")
+
+
 def format_of(export: Export) -> Format:
     """Return the form of an export."""
     return export.format or (Format.FILE if export.artifact else usual_format(export.what))

@@ -148,7 +148,7 @@ def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]
     """Return what a task of a part returned, where another part takes it: on its one host, and by host."""
     if workflow is None or task.part_of is None:
         return None, None
-    wanted = _taken(workflow, task.part_of.part)
+    wanted = taken_how(workflow_of(workflow), task.part_of.part)
     found = {
         command.host_name: msgspec.Raw(text.encode())
         for command in task.commands.values()
@@ -160,12 +160,12 @@ def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]
 
 def is_taken(workflow: Task | None, task: Task) -> bool:
     """Tell whether another part of its workflow takes what a task returns."""
-    return workflow is not None and task.part_of is not None and bool(_taken(workflow, task.part_of.part))
+    return workflow is not None and task.part_of is not None and bool(taken_how(workflow_of(workflow), task.part_of.part))
 
 
-def _taken(workflow: Task, name: str) -> set[bool]:
+def taken_how(workflow: Workflow, name: str) -> set[bool]:
     """Return how others take what a part returns: on its one host (False), by host (True)."""
-    return {one.by_host for part in workflow_of(workflow).parts for _, one in bindings(part) if one.part == name}
+    return {one.by_host for part in workflow.parts for _, one in bindings(part) if one.part == name}
 
 
 def _limited(value: bytes) -> str:

@@ -13,7 +13,7 @@ from fleetlog_schemas import limits
 from fleetlog_schemas.builds import Build as Build  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.builds import check_build
 from fleetlog_schemas.exports import Export as Export  # noqa: PLC0414  # taken from here by others
-from fleetlog_schemas.exports import check_export, format_of
+from fleetlog_schemas.exports import check_export, check_of_part, exported
 from fleetlog_schemas.graph import Binding, GraphError, Item, When, ancestors, check_parts
 from fleetlog_schemas.ids import InvalidId, check_host_id
 from fleetlog_schemas.outcomes import Outcome
@@ -224,8 +224,7 @@ def summary(payload: Payload) -> str:
     elif isinstance(payload, Build):
         text = "; ".join(step.name or shlex.join(step.argv) for step in payload.steps)
     elif isinstance(payload, Export):
-        said = f"artifact {payload.artifact}" if payload.artifact else f"{payload.what.value} as {format_of(payload).value}"
-        text = said + (f" of {payload.of_part}" if payload.of_part else "") + (f" to {payload.to}" if payload.to else "")
+        text = exported(payload)
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -340,20 +339,12 @@ def _check_part(part: Part, before: set[str]) -> None:
     if isinstance(part.task.payload, Workflow):
         raise SpecError("/task/payload", "a part is no workflow itself: put its parts here")
     try:
-        check_spec(_check_of_part(part.name, part.task, before))
+        task, payload = part.task, part.task.payload
+        if isinstance(payload, Export):
+            task = msgspec.structs.replace(task, payload=check_of_part(part.name, payload, before))
+        check_spec(task)
     except SpecError as error:
         raise SpecError(f"/task{error.pointer}", error.message) from None
-
-
-def _check_of_part(name: str, task: TaskSpec, before: set[str]) -> TaskSpec:
-    """Return a part's task without the part that it exports, which must have ended before. Raises SpecError."""
-    if not isinstance(task.payload, Export) or not (of_part := task.payload.of_part):
-        return task
-    if task.payload.tasks:
-        raise SpecError("/payload/tasks", "give either tasks or of_part")
-    if of_part not in before:
-        raise SpecError("/payload/of_part", f"{name} exports what {of_part[:100]} left and does not come after it: name it in `after`")
-    return msgspec.structs.replace(task, payload=msgspec.structs.replace(task.payload, of_part=""))
 
 
 def _check_function(spec: TaskSpec, function: Function) -> None:
@@ -368,19 +359,16 @@ def _check_function(spec: TaskSpec, function: Function) -> None:
 def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
     if isinstance(payload, Function):
         _check_function(spec, payload)
-        return
-    if isinstance(payload, Build):
+    elif isinstance(payload, Build):
         check_build(payload, other_user=spec.options.user is not None, cwd=spec.options.cwd is not None)
-        return
-    if isinstance(payload, Export):
+    elif isinstance(payload, Export):
         check_export(payload, cwd=spec.options.cwd is not None, stdin=spec.options.stdin is not None)
-        return
-    if isinstance(payload, Shell):
+    elif isinstance(payload, Shell):
         check_argv("/payload/argv", payload.argv, at_least=1)
-        return
-    check_blob("/payload/content", payload.content)
-    check_argv("/payload/interpreter", payload.interpreter, at_least=1)
-    check_argv("/payload/args", payload.args, at_least=0)
+    else:
+        check_blob("/payload/content", payload.content)
+        check_argv("/payload/interpreter", payload.interpreter, at_least=1)
+        check_argv("/payload/args", payload.args, at_least=0)
 
 
 def _check_options(options: Options) -> None:
