@@ -16,7 +16,7 @@ from bench.system import System, until
 from fleetlog_schemas.spec import Choose, Function, TaskSpec
 
 PROCESSES = 2
-MANY_SLOTS = 64
+MANY_SLOTS = 256
 """Calls on their way to one host; with few, the time of a round trip is the limit."""
 POLICY = f"""
 [functions]

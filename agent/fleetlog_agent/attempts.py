@@ -7,6 +7,7 @@ dispatcher) gets SIGTERM, a grace, then SIGKILL for the whole tree.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -81,13 +82,15 @@ class Attempts:
             if entry.state is not HeldState.ENDED:
                 self.open[key] = Live(adopt=True, stop_reason=entry.stop_reason, unwanted=entry.stop_reason == "cancelled")
                 self._slots[key] = entry.slot
+        used = set(self._slots.values())
+        self._free_slots = [slot for slot in range(max(used, default=-1)) if slot not in used]
+        """A heap: with those in use it is every number from 0 up to the highest."""
 
     # --- what happened -----------------------------------------------------------------------------------
 
     def take_slot(self, key: Key) -> int:
         """Give *key* the lowest output slot that no attempt under way uses."""
-        used = set(self._slots.values())
-        slot = next(number for number in range(len(used) + 1) if number not in used)
+        slot = heapq.heappop(self._free_slots) if self._free_slots else len(self._slots)
         self._slots[key] = slot
         return slot
 
@@ -98,7 +101,8 @@ class Attempts:
     def closed(self, key: Key) -> None:
         """Its end is on disk."""
         self.open.pop(key, None)
-        self._slots.pop(key, None)
+        if (slot := self._slots.pop(key, None)) is not None:
+            heapq.heappush(self._free_slots, slot)
 
     def stop(self, key: Key, reason: str) -> None:
         """Somebody wants it to end; the first reason stays."""

@@ -1,5 +1,8 @@
 """The host's worker processes: warm, one call each at a time, replaced when they have done enough.
 
+Calls of functions that have been quick are given ahead, a few to each worker: to wait for us between two of them would
+take longer than they do. What a worker was given and has not begun can always be given to another.
+
 For the runner the pool is what the holder is for programs: it takes orders for attempts, and what it knows of each is
 news of the same form. Workers live in sessions of their own and keep a file of their calls, so an agent that was killed
 finds what they finished meanwhile; what ran in a worker that is gone did not return, and is never called again for the
@@ -10,11 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -25,6 +25,7 @@ import structlog
 from fleetlog_agent import calls, process_tree
 from fleetlog_agent.calls import News
 from fleetlog_agent.policy import Functions
+from fleetlog_agent.worker_process import LEAVING, POLL_SECONDS, READY, STARTING, Met, WorkerProcess
 from fleetlog_runtime.shell.files import private_folder
 from fleetlog_schemas import workers
 from fleetlog_schemas.functions import facts_of
@@ -35,21 +36,10 @@ HELLO_SECONDS_MAX = 5.0
 """Until a worker of a former agent must say what it runs."""
 RESTART_SECONDS = (0.5, 60.0)
 """Pause before a worker is started again that left unasked: doubled each time, up to the second."""
-_POLL_SECONDS = 0.01
-_STARTING, _IDLE, _BUSY, _LEAVING = "starting", "idle", "busy", "leaving"
-
-
-class _Worker:
-    """One worker process as the pool sees it."""
-
-    def __init__(self, name: str, mark: str) -> None:
-        self.name, self.mark = name, mark
-        self.pid = 0
-        self.process_start = 0
-        self.process: subprocess.Popen[bytes] | None = None
-        self.writer: asyncio.StreamWriter | None = None
-        self.state = _STARTING
-        self.running = ""
+QUICK_MS_MAX = 2
+"""A function whose last call took no longer is quick: further calls may wait behind it."""
+GIVEN_MAX = 16
+"""Calls that one worker has at a time, with the one that runs."""
 
 
 class Pool:
@@ -63,8 +53,12 @@ class Pool:
         self._host_id, self._boot, self._wanted = host_id, boot_id[:8], wanted
         self._folder = folder / "workers"
         self._on_news, self._fail = on_news, fail
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, WorkerProcess] = {}
         self._queue: deque[workers.Call] = deque()
+        self._withdrawn: set[str] = set()
+        """Calls that are to be dropped if a worker gives them back."""
+        self._quick: set[str] = set()
+        """Functions whose last call was short."""
         self._files: dict[str, set[str]] = {}
         """Attempts that are known from each worker's file, or stand in it."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +92,7 @@ class Pool:
             self._start()
 
     async def _find_one(self, name: str, interesting: Collection[str]) -> None:
-        worker = _Worker(name, process_tree.mark_of(self._host_id, f"worker.{name}"))
+        worker = WorkerProcess(name, process_tree.mark_of(self._host_id, f"worker.{name}"))
         hello = await self._meet(worker, HELLO_SECONDS_MAX)
         # The file after the hello: what it says then is final, but for the call that runs.
         self._read_file(name, interesting, running=hello.running if hello else "")
@@ -106,9 +100,9 @@ class Pool:
             (self._folder / f"{name}.sock").unlink(missing_ok=True)
             self._forget_file(name)
             return
-        worker.state, worker.running = _LEAVING, hello.running
+        worker.state, worker.running = LEAVING, hello.running
         self._workers[name] = worker
-        self._say(worker, workers.Retire())
+        worker.say(workers.Retire())
 
     def _read_file(self, name: str, interesting: Collection[str], running: str) -> None:
         keys = self._files.setdefault(name, set())
@@ -135,7 +129,8 @@ class Pool:
         self._closing = True
         for worker in self._workers.values():
             if retire:
-                self._say(worker, workers.Retire())
+                worker.say(workers.Retire())
+            worker.send_orders()
             if worker.writer is not None:
                 with contextlib.suppress(OSError):
                     await worker.writer.drain()
@@ -155,11 +150,12 @@ class Pool:
         self._assign()
 
     def withdraw(self, key: str) -> bool:
-        """Drop a call that no worker was given yet; False when there is none."""
+        """Drop a call that no worker was given yet; False when there is none: it may run, or come back from its worker."""
         for call in self._queue:
             if call.key == key:
                 self._queue.remove(call)
                 return True
+        self._withdrawn.add(key)
         return False
 
     def order(self, how: str, key: str) -> None:
@@ -174,6 +170,7 @@ class Pool:
     def release(self, key: str) -> None:
         """The end of *key* is in our journal: it need not be known any more."""
         self.known.pop(key, None)
+        self._withdrawn.discard(key)
         for name, keys in list(self._files.items()):
             if key in keys:
                 keys.discard(key)
@@ -191,14 +188,14 @@ class Pool:
             return
         self._number += 1
         name = f"{self._boot}-{process_tree.boot_ms():x}-{self._number}"
-        worker = self._workers[name] = _Worker(name, process_tree.mark_of(self._host_id, f"worker.{name}"))
+        worker = self._workers[name] = WorkerProcess(name, process_tree.mark_of(self._host_id, f"worker.{name}"))
         self._files[name] = set()
         self._go(self._live(worker))
 
-    async def _live(self, worker: _Worker) -> None:
+    async def _live(self, worker: WorkerProcess) -> None:
         """One worker's life, from its start until it is gone."""
         try:
-            worker.process = await asyncio.to_thread(self._launch, worker)
+            worker.process = await asyncio.to_thread(worker.launch, self._folder, self._wanted, self._host_id)
         except OSError as error:
             self._cannot_start(f"a worker cannot be started: {error}")
             self._gone(worker, "cannot be started")
@@ -209,7 +206,7 @@ class Pool:
             process_tree.kill_tree(worker.pid, worker.mark)
             code = await asyncio.to_thread(worker.process.wait)
             how = "said nothing" if code == -signal.SIGKILL else f"ended with exit code {code}"
-            self._cannot_start(f"a worker {how} before its modules were loaded: {self._errors_of(worker)}")
+            self._cannot_start(f"a worker {how} before its modules were loaded: {worker.last_words(self._folder)}")
             self._gone(worker, "could not load its modules", code)
             return
         for text in hello.errors:
@@ -219,8 +216,8 @@ class Pool:
             self.offered, self.errors = hello.functions, hello.errors
             self.ready.set()
             self.on_offered()
-        if worker.state == _STARTING:
-            worker.state = _IDLE
+        if worker.state == STARTING:
+            worker.state = READY
         self._assign()
 
     def _cannot_start(self, error: str) -> None:
@@ -229,99 +226,85 @@ class Pool:
         if not self._start_error:  # one is told until a worker comes to be: the next may differ in a number only
             self._start_error, self.errors = error, (*self.errors, error)
             self.on_offered()
-        while self._queue and not any(worker.state in (_IDLE, _BUSY) for worker in self._workers.values()):
+        while self._queue and not any(worker.state == READY for worker in self._workers.values()):
             key = self._queue.popleft().key
             self.known[key] = calls.refused(key, error)
             self._on_news(self.known[key])
 
-    def _launch(self, worker: _Worker) -> subprocess.Popen[bytes]:
-        wanted = self._wanted
-        words = [
-            sys.executable, "-m", "fleetlog.worker", "--folder", str(self._folder), "--name", worker.name,
-            "--calls-max", str(wanted.calls_max), "--memory-bytes-max", str(wanted.memory_bytes_max),
-            *(word for path in wanted.path for word in ("--path", path)), *wanted.modules,
-        ]
-        mark, _, value = worker.mark.partition("=")
-        with (self._folder / f"{worker.name}.errors").open("wb") as errors:
-            return subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True, cwd=self._folder,
-                env={**os.environ, mark: value, "FLEETLOG_HOST_ID": self._host_id},
-            )
-
-    def _errors_of(self, worker: _Worker) -> str:
-        with contextlib.suppress(OSError):
-            return (self._folder / f"{worker.name}.errors").read_text(errors="replace")[-500:].strip() or "no word"
-        return "no word"
-
-    async def _meet(self, worker: _Worker, seconds: float) -> workers.Hello | None:
-        """Connect to a worker and hear its hello; None when it is not there."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            while True:
-                try:
-                    # By way of the open folder: a socket's path is limited to 108 bytes.
-                    reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{worker.name}.sock")
-                    break
-                except OSError:
-                    over = asyncio.get_running_loop().time() > deadline
-                    if over or worker.process is None or worker.process.poll() is not None:
-                        return None
-                    await asyncio.sleep(_POLL_SECONDS)
-        finally:
-            os.close(folder)
-        buffer = bytearray()
-        found: list[workers.News] = []
-        try:
-            async with asyncio.timeout_at(deadline):
-                while not found:
-                    data = await reader.read(65_536)
-                    if not data:
-                        return None
-                    buffer += data
-                    found = workers.take_news(buffer)
-        except (TimeoutError, OSError, workers.BadFrame):
-            writer.close()
+    async def _meet(self, worker: WorkerProcess, seconds: float) -> workers.Hello | None:
+        met = await worker.meet(self._folder, seconds)
+        if met is None:
             return None
-        hello, *more = found
-        assert isinstance(hello, workers.Hello)
-        worker.writer, worker.pid = writer, hello.pid
-        stat = process_tree.process_stat(hello.pid)
-        worker.process_start = stat[2] if stat else 0
-        self._go(self._listen(worker, reader, buffer, more))
-        return hello
+        self._go(self._listen(worker, met))
+        return met.hello
 
-    async def _listen(
-        self, worker: _Worker, reader: asyncio.StreamReader, buffer: bytearray, first: list[workers.News]
-    ) -> None:
-        for news in first:
-            self._heard(worker, news)
+    async def _listen(self, worker: WorkerProcess, met: Met) -> None:
+        self._hear(worker, met.news)
         with contextlib.suppress(OSError, workers.BadFrame):
-            while data := await reader.read(256 * 1024):
-                buffer += data
-                for news in workers.take_news(buffer):
-                    self._heard(worker, news)
+            while data := await met.reader.read(256 * 1024):
+                met.buffer += data
+                self._hear(worker, workers.take_news(met.buffer))
         await self._over(worker)
 
-    def _heard(self, worker: _Worker, news: workers.News) -> None:
-        match news:
-            case workers.Finished(key=key):
-                self.known[key] = calls.exited(news)
-                worker.running = ""
-                if news.leaves and worker.state != _LEAVING:
-                    worker.state = _LEAVING
-                    self._start()
-                elif worker.state == _BUSY:
-                    worker.state = _IDLE
-                self._failures = 0
-                self._assign()  # first: the worker goes on while we say what it did
-                self._on_news(self.known[key])
-            case workers.Progressed():
-                self.on_progress(news)
-            case _:
-                pass
+    def _hear(self, worker: WorkerProcess, heard: list[workers.News]) -> None:
+        over = []
+        for one in heard:
+            match one:
+                case workers.Finished():
+                    over.append(self._finished(worker, one))
+                case workers.Slow():
+                    worker.slow = True
+                    worker.say(workers.Noted())
+                    self._give_back(worker, keep=1)
+                case workers.Progressed():
+                    self._begun(worker)
+                    self.on_progress(one)
+                case _:
+                    pass
+        self._assign()  # first: the worker goes on while we say what it did
+        for news in over:
+            self._on_news(news)
+        self._begun(worker)
 
-    async def _over(self, worker: _Worker) -> None:
+    def _finished(self, worker: WorkerProcess, finished: workers.Finished) -> News:
+        news = self.known[finished.key] = calls.exited(finished)
+        self._files[worker.name].add(finished.key)
+        worker.running, worker.slow = "", False
+        if worker.given and worker.given[0].key == finished.key:
+            name = worker.given.popleft().name
+            if news["state"] == "exited" and news["duration_ms"] <= QUICK_MS_MAX:
+                self._quick.add(name)
+            else:
+                self._quick.discard(name)
+        if finished.leaves and worker.state != LEAVING:
+            worker.state = LEAVING
+            self._start()
+            self._give_back(worker, keep=0)
+        self._failures = 0
+        return news
+
+    def _begun(self, worker: WorkerProcess) -> None:
+        """Say of the call that is a worker's turn now that it runs."""
+        if worker.running or not worker.given:
+            return
+        worker.running = key = worker.given[0].key
+        self._files[worker.name].add(key)
+        self.known[key] = calls.running(key, worker.pid, worker.process_start, process_tree.boot_ms())
+        self._on_news(self.known[key])
+
+    def _give_back(self, worker: WorkerProcess, keep: int) -> None:
+        """Let others make the calls that a worker was given and does not begin: all but the first *keep*."""
+        calls_back = list(worker.given)[keep:]
+        for call in reversed(calls_back):
+            worker.given.pop()
+            if call.key in self._withdrawn:
+                self.known[call.key] = calls.refused(call.key, "it was stopped before it ran")
+                self._on_news(self.known[call.key])
+            else:
+                self._queue.appendleft(call)
+        self._assign()
+
+    async def _over(self, worker: WorkerProcess) -> None:
         """A worker's connection ended: it is gone, or will be."""
         if self._closing:
             return
@@ -333,24 +316,28 @@ class Pool:
             code = await asyncio.to_thread(worker.process.wait)
         else:
             while (stat := process_tree.process_stat(worker.pid)) is not None and stat[2] == worker.process_start and stat[3] != "Z":
-                await asyncio.sleep(_POLL_SECONDS)
-        self._gone(worker, "left unasked" if worker.state != _LEAVING else "", code)
+                await asyncio.sleep(POLL_SECONDS)
+        self._gone(worker, "left unasked" if worker.state != LEAVING else "", code)
 
-    def _gone(self, worker: _Worker, why: str, code: int | None = None) -> None:
+    def _gone(self, worker: WorkerProcess, why: str, code: int | None = None) -> None:
         if self._workers.pop(worker.name, None) is None or self._closing:
             return
         key = worker.running
         # A worker of a former agent may run what this agent's journal does not know.
-        if key and self.known.get(key, {}).get("state") == "running":
-            # What it had finished stands in its file, also if it could not say so any more.
-            self._read_file(worker.name, {key}, running="")
-            if self.known[key].get("died"):
+        open_keys = {call.key for call in worker.given} | ({key} if self.known.get(key, {}).get("state") == "running" else set())
+        if open_keys:
+            # What it had begun, and finished, stands in its file, also if it could not say so any more.
+            self._read_file(worker.name, open_keys, running="")
+        for one in open_keys & self.known.keys():
+            if self.known[one].get("died"):
                 killed_by = -code if code is not None and code < 0 else None
-                self.known[key] = calls.died(self.known[key], killed_by, f"(exit code {code})" if code and code > 0 else "")
+                self.known[one] = calls.died(self.known[one], killed_by, f"(exit code {code})" if code and code > 0 else "")
                 # Nothing that it started outlives it: the attempt is over, and may be made again. By the mark alone, for
                 # the process id may be another's by now.
                 process_tree.kill_tree(process_tree.NO_PID, worker.mark)
-            self._on_news(self.known[key])
+            self._on_news(self.known[one])
+        worker.given = deque(call for call in worker.given if call.key not in self.known)
+        self._give_back(worker, keep=0)
         for suffix in ("sock", "errors"):
             (self._folder / f"{worker.name}.{suffix}").unlink(missing_ok=True)
         self._forget_file(worker.name)
@@ -364,21 +351,23 @@ class Pool:
             asyncio.get_running_loop().call_later(pause * random.uniform(0.8, 1.2), self._start)  # noqa: S311 - jitter
 
     def _assign(self) -> None:
-        """Give calls that wait to workers that are free."""
-        for worker in self._workers.values():
-            if not self._queue:
+        """Give calls that wait to the workers that have the fewest."""
+        while self._queue:
+            able = [worker for worker in self._workers.values() if self._takes_more(worker)]
+            if not able:
                 return
-            if worker.state == _IDLE and worker.writer is not None:
-                call = self._queue.popleft()
-                worker.state, worker.running = _BUSY, call.key
-                self._files[worker.name].add(call.key)
-                self.known[call.key] = calls.running(call.key, worker.pid, worker.process_start, process_tree.boot_ms())
-                self._say(worker, call)
-                self._on_news(self.known[call.key])
+            worker = min(able, key=lambda one: len(one.given))
+            call = self._queue.popleft()
+            worker.given.append(call)
+            worker.say(call)
+            if len(worker.given) == 1:
+                self._begun(worker)
 
-    def _say(self, worker: _Worker, order: workers.Order) -> None:
-        if worker.writer is not None:
-            worker.writer.write(workers.frame(order))
+    def _takes_more(self, worker: WorkerProcess) -> bool:
+        if worker.state != READY or worker.writer is None:
+            return False
+        given = worker.given
+        return not given or (len(given) < GIVEN_MAX and not worker.slow and given[-1].name in self._quick)
 
     def _go(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

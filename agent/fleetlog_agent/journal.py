@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -114,6 +116,8 @@ class Journal:
             os.ftruncate(self._file, length)
             os.fsync(self._file)
         self.bytes = length
+        self.took_seconds = math.inf
+        """Time of the last append."""
         self._bytes_compacted = COMPACT_BYTES_MIN // COMPACT_GROWTH
         self._reserve = path.with_name("reserve")
         self.has_reserve = False
@@ -126,6 +130,7 @@ class Journal:
         Raises:
             OSError: it is not (no space and no reserve, a broken disk); the file is as before.
         """
+        began = time.monotonic()
         frame = _frame(commit)
         try:
             self._put(frame)
@@ -134,6 +139,7 @@ class Journal:
                 raise
             self._put(frame)
         self.bytes += len(frame)
+        self.took_seconds = time.monotonic() - began
 
     def _put(self, frame: bytes) -> None:
         try:

@@ -38,9 +38,11 @@ class Unrunnable(Exception):
 class Run:
     """One attempt under way."""
 
-    def __init__(self, start: StartAttempt, slot: int) -> None:
+    def __init__(self, start: StartAttempt, slot: int, prefix: str) -> None:
         self.start = start
         self.slot = slot
+        self.prefix = prefix
+        """Of the files that take its two outputs."""
         self.masker: Masker | None = None
         self.output: Output | None = None
         self.following: asyncio.Task[tuple[OutputSummary | None, str]] | None = None
@@ -124,7 +126,7 @@ class Preparation:
                 env[returned.VARIABLE] = f"/dev/fd/{RETURN_FD}"
         return {
             "argv": argv, "env": env, "mark": process_tree.mark_of(self._host_id, str(key)), "stdin": stdin, "slot": run.slot, "launch": launch,
-            "stdout": self.file(key, "stdout"), "stderr": self.file(key, "stderr"),
+            "stdout": f"{run.prefix}.stdout", "stderr": f"{run.prefix}.stderr",
         }
 
     def _who(self, user: str | None) -> pwd.struct_passwd:

@@ -28,6 +28,7 @@ from fleetlog_agent.holder_client import HolderClient, HolderFailed, News
 from fleetlog_agent.journal_records import Key
 from fleetlog_agent.masking import Masker
 from fleetlog_agent.output import Output
+from fleetlog_agent.output_files import OutputFiles, is_silent
 from fleetlog_agent.policy import NO_FUNCTIONS, Functions
 from fleetlog_agent.preparing import Preparation, Run, Unrunnable
 from fleetlog_runtime.pure.bus import Bus
@@ -86,36 +87,32 @@ class Runner:
         self._unix_ms = unix_ms
         self._fail = fail
         self._ending = ending
+        self.output_files = OutputFiles(self._out)
         self._preparation = Preparation(host_id, self._out, Blobs(host_id, folder / "blobs", bus))
         self._artifacts = Artifacts(self._out, store_chunk, available=lambda: bus() is not None)
         self._runs: dict[Key, Run] = {}
+        self._by_slot: dict[int, Key] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.holder = HolderClient(folder, self._heard, self._holder_broke, fail)
         self.pool = Pool(host_id, boot_id, folder, functions, self._heard, fail)
         self.pool.on_progress = self._progressed
         self._log = structlog.get_logger("runner")
 
-    def out_bytes(self) -> int:
-        """Return what output files take on disk."""
-        total = 0
-        with os.scandir(self._out) as entries:
-            for entry in entries:
-                try:
-                    total += entry.stat().st_blocks * 512
-                except FileNotFoundError:
-                    continue
-        return total
-
     # --- what the core wants -------------------------------------------------------------------------------
 
     def spawn(self, effect: m.Spawn) -> None:
         """Start an attempt."""
-        run = self._runs[effect.key] = Run(effect.start, effect.slot)
+        if (former := self._by_slot.get(effect.slot)) in self._runs:
+            self.release(former)  # it has ended, or its slot would not be free
+        self._by_slot[effect.slot] = effect.key
+        run = self._runs[effect.key] = Run(effect.start, effect.slot, self.output_files.give(effect.slot))
         self._go(self._spawn(effect.key, run))
 
     def adopt(self, effect: m.Adopt, *, same_boot: bool) -> None:
         """Find out what became of an attempt of a former agent."""
-        run = self._runs[effect.key] = Run(effect.start, effect.slot)
+        prefix = self.output_files.find(effect.key, effect.slot)
+        run = self._runs[effect.key] = Run(effect.start, effect.slot, prefix)
+        self._by_slot[effect.slot] = effect.key
         run.asked = True
         self._settle(effect.key, run, same_boot=same_boot)
 
@@ -145,21 +142,24 @@ class Runner:
     def release(self, key: Key) -> None:
         """The end of an attempt is in the journal: nothing of it is needed any more."""
         run = self._runs.pop(key, None)
-        if run is not None:
-            run.unfollow()
+        if run is None:
+            return  # refused, and never tried; or gone already
+        run.unfollow()
+        self.output_files.take_back(run.prefix, run.slot, read=run.output is not None)
+        if isinstance(run.start.payload, Function):
+            self.pool.release(str(key))
+            return
         self.holder.release(str(key))
-        self.pool.release(str(key))
-        for suffix in ("stdout", "stderr", "frames", "stdin", "script", returned.SUFFIX):
+        for suffix in ("stdin", "script", returned.SUFFIX):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._preparation.file(key, suffix))  # noqa: PTH108 - once for each command: pathlib costs more
-        if run is None or isinstance(run.start.payload, Build | Export):
+        if isinstance(run.start.payload, Build | Export):
             self._remove(self._preparation.file(key, "work"))
 
-    def sweep(self, open_keys: set[str]) -> None:
-        """Remove the folders of builds and exports that have ended, where a former agent did not come to it."""
-        for folder in Path(self._out).glob("*.work"):
-            if folder.name.removesuffix(".work") not in open_keys:
-                self._remove(str(folder))
+    def sweep(self, under_way: dict[Key, int]) -> None:
+        """Remove what ended attempts left, where a former agent did not come to it; given those under way, and their slots."""
+        for folder in self.output_files.sweep(under_way):
+            self._remove(folder)
 
     def _remove(self, folder: str) -> None:
         if os.path.isdir(folder):  # noqa: PTH112 - once for each command: pathlib costs more
@@ -209,7 +209,7 @@ class Runner:
             Call(
                 str(key), function.name, function.args, function.kwargs, parameters={**decoded_parameters(run.start.parameters), **secret},
                 environment={**environment, "FLEETLOG_TASK_ID": key.task_id, "FLEETLOG_ATTEMPT": str(key.attempt)},
-                stdout=self._preparation.file(key, "stdout"), stderr=self._preparation.file(key, "stderr"),
+                stdout=f"{run.prefix}.stdout", stderr=f"{run.prefix}.stderr",
             )
         )
 
@@ -252,7 +252,7 @@ class Runner:
         elif news is not None and state == "exited":
             run.settled = True
             known = run.masker is not None or not run.start.options.secret_names  # after a restart they must be asked for
-            if run.following is None and known and not isinstance(run.start.payload, Build | Export) and self._is_silent(key):
+            if run.following is None and known and not isinstance(run.start.payload, Build | Export) and self._is_silent(key, run):
                 self._tell(_exited(key, run, news, None, ""))
             else:
                 self._follow(key, run)
@@ -278,13 +278,10 @@ class Runner:
         stat = process_tree.process_stat(news["pid"])
         return stat is not None and stat[2] == news["process_start"] and stat[3] != "Z"
 
-    def _is_silent(self, key: Key) -> bool:
+    def _is_silent(self, key: Key, run: Run) -> bool:
         """Tell whether an attempt wrote nothing at all: then there is nothing to follow, mask or publish."""
-        for stream in ("stdout", "stderr", returned.SUFFIX):
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(self._preparation.file(key, stream)).st_size:  # noqa: PTH116 - once for each command: pathlib costs more
-                    return False
-        return True
+        returns = not isinstance(run.start.payload, Function) and os.path.lexists(self._preparation.file(key, returned.SUFFIX))
+        return not returns and is_silent(run.prefix)
 
     async def _watch_orphan(self, key: Key, run: Run, news: News) -> None:
         while self._is_alive(news):
@@ -322,7 +319,7 @@ class Runner:
             return seq
 
         run.output = Output(
-            key, f"{self._out}/{key}", run.slot, run.start.options.output_bytes_max, masker, store, self._unix_ms,
+            key, run.prefix, run.slot, run.start.options.output_bytes_max, masker, store, self._unix_ms,
             available=lambda: self._bus() is not None,
         )
         news = self._parent(run).known.get(str(key))

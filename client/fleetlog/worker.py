@@ -1,8 +1,9 @@
 """A worker: `python -m fleetlog.worker`, the process in which task functions of one host run, one call at a time.
 
 An agent starts it with an open folder, a name and the modules to load, and connects to its socket there. The main thread
-makes the calls; a second one listens, so that an agent that comes back is answered while a function runs. Each call is
-written to the worker's file before it is made and when it is over (a write, no sync: it must survive this process and the
+makes the calls, and reads what comes between them: to have another thread read costs more than a small function. One
+thread listens, so that an agent that comes back is answered while a function runs; one looks whether a call takes long,
+and gives back what waits behind it. Each call is written to the worker's file before it is made and when it is over (a write, no sync: it must survive this process and the
 agent's, not the machine). A new connection ends the old one, and what that had asked for and was not begun is dropped:
 so what the agent then hears is final.
 """
@@ -36,6 +37,8 @@ FILE_BYTES_MAX = 16 * 1024 * 1024
 """Above it no further call is taken: the agent starts another worker, with another file."""
 PROGRESS_SECONDS_MIN = 1.0
 """Between two words of progress that are sent."""
+SLOW_SECONDS = 0.02
+"""A call that runs for longer keeps no other waiting."""
 FAR_MAX = 1e300
 """Largest number that is told as progress; what is above, infinity and NaN are not."""
 DISK_FULL = "the disk of the agent's folder is full: nothing can be run safely"
@@ -56,14 +59,28 @@ class Worker:
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._calls_left, self._memory_bytes_max = calls_max, memory_bytes_max
         self._file = os.open(f"{name}.calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=self._folder)
+        self._file_bytes = os.fstat(self._file).st_size
+        self._null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._lock = threading.Lock()
-        self._due = threading.Semaphore(0)
         self._waiting: deque[workers.Call] = deque()
         self._client: socket.socket | None = None
+        self._heard: tuple[socket.socket | None, bytearray] = (None, bytearray())
+        """Of which connection the main thread reads, and what is no whole order yet."""
+        self._came = threading.Event()
+        """There is an agent."""
         self._running = ""
+        self._running_since = 0.0
+        self._watched = threading.Event()
+        """Calls are made, and none of them was said to be slow."""
+        self._calls_made = 0
+        self._deaf = False
+        """Until the agent has noted that what it gave behind a slow call is not begun here."""
         self._leaves = False
-        self._alone_since = time.monotonic()
         self._errors: list[str] = []
+        self._environment: dict[str, str] = {}
+        """As it is between calls."""
+        self._raw_environment: dict[bytes, bytes] | None = None
         self._progress_said: tuple[str, float, bool] = ("", 0.0, False)
         """Of which call, when, and whether it was at its total."""
         self._listener = self._listen(name)
@@ -97,48 +114,45 @@ class Worker:
                 importlib.import_module(module)
             except BaseException as error:  # noqa: BLE001 - a module may do anything, SystemExit included
                 self._errors.append(f"module {module}: {tasks.failure(error, '', 0, 0).error}")
+        self._environment = dict(os.environ)
+        self._raw_environment = _raw_environment()
 
-    # --- the agent, on a thread of its own ---------------------------------------------------------------
+    # --- on threads of their own --------------------------------------------------------------------------
 
     def listen_for_ever(self) -> None:
-        """Take orders until the process ends."""
+        """Answer each agent that comes, until the process ends."""
         while True:
             client, _ = self._listener.accept()
             with self._lock:
                 former, self._client = self._client, client
                 self._waiting.clear()
-                hello = workers.Hello(
-                    pid=os.getpid(), functions=tuple(one.offered() for _, one in sorted(tasks.registered().items())[:FUNCTIONS_PER_HOST_MAX]),
-                    running=self._running, errors=tuple(self._errors),
+                self._deaf = False
+                self._send(
+                    workers.Hello(
+                        pid=os.getpid(), functions=tuple(one.offered() for _, one in sorted(tasks.registered().items())[:FUNCTIONS_PER_HOST_MAX]),
+                        running=self._running, errors=tuple(self._errors),
+                    )
                 )
-                self._send(hello)
+                self._came.set()
             if former is not None:
-                former.close()
-            threading.Thread(target=self._receive, args=(client,), daemon=True).start()
+                with suppress(OSError):
+                    former.shutdown(socket.SHUT_RDWR)  # whoever reads from it closes it
 
-    def _receive(self, client: socket.socket) -> None:
-        buffer = bytearray()
+    def watch_for_ever(self) -> None:
+        """Say of a call that takes long that it does, so that none waits for it: others may be free."""
+        calls_made = -1
         while True:
-            try:
-                data = client.recv(256 * 1024)
-                buffer += data
-                orders = workers.take_orders(buffer)
-            except (OSError, workers.BadFrame):
-                data, orders = b"", []
+            self._watched.wait()
+            time.sleep(SLOW_SECONDS)
             with self._lock:
-                if client is not self._client:
-                    return
-                if not data:
-                    self._client, self._alone_since = None, time.monotonic()
+                if self._running and time.monotonic() - self._running_since > SLOW_SECONDS:
                     self._waiting.clear()
-                    client.close()
-                    return
-                for order in orders:
-                    if isinstance(order, workers.Retire):
-                        self._leaves = True
-                    else:
-                        self._waiting.append(order)
-                    self._due.release()
+                    self._deaf = True
+                    self._send(workers.Slow(self._running))
+                    self._watched.clear()
+                elif not self._running and self._calls_made == calls_made:
+                    self._watched.clear()
+                calls_made = self._calls_made
 
     def _send(self, news: workers.News) -> None:
         if self._client is not None:
@@ -149,32 +163,73 @@ class Worker:
 
     def run(self) -> None:
         """Make the calls that are asked for, until it is time to leave."""
+        while (call := self._next()) is not None:
+            began_ms = _boot_ms()
+            if self._note(workers.frame(workers.Began(call.key, began_ms))):
+                self._finished(self._call(call, began_ms))
+            else:
+                self._finished(workers.Finished(call.key, began_ms, began_ms, error=DISK_FULL, called=False))
+
+    def _next(self) -> workers.Call | None:
+        """Return the next call; None when it is time to leave."""
         while True:
-            self._due.acquire(timeout=5.0)
             with self._lock:
-                call = self._waiting.popleft() if self._waiting else None
-                if call is not None:
-                    self._running = call.key
-                    began_ms = _boot_ms()
-                    noted = self._note(workers.frame(workers.Began(call.key, began_ms)))
-                elif self._leaves or (self._client is None and time.monotonic() - self._alone_since > IDLE_SECONDS_MAX):
-                    return
-            if call is not None:
-                unsafe = workers.Finished(call.key, began_ms, began_ms, error=DISK_FULL, called=False)
-                self._finished(self._call(call, began_ms) if noted else unsafe)
+                if self._waiting and not self._leaves:
+                    call = self._waiting.popleft()
+                    self._running, self._running_since = call.key, time.monotonic()
+                    self._calls_made += 1
+                    self._watched.set()
+                    return call
+                client = self._client
+            if self._leaves or (client is None and not self._came.wait(IDLE_SECONDS_MAX)):
+                return None
+            if client is not None:
+                self._hear(client)
+
+    def _hear(self, client: socket.socket) -> None:
+        """Wait for what the agent says."""
+        former, buffer = self._heard
+        if former is not client:
+            if former is not None:
+                former.close()
+            buffer = bytearray()
+            self._heard = (client, buffer)
+        try:
+            data = client.recv(256 * 1024)
+            buffer += data
+            orders = workers.take_orders(buffer)
+        except (OSError, workers.BadFrame):
+            data, orders = b"", []
+        with self._lock:
+            if client is not self._client:
+                return
+            if not data:
+                self._client = None
+                self._came.clear()
+                self._waiting.clear()
+                return
+            for order in orders:
+                match order:
+                    case workers.Retire():
+                        self._leaves = True
+                    case workers.Noted():
+                        self._deaf = False
+                    case workers.Call() if not self._deaf:
+                        self._waiting.append(order)
 
     def _note(self, frame: bytes) -> bool:
         """Write to the file of calls; False when the disk does not take it."""
         try:
-            return os.write(self._file, frame) == len(frame)
+            written = os.write(self._file, frame)
         except OSError:
             return False
+        self._file_bytes += written
+        return written == len(frame)
 
     def _finished(self, finished: workers.Finished) -> None:
         self._calls_left -= 1
         with self._lock:
-            full = os.fstat(self._file).st_size > FILE_BYTES_MAX
-            if self._calls_left <= 0 or full or _memory_bytes() > self._memory_bytes_max:
+            if self._calls_left <= 0 or self._file_bytes > FILE_BYTES_MAX or self._memory_bytes() > self._memory_bytes_max:
                 self._leaves = True
                 self._waiting.clear()
             frame = workers.frame(msgspec.structs.replace(finished, leaves=self._leaves))
@@ -183,8 +238,9 @@ class Worker:
             if self._client is not None:
                 with suppress(OSError):
                     self._client.sendall(frame)
-            if self._leaves:
-                self._due.release()
+
+    def _memory_bytes(self) -> int:
+        return int(os.pread(self._memory, 128, 0).split()[1]) * _PAGE_BYTES  # after each call: what else there is costs more
 
     def _call(self, call: workers.Call, began_ms: int) -> workers.Finished:
         declared = tasks.registered().get(call.name)
@@ -195,9 +251,8 @@ class Worker:
             bound = declared.check(call.args, {**given, **call.kwargs})
         except tasks.WrongArguments as error:
             return workers.Finished(call.key, began_ms, _boot_ms(), error=tasks.cut(str(error), ERROR_TEXT_BYTES_MAX), called=False)
-        before = dict(os.environ)
         os.environ.update(call.environment)
-        _redirect(call.stdout, call.stderr)
+        self._redirect(call.stdout, call.stderr)
         signal.signal(signal.SIGTERM, _stop)
         try:
             value = tasks.call(declared, bound, lambda *how_far: self._progressed(call.key, *how_far))
@@ -208,9 +263,38 @@ class Worker:
             if os.getpid() != self._pid:
                 os._exit(0)  # a child that the function forked and that came back out of it: the call is its parent's
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            _redirect("/dev/null", "/dev/null")
-            _restore_environment(before)
+            self._redirect("", "")
+            self._restore_environment(call)
             os.chdir("/")
+
+    def _restore_environment(self, call: workers.Call) -> None:
+        """Undo what changed, and only that: setting each variable anew costs more than a call."""
+        for name in call.environment:
+            if name in self._environment:
+                os.environ[name] = self._environment[name]
+            else:
+                os.environ.pop(name, None)
+        if self._raw_environment is not None and getattr(os.environ, "_data", None) == self._raw_environment:
+            return
+        now = dict(os.environ)
+        for name in now.keys() - self._environment.keys():
+            os.environ.pop(name, None)
+        for name, value in self._environment.items():
+            if now.get(name) != value:
+                os.environ[name] = value
+
+    def _redirect(self, stdout: str, stderr: str) -> None:
+        """Let everything that is written to the two outputs go to these files, whoever writes it: Python, C, child processes."""
+        for name, descriptor, path in (("stdout", _STDOUT, stdout), ("stderr", _STDERR, stderr)):
+            for stream in (getattr(sys, name), getattr(sys, f"__{name}__")):
+                with suppress(Exception):  # whatever a function put there
+                    stream.flush()
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if path else self._null
+            if opened != descriptor:  # it is, where a function closed that one
+                os.dup2(opened, descriptor)
+                if path:
+                    os.close(opened)
+            _own_stream(name, descriptor)
 
     def _unknown(self, call: workers.Call, began_ms: int) -> workers.Finished:
         why = "; ".join(self._errors) or "its modules declare no such function"
@@ -229,27 +313,10 @@ class Worker:
             self._send(workers.Progressed(key, float(done), None if total is None else float(total), tasks.cut(str(note), PROGRESS_NOTE_BYTES_MAX)))
 
 
-def _restore_environment(before: dict[str, str]) -> None:
-    """Undo what changed, and only that: setting each variable anew costs more than a call."""
-    now = dict(os.environ)
-    for name in now.keys() - before.keys():
-        os.environ.pop(name, None)
-    for name, value in before.items():
-        if now.get(name) != value:
-            os.environ[name] = value
-
-
-def _redirect(stdout: str, stderr: str) -> None:
-    """Let everything that is written to the two outputs go to these files, whoever writes it: Python, C, child processes."""
-    for name, descriptor, path in (("stdout", _STDOUT, stdout), ("stderr", _STDERR, stderr)):
-        for stream in (getattr(sys, name), getattr(sys, f"__{name}__")):
-            with suppress(Exception):  # whatever a function put there
-                stream.flush()
-        opened = os.open(path or "/dev/null", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        if opened != descriptor:  # it is, where a function closed that one
-            os.dup2(opened, descriptor)
-            os.close(opened)
-        _own_stream(name, descriptor)
+def _raw_environment() -> dict[bytes, bytes] | None:
+    """Return a copy of what `os.environ` keeps: to compare it takes a microsecond, and to read it by name thirty."""
+    found = getattr(os.environ, "_data", None)
+    return found.copy() if isinstance(found, dict) else None
 
 
 def _own_stream(name: str, descriptor: int) -> None:
@@ -274,14 +341,6 @@ def _boot_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
-def _memory_bytes() -> int:
-    file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # after each call: pathlib costs more
-    try:
-        return int(os.read(file, 128).split()[1]) * _PAGE_BYTES
-    finally:
-        os.close(file)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a worker until it is told to leave."""
     parser = argparse.ArgumentParser(prog="python -m fleetlog.worker", description="Runs task functions for the agent of this host.")
@@ -303,7 +362,8 @@ def main(argv: list[str] | None = None) -> int:
     os.chdir("/")
     gc.collect()
     gc.freeze()
-    threading.Thread(target=worker.listen_for_ever, daemon=True).start()
+    for work in (worker.listen_for_ever, worker.watch_for_ever):
+        threading.Thread(target=work, daemon=True).start()
     worker.run()
     threading.Thread(target=_leave_at_last, daemon=True).start()
     return 0

@@ -1,6 +1,7 @@
 """What an agent and its worker processes say to each other, and what a worker keeps of its calls.
 
-A worker is a process that has loaded the host's task modules and runs one call at a time. Frames on a Unix socket of the
+A worker is a process that has loaded the host's task modules and runs one call at a time, in the order in which it is
+given them; a few are given ahead, so that it need not wait for its agent between short ones. Frames on a Unix socket of the
 agent's folder, each four bytes of length (big-endian) and a MessagePack record; both ends run as the same user on the
 same host. The same records, `Began` and `Finished`, stand in the worker's file of calls: they are written there before
 they are said, so an agent that comes back finds what happened without it.
@@ -39,7 +40,11 @@ class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Leave when the call that runs, if one does, is over; begin no other."""
 
 
-Order = Call | Retire
+class Noted(msgspec.Struct, frozen=True, tag="noted"):
+    """The answer to `Slow`: calls that come after it are to be made again."""
+
+
+Order = Call | Retire | Noted
 
 
 class Offered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,6 +78,12 @@ class Began(msgspec.Struct, frozen=True, tag="began"):
     """By the boot clock."""
 
 
+class Slow(msgspec.Struct, frozen=True, tag="slow"):
+    """The call that runs takes long. What was given behind it, or comes before the answer `Noted`, is not begun here."""
+
+    key: str
+
+
 class Progressed(msgspec.Struct, frozen=True, tag="progressed"):
     """A function says how far it is."""
 
@@ -95,10 +106,10 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     called: bool = True
     """Whether the function was called at all; false: unknown name, arguments that do not fit."""
     leaves: bool = False
-    """The worker takes no further call."""
+    """The worker takes no further call: none that it was given behind this one is begun."""
 
 
-News = Hello | Began | Progressed | Finished
+News = Hello | Began | Slow | Progressed | Finished
 
 _order_decoder = msgspec.msgpack.Decoder(Order)
 _news_decoder = msgspec.msgpack.Decoder(News)

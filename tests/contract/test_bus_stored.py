@@ -215,10 +215,11 @@ def test_reading_where_nothing_is_yet_gives_an_empty_chunk_first_and_then_follow
     run(connect, scenario)
 
 
-def test_chunks_end_at_batch_ends_and_are_never_empty_but_the_first(connect):
+@pytest.mark.parametrize("ahead", [True, False])
+def test_chunks_end_at_batch_ends_and_are_never_empty_but_the_first(connect, ahead):
     async def scenario(bus):
         start = (await bus.state("EVENTS")).last_seq + 1
-        chunks = bus.read("EVENTS", start)
+        chunks = bus.read("EVENTS", start, ahead=ahead)
         assert await anext(chunks) == []
         writing = asyncio.create_task(write_batches(bus, 40, 30))
         total = 0
@@ -241,14 +242,33 @@ def test_chunks_end_at_batch_ends_and_are_never_empty_but_the_first(connect):
     run(connect, scenario)
 
 
-def test_reading_much_gives_all_of_it_in_order(connect):
+@pytest.mark.parametrize("ahead", [True, False])
+def test_reading_much_gives_all_of_it_in_order(connect, ahead):
     async def scenario(bus):
         start = (await bus.state("EVENTS")).last_seq + 1
         for _ in range(8):
             await bus.append(several(*[b"x" * 100] * 1000))
-        chunks = bus.read("EVENTS", start)
+        chunks = bus.read("EVENTS", start, ahead=ahead)
         found = await collect(chunks, 8000)
         assert [stored.seq for stored in found] == list(range(start, start + 8000))
+        await chunks.aclose()
+
+    run(connect, scenario)
+
+
+def test_a_reader_that_rests_gets_what_came_meanwhile_as_one_chunk(connect):
+    async def scenario(bus):
+        start = (await bus.state("EVENTS")).last_seq + 1
+        chunks = bus.read("EVENTS", start, ahead=False)
+        assert await anext(chunks) == []
+        for round_number in range(3):
+            waiting = asyncio.ensure_future(anext(chunks))
+            await asyncio.sleep(0)
+            await bus.append(one(b"first"))
+            assert len(await waiting) == 1, round_number
+            for _ in range(20):
+                await bus.append(one(b"meanwhile"))
+            assert len(await anext(chunks)) == 20, round_number
         await chunks.aclose()
 
     run(connect, scenario)

@@ -115,11 +115,14 @@ class Bus(Protocol):
         """
         ...
 
-    def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+    def read(self, stream: str, from_seq: int, *, ahead: bool = True) -> AsyncIterator[list[Stored]]:
         """Yield messages from *from_seq* on, for ever, in chunks that end at batch ends.
 
         The first chunk is empty when nothing is there yet; later chunks are not. A chunk that ends at the
         stream's last message is yielded at once. Survives reconnects.
+
+        Not *ahead*: nothing is fetched before it is asked for, so that a reader that rests between two chunks costs the
+        bus and itself one exchange for all that came meanwhile, instead of one for each message.
         """
         ...
 

@@ -54,6 +54,8 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     slots_per_host: Count = 4
     """Commands in flight on one host; a busy host takes fewer, but always one."""
+    calls_ahead_max: Count = 256
+    """Calls of Python functions that one host may have beyond its slots, while they are short: its workers make them in turn."""
     in_flight_max: Count = 50_000
     """Commands in flight on all hosts together: each costs the dispatcher some kilobytes."""
     ageing_ms: Milliseconds = 60_000

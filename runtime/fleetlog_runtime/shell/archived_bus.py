@@ -96,10 +96,10 @@ class ArchivedBus:
 
     # --- the log --------------------------------------------------------------------------------------------
 
-    async def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+    async def read(self, stream: str, from_seq: int, *, ahead: bool = True) -> AsyncIterator[list[Stored]]:
         """Follow a stream; see the Bus contract. Raises ArchiveMissing."""
         if stream != EVENTS:
-            async for chunk in self.stream.read(stream, from_seq):
+            async for chunk in self.stream.read(stream, from_seq, ahead=ahead):
                 yield chunk
             return
         next_seq, first, missing_seq = max(1, from_seq), True, 0
@@ -107,7 +107,7 @@ class ArchivedBus:
             async for chunk in self._past(next_seq, missing_seq):
                 yield chunk
                 next_seq, first = chunk[-1].seq + 1, False
-            async with contextlib.aclosing(cast("Any", self.stream.read(EVENTS, next_seq))) as following:
+            async with contextlib.aclosing(cast("Any", self.stream.read(EVENTS, next_seq, ahead=ahead))) as following:
                 async for chunk in following:
                     whole = without_hole(chunk, next_seq)
                     holed = len(whole) < len(chunk)

@@ -42,6 +42,8 @@ FULL_SECONDS = 5.0
 """Before an append that found no room is sent again."""
 SNAPSHOT_BYTES_PER_EVENT = 500
 """A copy of the state is taken again when the log has grown by about its size: a large state would cost more than its events."""
+CATCHING_UP_MESSAGES = 1_000
+"""A chunk as large as this is of the past, and what follows is read at once."""
 IDLE_SECONDS_MAX = 1.0
 """The loop looks at the time at least this often, also when nothing is due."""
 
@@ -69,11 +71,12 @@ class EngineRunner(Generic[S, L]):
 
     def __init__(
         self, context: Context, unit: RunnableUnit[S, L], subscriptions: tuple[str, ...], snapshot_events: int,
-        snapshot_path: Path | None = None, hands: Hands | None = None,
+        snapshot_path: Path | None = None, hands: Hands | None = None, rest_seconds: float = 0,
     ) -> None:
         """Run *unit*: core messages on *subscriptions* are observed, a snapshot is taken every *snapshot_events*.
 
-        *hands* do its `Work`, for a unit that asks for any.
+        *hands* do its `Work`, for a unit that asks for any. One that need not be quick lets news of the log gather for
+        *rest_seconds*, except while it waits to read back what it decided.
         """
         self._context = context
         self._bus = context.bus
@@ -92,6 +95,9 @@ class EngineRunner(Generic[S, L]):
         self._wake = self._leadership.changed
         """Set by whatever may make something due, leadership among it."""
         self._folded = asyncio.Event()
+        self._rest_seconds = rest_seconds
+        self._hurry = asyncio.Event()
+        """Set while the log's news must not gather."""
         self._append: asyncio.Task[None] | None = None
         self._hands = hands
         self._works: dict[str, asyncio.Task[None]] = {}
@@ -169,13 +175,23 @@ class EngineRunner(Generic[S, L]):
 
     async def _read(self) -> None:
         async with contextlib.aclosing(
-            cast("Any", self._bus.read(subjects.EVENTS, self.engine.position + 1))
+            cast("Any", self._bus.read(subjects.EVENTS, self.engine.position + 1, ahead=not self._rest_seconds))
         ) as chunks:
             async for chunk in chunks:
                 if chunk:
                     self._fold(chunk)
                 self._folded.set()
                 self._wake.set()
+                if self._rest_seconds and len(chunk) < CATCHING_UP_MESSAGES:
+                    await self._rest()
+
+    async def _rest(self) -> None:
+        """Let the log's news gather, unless a decision is on its way to the log or leadership waits for all of it."""
+        timer = asyncio.get_running_loop().call_later(self._rest_seconds, self._hurry.set)
+        await self._hurry.wait()
+        timer.cancel()
+        if self.engine.pending is None:
+            self._hurry.clear()
 
     def _fold(self, chunk: list[Stored]) -> None:
         now_ms = self._context.clock.now_ms()
@@ -248,6 +264,7 @@ class EngineRunner(Generic[S, L]):
                 await asyncio.sleep(RESEND_SECONDS)
         self._health.last_seq = max(self._health.last_seq, last_seq)
         while self.engine.position < last_seq:
+            self._hurry.set()
             self._folded.clear()
             await self._folded.wait()
 
@@ -294,6 +311,7 @@ class EngineRunner(Generic[S, L]):
     async def _perform(self, one: Effect | Batch) -> None:
         match one:
             case Batch():
+                self._hurry.set()
                 self._cancel_append()
                 self._append = asyncio.create_task(self._settle(one))
             case Send(push=push):

@@ -132,7 +132,7 @@ class MemoryBus:
         self._broker.wake()
         return seq
 
-    async def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+    async def read(self, stream: str, from_seq: int, *, ahead: bool = True) -> AsyncIterator[list[Stored]]:  # noqa: ARG002 - never ahead
         """Follow a stream; see the Bus contract."""
         next_seq, first = max(1, from_seq), True
         while True:

@@ -218,9 +218,9 @@ class NatsBus:
         except (NotFound, NoAnswer):
             return None
 
-    def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+    def read(self, stream: str, from_seq: int, *, ahead: bool = True) -> AsyncIterator[list[Stored]]:
         """Follow a stream; see the Bus contract."""
-        return self._reading.read(stream, from_seq)
+        return self._reading.read(stream, from_seq, ahead=ahead)
 
     async def get(self, stream: str, seq: int) -> Stored:
         """Return one message. Raises NotFound, NoAnswer."""

@@ -50,15 +50,21 @@ class Pull:
 
     def __init__(
         self, client: LazyClient, stream: str, consumer: str, batch: int, bytes_max: int,
-        expires_seconds: int = EXPIRES_SECONDS,
+        expires_seconds: int = EXPIRES_SECONDS, *, ahead: bool = True,
     ) -> None:
-        """Ask for *batch* messages or *bytes_max* bytes at a time; `open` comes first."""
+        """Ask for *batch* messages or *bytes_max* bytes at a time; `open` comes first.
+
+        Not *ahead*: ask only in `next`, for what is there by then, or else for the first that comes.
+        """
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._batch = batch
+        self._ahead = ahead
         self._request = json.dumps({
             "batch": batch, "max_bytes": bytes_max, "expires": expires_seconds * _SECOND_NS,
             "idle_heartbeat": IDLE_SECONDS * _SECOND_NS,
+            # With a time to wait as well, the server ends the request with the last message that it has now.
+            "no_wait": not ahead,
         }).encode()
         self._inbox = client.new_inbox()
         self._subscription: Subscription | None = None
@@ -74,7 +80,7 @@ class Pull:
         self._subscription = await self._client.hear(self._inbox, self._on_message)
         self._heard()
         self._look()
-        await self._ask()
+        await self._ask_in_time()
 
     async def close(self) -> None:
         """Stop hearing; what was not taken out is dropped."""
@@ -92,15 +98,22 @@ class Pull:
 
     async def next(self) -> list[Msg]:
         """Return what has come, at least one message, in order. Raises PullLost."""
-        while not self._buffer:
+        while not self._buffer or self._is_coming:
             if self._lost:
                 raise PullLost(self._lost)
             self._news.clear()
-            await self._ask_in_time()
+            if self._outstanding == 0 or self._ahead:
+                await self._ask_in_time()
             await self._news.wait()
         messages, self._buffer = self._buffer, []
-        await self._ask_in_time()
+        if self._ahead:
+            await self._ask_in_time()
         return messages
+
+    @property
+    def _is_coming(self) -> bool:
+        """Whether more of what was asked for is on its way at this moment."""
+        return not self._ahead and self._outstanding > 0 and not self._lost
 
     def rest(self) -> list[Msg]:
         """Return what has come and was not taken out."""
@@ -123,7 +136,8 @@ class Pull:
         if message.reply.startswith("$JS.ACK."):
             self._outstanding -= 1
             self._buffer.append(message)
-            self._news.set()
+            if self._ahead or self._outstanding == 0:
+                self._news.set()
         else:
             self._on_status(message)
 
@@ -131,6 +145,10 @@ class Pull:
         headers = message.headers or {}
         status, description = headers.get("Status", ""), headers.get("Description", "")
         if status == "100":
+            return
+        if status == "404":
+            self._outstanding = 0  # all that there was has come; there is one such request at a time
+            self._news.set()
             return
         if status == "408" or (status == "409" and description in _REQUEST_OVER):
             # What this request did not deliver will not come.

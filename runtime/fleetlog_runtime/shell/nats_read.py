@@ -74,7 +74,7 @@ class Reading:
 
     # --- follow ---------------------------------------------------------------------------------------------
 
-    async def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+    async def read(self, stream: str, from_seq: int, *, ahead: bool = True) -> AsyncIterator[list[Stored]]:
         """Yield chunks for ever, each ending at a batch end; see the Bus contract."""
         next_seq, first, pause_seconds = max(1, from_seq), True, RETRY_SECONDS_MIN
         holes = Holes(next_seq) if stream in WHOLE else None
@@ -84,7 +84,7 @@ class Reading:
             if holes is not None:
                 holes.next_seq = next_seq
             try:
-                pull, pending = await self._follow(stream, next_seq)
+                pull, pending = await self._follow(stream, next_seq, ahead=ahead)
                 if first and pending == 0:
                     yield []
                 first = False
@@ -104,11 +104,11 @@ class Reading:
         pull, answer = await self._open(stream, from_seq)
         return pull, str(answer.get("cluster", {}).get("leader", ""))
 
-    async def _follow(self, stream: str, from_seq: int) -> tuple[Pull, int]:
-        pull, answer = await self._open(stream, from_seq)
+    async def _follow(self, stream: str, from_seq: int, *, ahead: bool) -> tuple[Pull, int]:
+        pull, answer = await self._open(stream, from_seq, ahead=ahead)
         return pull, int(answer["num_pending"])
 
-    async def _open(self, stream: str, from_seq: int) -> tuple[Pull, dict[str, Any]]:
+    async def _open(self, stream: str, from_seq: int, *, ahead: bool = True) -> tuple[Pull, dict[str, Any]]:
         name = f"read-{uuid.uuid4().hex[:16]}"
         config = {
             "name": name, "ack_policy": "none", "deliver_policy": "by_start_sequence", "opt_start_seq": from_seq,
@@ -116,7 +116,7 @@ class Reading:
             "inactive_threshold": CONSUMER_INACTIVE_SECONDS * _SECOND_NS,
         }
         answer = await self.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
-        pull = Pull(self._client, stream, name, PULL_MESSAGES, PULL_BYTES_MAX)
+        pull = Pull(self._client, stream, name, PULL_MESSAGES, PULL_BYTES_MAX, ahead=ahead)
         self._pulls.add(pull)
         try:
             await pull.open()

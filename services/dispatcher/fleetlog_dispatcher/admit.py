@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Collection
 from typing import NamedTuple
 
-from fleetlog_dispatcher.gates import free_slots, ignorance_of, in_flight, policy_gate, task_gate
+from fleetlog_dispatcher.adapting import Room
+from fleetlog_dispatcher.gates import ignorance_of, in_flight, policy_gate, room_now, task_gate
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.plan import Layout
 from fleetlog_dispatcher.queues import Place
@@ -49,7 +50,7 @@ class Round:
         """Begin with nothing picked; *halting* tasks get nothing more."""
         self._settings, self._state, self._live, self._now_ms = settings, state, live, now_ms
         self._halting = halting
-        self._free: dict[str, int] = {}
+        self._host_rooms: dict[str, Room] = {}
         self._by_key: dict[str, int] = {}
         self._queue_room = {
             queue: most - live.shares.by_queue.get(queue, 0) for queue, most in state.policies.queues.items()
@@ -57,17 +58,16 @@ class Round:
         self._room = min(DISPATCHES_PER_ROUND_MAX, settings.in_flight_max - live.shares.total)
         self.picked: list[events.Dispatch] = []
 
-    def _host_room(self, host_id: str) -> int:
-        free = self._free.get(host_id)
-        if free is None:
-            free = free_slots(self._settings, self._state, self._live, host_id, self._now_ms)
-            self._free[host_id] = free
-        return free
+    def _host_room(self, host_id: str) -> Room:
+        room = self._host_rooms.get(host_id)
+        if room is None:
+            room = self._host_rooms[host_id] = room_now(self._settings, self._state, self._live, host_id, self._now_ms)
+        return room
 
     def _take(self, task: Task, host_id: str, attempt: int) -> None:
         epoch = self._state.hosts.by_id[host_id].epoch
         self.picked.append(events.Dispatch(task_id=task.task_id, host_id=host_id, attempt=attempt, epoch=epoch))
-        self._free[host_id] -= 1
+        self._host_rooms[host_id] = self._host_rooms[host_id].less(task.spec)
         self._room -= 1
         if task.spec.queue in self._queue_room:
             self._queue_room[task.spec.queue] -= 1
@@ -97,9 +97,12 @@ class Round:
                 self._next_of_lane(sources, heapq.heappop(sources))
 
     def _next_of_lane(self, sources: list[_Source], source: _Source) -> None:
-        if self._host_room(source.host_id) <= 0 or self._queue_room.get(source.queue, 1) <= 0:
+        room = self._host_room(source.host_id)
+        if not room.any or self._queue_room.get(source.queue, 1) <= 0:
             return
         task = self._state.tasks.by_id[source.place[2]]
+        if not room.fits(task.spec):
+            return  # nor what comes after it: who waits first goes first
         command = self._live.queues.by_host[source.host_id][task.task_id]
         if not (task.stop or command.stop or self._ends_unsent(task, source.host_id)):
             self._take(task, source.host_id, len(command.attempts) + 1)
@@ -113,14 +116,14 @@ class Round:
         return [
             _Source(lane[0], host_id, queue, 0)
             for host_id in hosts
-            if host_id not in live.closed and self._host_room(host_id) > 0
+            if host_id not in live.closed and self._host_room(host_id).any
             for queue, lane in lanes[host_id].items()
             if self._queue_room.get(queue, 1) > 0
         ]
 
     def _limited(self, task: Task) -> None:
         commands = self._live.queues.limited[task.task_id]
-        if len(commands) == 1 and self._host_room(next(iter(commands))) <= 0:
+        if len(commands) == 1 and not self._host_room(next(iter(commands))).fits(task.spec):
             return  # of thousands of small tasks, most wait for their one host: that is told at once
         if task.stop or task.task_id in self._halting:
             return
@@ -132,7 +135,7 @@ class Round:
                 return
             if command.wave > task.wave or command.stop or command.due_ms > self._now_ms or self._ends_unsent(task, host_id):
                 continue
-            if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
+            if self._host_room(host_id).fits(task.spec) and policy_gate(self._live, task.spec, host_id) is None:
                 self._take(task, host_id, len(command.attempts) + 1)
                 left -= 1
 
@@ -161,6 +164,6 @@ class Round:
                     break
                 if host_id in self._live.queues.lanes or host_id in task.cancelled_early or ignorance_of(self._state, host, task):
                     continue
-                if self._host_room(host_id) > 0 and policy_gate(self._live, task.spec, host_id) is None:
+                if self._host_room(host_id).fits(spec) and policy_gate(self._live, spec, host_id) is None:
                     self._take(task, host_id, 1)
                     left -= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from fleetlog_dispatcher.gates import free_slots
+from fleetlog_dispatcher.gates import room_now
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
@@ -51,10 +51,10 @@ def _in_turns(groups: dict[str, list[Host]]) -> Iterator[Host]:
 def _standing(
     settings: DispatcherSettings, state: State, live: Live, rule: Choose, host: Host, seed: str, now_ms: int
 ) -> Standing:
-    free = free_slots(settings, state, live, host.host_id, now_ms)
+    room = room_now(settings, state, live, host.host_id, now_ms)
     closed = host.host_id in live.closed
     presence = live.presence.get(host.host_id)
     load = presence.load if presence else None
     busy = (load.cpu_ratio + load.memory_ratio if load else 0.0) + len(live.flights.get(host.host_id, ()))
     chance = zlib.crc32(f"{seed}/{host.host_id}".encode())
-    return not free or closed, 0.0 if rule.by == "random" else busy, chance, host.name
+    return not room.any or closed, 0.0 if rule.by == "random" else busy, chance, host.name

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fleetlog_dispatcher import queues
-from fleetlog_dispatcher.adapting import slots_of
+from fleetlog_dispatcher.adapting import NO_ROOM, Room, room_of
 from fleetlog_dispatcher.live import Live, Presence
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
@@ -146,11 +146,10 @@ def can_take(settings: DispatcherSettings, state: State, live: Live, host: Host,
     return not absence(host)[0] and not suspicion(settings, state, host, live.presence.get(host.host_id), now_ms)
 
 
-def free_slots(settings: DispatcherSettings, state: State, live: Live, host_id: str, now_ms: int) -> int:
+def room_now(settings: DispatcherSettings, state: State, live: Live, host_id: str, now_ms: int) -> Room:
     """Return how many more commands a host takes now, policies aside."""
-    host = state.hosts.by_id.get(host_id)
-    free = slots_of(settings, live, host_id) - len(live.flights.get(host_id, ()))
-    return free if free > 0 and host is not None and can_take(settings, state, live, host, now_ms) else 0
+    host, room = state.hosts.by_id.get(host_id), room_of(settings, live, host_id)
+    return room if room.any and host is not None and can_take(settings, state, live, host, now_ms) else NO_ROOM
 
 
 def policy_gate(live: Live, spec: TaskSpec, host_id: str) -> Gate | None:
@@ -164,7 +163,7 @@ def policy_gate(live: Live, spec: TaskSpec, host_id: str) -> Gate | None:
 def slot_gate(settings: DispatcherSettings, live: Live, task: Task, host_id: str) -> Gate | None:
     """Return why a host takes nothing more at present: its slots, its load, or who goes first."""
     flights = live.flights.get(host_id, {})
-    if len(flights) < slots_of(settings, live, host_id):
+    if room_of(settings, live, host_id).fits(task.spec):
         return None
     before = queues.ahead(live.queues, host_id, queues.place_of(task, settings.ageing_ms))
     if before:

@@ -18,6 +18,7 @@ from fleetlog_schemas import reports
 from fleetlog_schemas.policies import Closed
 from fleetlog_schemas.records import Attempt, AttemptState, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
+from fleetlog_schemas.spec import Function
 from fleetlog_schemas.targets import Directory
 
 Key = tuple[str, int]
@@ -69,6 +70,14 @@ class Limit(msgspec.Struct):
     why: str = ""
 
 
+class Calls(msgspec.Struct):
+    """The calls of functions of a host."""
+
+    in_flight: int = 0
+    took_ms: float | None = None
+    """The time of the last ones, the newest counting most; None: it is not known yet."""
+
+
 class PendingOpen(msgspec.Struct, frozen=True):
     """A session request that waits for its event, or for its answer."""
 
@@ -89,6 +98,8 @@ class Live(msgspec.Struct):
     shares: Shares = msgspec.field(default_factory=Shares)
     limits: dict[str, Limit] = {}
     """By host id, of hosts that are or were busy; any other takes as many as it has slots."""
+    calls: dict[str, Calls] = {}
+    """By host id, of hosts that were given calls."""
     directory: Directory | None = None
     """The hosts as targets mean them; None when that has changed, until a decision needs them."""
     closed: dict[str, Closed] = {}
@@ -181,8 +192,38 @@ def take_up(settings: DispatcherSettings, live: Live, task: Task, now_ms: int) -
             flight = Flight(task, command, attempt)
             if attempt.state is AttemptState.RUNNING:
                 flight.seen_held, flight.confirmed_ms = True, now_ms
-            live.flights.setdefault(command.host_id, {})[task.task_id, attempt.number] = flight
-            live.shares.add(task, 1)
+            take_off(live, flight)
+
+
+def take_off(live: Live, flight: Flight) -> None:
+    """Count an attempt among what its host has."""
+    task, host_id = flight.task, flight.command.host_id
+    live.flights.setdefault(host_id, {})[task.task_id, flight.attempt.number] = flight
+    live.shares.add(task, 1)
+    if isinstance(task.spec.payload, Function):
+        live.calls.setdefault(host_id, Calls()).in_flight += 1
+
+
+def landed(live: Live, host_id: str, key: Key) -> bool:
+    """Count it no more; tell whether it was."""
+    flight = drop(live.flights, host_id, key)
+    if flight is None:
+        return False
+    live.shares.add(flight.task, -1)
+    if isinstance(flight.task.spec.payload, Function):
+        live.calls[host_id].in_flight -= 1
+    return True
+
+
+def drop(work: dict[str, dict[Key, Flight]], host_id: str, key: Key) -> Flight | None:
+    """Take an attempt out of a work list, and its host when it was the last."""
+    entries = work.get(host_id)
+    if entries is None:
+        return None
+    gone = entries.pop(key, None)
+    if not entries:
+        del work[host_id]
+    return gone
 
 
 def wait(settings: DispatcherSettings, live: Live, task: Task, command: Command, now_ms: int) -> None:

@@ -6,7 +6,7 @@ The only code that changes the live state. It concludes nothing: what follows fr
 from __future__ import annotations
 
 from fleetlog_dispatcher import queues
-from fleetlog_dispatcher.adapting import adapt
+from fleetlog_dispatcher.adapting import adapt, call_took
 from fleetlog_dispatcher.admit import DISPATCHES_PER_ROUND_MAX
 from fleetlog_dispatcher.delivery import FORGETS_TOGETHER, reachable
 from fleetlog_dispatcher.live import (
@@ -18,7 +18,10 @@ from fleetlog_dispatcher.live import (
     PendingOpen,
     Presence,
     backoff_ms,
+    drop,
+    landed,
     put_away,
+    take_off,
     take_up,
     wait,
 )
@@ -32,6 +35,7 @@ from fleetlog_schemas.policies import closed_hosts
 from fleetlog_schemas.records import Attempt, Change, Command, CommandState, Task, TaskState
 from fleetlog_schemas.reports import HeldState
 from fleetlog_schemas.rollout import soaks_until_ms
+from fleetlog_schemas.spec import Function
 from fleetlog_schemas.targets import Directory
 
 
@@ -121,11 +125,9 @@ def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_
             queues.hold_back(live.queues, task, settings.ageing_ms)
         case "dispatched" if command and attempt:
             queues.remove(live.queues, task, command.host_id, settings.ageing_ms)
-            live.shares.add(task, 1)
             flight = Flight(task, command, attempt)
-            key = (task.task_id, attempt.number)
-            live.flights.setdefault(command.host_id, {})[key] = flight
-            live.fresh.setdefault(command.host_id, {})[key] = flight
+            take_off(live, flight)
+            live.fresh.setdefault(command.host_id, {})[task.task_id, attempt.number] = flight
         case "started" if command and attempt:
             confirmed = live.flights.get(command.host_id, {}).get((task.task_id, attempt.number))
             if confirmed is not None:
@@ -141,16 +143,6 @@ def _task_changed(settings: DispatcherSettings, live: Live, change: Change, now_
             pass
 
 
-def _drop(work: dict[str, dict[Key, Flight]], host_id: str, key: Key) -> Flight | None:
-    entries = work.get(host_id)
-    if entries is None:
-        return None
-    gone = entries.pop(key, None)
-    if not entries:
-        del work[host_id]
-    return gone
-
-
 def _attempt_settled(settings: DispatcherSettings, live: Live, change: Change, now_ms: int) -> None:
     what, task, command, attempt = change.what, change.task, change.command, change.attempt
     assert command is not None
@@ -158,10 +150,11 @@ def _attempt_settled(settings: DispatcherSettings, live: Live, change: Change, n
     key = (task.task_id, attempt.number)
     host_id = command.host_id
     if what == "ended":
-        if _drop(live.flights, host_id, key) is not None:
-            live.shares.add(task, -1)
+        if landed(live, host_id, key):
             live.touched_next[host_id] = None
-        _drop(live.fresh, host_id, key)
+        if isinstance(task.spec.payload, Function) and attempt.end is not None and attempt.end.duration_ms is not None:
+            call_took(live, host_id, attempt.end.duration_ms)
+        drop(live.fresh, host_id, key)
         if command.state is CommandState.WAITING:
             wait(settings, live, task, command, now_ms)
         else:
@@ -303,7 +296,7 @@ def _compare(live: Live, host_id: str, presence: Presence, now_ms: int) -> None:
         flight = flights.get(key)
         if flight is not None:
             _confirm(flight, now_ms)
-            _drop(live.fresh, host_id, key)
+            drop(live.fresh, host_id, key)
 
 
 def _confirm(flight: Flight, now_ms: int) -> None:
@@ -345,7 +338,7 @@ def _pushed(live: Live, push: pushes.Push, now_ms: int) -> None:
         key = (named.task_id, named.attempt)
         flight = flights.get(key)
         if isinstance(push, pushes.StartPush):
-            _drop(live.fresh, push.host_id, key)
+            drop(live.fresh, push.host_id, key)
             if flight is not None:
                 # What was sent in an earlier session could not be obeyed in this one: pauses begin anew.
                 flight.pushes = flight.pushes + 1 if flight.pushed_epoch == push.epoch else 1

@@ -20,6 +20,9 @@ from fleetlog_runtime.shell.loop import EngineRunner
 from fleetlog_runtime.shell.service import Context, Fatal
 from fleetlog_schemas import subjects
 
+REST_SECONDS = 0.05
+"""The log's news gather for so long: nobody waits for the archive, and alerts gather for longer anyway."""
+
 
 async def run(context: Context) -> None:
     """Seal and prune while active, keep a copy of the archive in any case, until the service is stopped.
@@ -43,7 +46,9 @@ async def run(context: Context) -> None:
         raise Fatal(str(error)) from None
     hands = Hands(bus, folder, settings, poster, context.log)
     questions = (TOLD, STATUS, ALERTS, WEBHOOKS)
-    runner = EngineRunner(context, Keeper(settings), questions, settings.snapshot_events, hands=hands)
+    runner = EngineRunner(
+        context, Keeper(settings), questions, settings.snapshot_events, hands=hands, rest_seconds=REST_SECONDS
+    )
     stop_giving = await _give_segments(context.bus, folder.path)
     running, copying = asyncio.create_task(runner.run()), asyncio.create_task(hands.copy())
     try:

@@ -42,7 +42,7 @@ class LogBus:
 
     # --- the contract ------------------------------------------------------------------------------------
 
-    async def read(self, stream: str, from_seq: int) -> AsyncIterator[list[Stored]]:
+    async def read(self, stream: str, from_seq: int, *, ahead: bool = True) -> AsyncIterator[list[Stored]]:
         grown = asyncio.Event()
         self._grown.append(grown)
         is_first = True

@@ -133,6 +133,60 @@ def test_workers_are_replaced_between_calls_and_no_call_is_lost_or_made_twice(tm
     run(scenario)
 
 
+async def quick(heard: Heard) -> None:
+    """Make calls until they are known to be quick, so that others are given ahead."""
+    while not heard.pool._quick:
+        await heard.value("pid")
+
+
+def test_calls_given_ahead_of_a_slow_one_are_made_and_those_behind_it_are_made_elsewhere(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with pool(tmp_path, workers=2) as heard:
+            await quick(heard)
+            before = [heard.call("pid") for _ in range(12)]
+            slow = heard.call("waits_for", str(tmp_path / "over"))
+            behind = [heard.call("pid") for _ in range(12)]
+            for key in before + behind:
+                await heard.ended(key)
+            assert heard.end(slow) is None, "nobody waited for it"
+            (tmp_path / "over").touch()
+            assert (await heard.ended(slow))["error"] == ""
+            over = [one["key"] for one in heard.news if one["state"] == "exited"]
+            assert len(over) == len(set(over)), "none was made twice"
+
+    run(scenario)
+
+
+def test_what_a_worker_was_given_ahead_outlives_it_and_what_it_had_begun_is_not_made_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with pool(tmp_path) as heard:
+            await quick(heard)
+            pid = int(await heard.value("pid"))
+            os.kill(pid, signal.SIGSTOP)
+            keys = [heard.call("pid") for _ in range(5)]
+            os.kill(pid, signal.SIGKILL)
+            first, *others = [await heard.ended(key) for key in keys]
+            assert first["signal"] == signal.SIGKILL, "it may have begun"
+            assert all(int(one["value"]) != pid for one in others)
+
+    run(scenario)
+
+
+def test_a_call_that_is_withdrawn_while_a_worker_has_it_is_not_made_when_that_gives_it_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with pool(tmp_path) as heard:
+            await quick(heard)
+            pid = int(await heard.value("pid"))
+            os.kill(pid, signal.SIGSTOP)
+            keys = [heard.call("pid") for _ in range(3)]
+            assert not heard.pool.withdraw(keys[2])
+            os.kill(pid, signal.SIGKILL)
+            assert (await heard.ended(keys[2]))["error"] == "it was stopped before it ran"
+            assert (await heard.ended(keys[1]))["state"] == "exited"
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(("hangs", "says"), [("", "a worker ended with exit code 3"), ("1", "a worker said nothing")])
 def test_where_no_worker_comes_to_be_a_call_ends_with_the_reason_and_the_host_says_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str, says: str
@@ -159,7 +213,7 @@ def _run(*secrets: str, known: bool = True) -> Run:
         task_id="t", attempt=1, payload=Function(name="f"), options=Options(env_names=("A",), secret_names=("A",)), timeout_ms=1,
         token="", token_key_id="",
     )
-    run = Run(start, 0)
+    run = Run(start, 0, "0")
     run.masker = Masker(secrets) if known else None
     return run
 

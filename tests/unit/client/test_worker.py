@@ -186,6 +186,57 @@ def test_a_child_that_a_function_forked_does_not_hold_the_connection_of_its_work
     assert one.news() is None, "the end of the worker is seen at once"
 
 
+# --- calls given ahead -----------------------------------------------------------------------------------
+
+
+def test_calls_that_are_given_ahead_are_made_in_their_order(worker: Worker) -> None:
+    keys = [worker.begin("pid") for _ in range(20)]
+    assert [worker.finished().key for _ in keys] == keys
+
+
+def test_what_was_given_behind_a_slow_call_is_not_begun_nor_what_comes_before_the_agent_has_noted_it(
+    alone: list[Worker], tmp_path: Path
+) -> None:
+    alone.append(one := Worker(tmp_path))
+    slow = one.begin("waits_for", str(tmp_path / "over"))
+    one.begin("pid")
+    assert one.news() == workers.Slow(slow)
+    one.begin("pid")
+    one.wire.sendall(workers.frame(workers.Noted()))
+    again = one.begin("pid")
+    (tmp_path / "over").touch()
+    assert [one.finished().key, one.finished().key] == [slow, again]
+
+
+def test_an_agent_that_comes_back_is_answered_while_a_call_runs_and_what_its_former_connection_gave_is_dropped(
+    alone: list[Worker], tmp_path: Path
+) -> None:
+    alone.append(one := Worker(tmp_path))
+    slow = one.begin("waits_for", str(tmp_path / "over"))
+    assert one.news() == workers.Slow(slow)
+    one.wire.sendall(workers.frame(workers.Noted()))
+    one.begin("pid")
+    one.connect()
+    assert one.hello.running == slow
+    again = one.begin("pid")
+    (tmp_path / "over").touch()
+    assert [one.finished().key, one.finished().key] == [slow, again]
+
+
+def test_told_to_leave_it_begins_none_of_the_calls_that_it_has(alone: list[Worker], tmp_path: Path) -> None:
+    alone.append(one := Worker(tmp_path))
+    slow = one.begin("waits_for", str(tmp_path / "over"))
+    assert one.news() == workers.Slow(slow)
+    one.wire.sendall(workers.frame(workers.Noted()))
+    one.begin("pid")
+    one.wire.sendall(workers.frame(workers.Retire()))
+    one.begin("pid")
+    (tmp_path / "over").touch()
+    assert one.finished().key == slow
+    assert one.news() is None
+    assert one.process.wait(LOOK_S_MAX) == 0
+
+
 # --- its life --------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,11 @@ import pytest
 
 from fleetlog_dispatcher.adapting import slots_of
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, policy_events, pushes, reports
+from fleetlog_schemas import events, host_events, policy_events, pushes, reports
+from fleetlog_schemas.functions import facts_of
 from fleetlog_schemas.outcomes import Outcome
-from fleetlog_schemas.spec import Choose, Retry
+from fleetlog_schemas.spec import Choose, Function, Retry, TaskSpec
+from fleetlog_schemas.workers import Offered
 from fleetlog_testing.dispatching import LOAD, Stage, shell
 
 ONE_SLOT = DispatcherSettings(slots_per_host=1)
@@ -288,3 +290,56 @@ def test_a_host_that_has_just_joined_is_not_judged_by_a_load_whose_processors_no
     for _ in range(4):
         stage.submitted(shell())
     assert len(stage.pushed(pushes.StartPush, "web1")) == 4
+
+
+# --- calls of functions, which their host makes in turn ---------------------------------------------------------
+
+
+def calling(name: str = "noop", **more: object) -> TaskSpec:
+    return TaskSpec(payload=Function(name), target="all", **more)  # type: ignore[arg-type]
+
+
+def offering(stage: Stage) -> None:
+    """Let there be a host that offers a function."""
+    stage.connected("web1")
+    offered = facts_of([Offered("noop", "default", "jobs", "()")], ["default"])
+    stage.happened(host_events.FactsChanged(host_id="h-web1", facts={"cpu.count": 1, **offered}), events.RESULT)
+
+
+def test_a_host_whose_calls_are_short_is_given_calls_beyond_its_slots_and_one_whose_calls_are_long_is_not() -> None:
+    stage = Stage(DispatcherSettings(slots_per_host=2, calls_ahead_max=10))
+    offering(stage)
+    calls = [stage.submitted(calling()) for _ in range(30)]
+    assert stage.dispatched() == calls[:2], "nothing is known of its calls yet"
+    stage.ended(calls[0], "web1", duration_ms=10)
+    assert len(stage.dispatched()) == 1 + 2 + 50 // 10
+    stage.ended(calls[1], "web1", duration_ms=0)
+    assert len(stage.dispatched()) == 2 + 2 + int(50 / 7.5)
+    for call in calls[2:5]:
+        stage.ended(call, "web1", duration_ms=60_000)
+    assert len(stage.dispatched()) == 10, "what was dispatched ends first"
+
+
+def test_calls_beyond_the_slots_take_none_from_other_commands() -> None:
+    stage = Stage(DispatcherSettings(slots_per_host=2, calls_ahead_max=3))
+    offering(stage)
+    first = stage.submitted(calling())
+    stage.ended(first, "web1", duration_ms=0)
+    calls = [stage.submitted(calling()) for _ in range(3)]
+    programs = [stage.submitted(shell()) for _ in range(3)]
+    assert stage.dispatched() == [first, *calls, *programs[:2]]
+    late = stage.submitted(calling())
+    stage.ended(calls[0], "web1", duration_ms=0)
+    assert stage.dispatched()[6:] == [], "the program that waits goes first, and has no slot"
+    stage.ended(programs[0], "web1")
+    assert stage.dispatched()[6:] == [programs[2], late]
+
+
+def test_a_busy_host_has_no_calls_beyond_what_it_takes() -> None:
+    stage = Stage(DispatcherSettings(slots_per_host=4, calls_ahead_max=10))
+    offering(stage)
+    first = stage.submitted(calling())
+    stage.ended(first, "web1", duration_ms=0)
+    stage.beats("web1", load=busy(50))
+    calls = [stage.submitted(calling()) for _ in range(8)]
+    assert stage.dispatched() == [first, *calls[:2]]

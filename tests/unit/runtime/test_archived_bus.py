@@ -326,7 +326,7 @@ def test_a_strange_question_to_the_keeper_gets_an_answer(tmp_path, body):
 class Damaged(MemoryBus):
     """Gives what stands for an unreadable message where the disk lost one, as a bus whose every copy lacks it does."""
 
-    async def read(self, stream, from_seq):
+    async def read(self, stream, from_seq, *, ahead=True):
         async for chunk in super().read(stream, from_seq):
             present = {stored.seq: stored for stored in chunk}
             yield [present.get(seq, unreadable(seq)) for seq in range(chunk[0].seq, chunk[-1].seq + 1)] if chunk else chunk

@@ -139,20 +139,16 @@ class Ticks:
                 self._fired[one["task_id"]] = tick
                 self._backfilled.add(one["task_id"])
             return
+        waited = tick in self._queued
+        if not waited:  # the rule under which it was let in counts; when it fires that may be another one
+            self._check_window(one)
         if one["outcome"] == "queued":
             if any(waiting == name for waiting, _ in self._queued):
                 raise Violation(f"a second tick of {name} waits: {nominal_ms}")
             self._queued.add(tick)
             return
-        waited = tick in self._queued
         self._queued.discard(tick)
         self._settled(one)
-        windows = self._rules[name][-1].get("policy", {}).get("windows", ())
-        within = not windows or any(is_within(window, nominal_ms) for window in windows)
-        if (one["outcome"] == "fired" and not within) or (one.get("reason") == "window" and within):
-            raise Violation(f"the tick {nominal_ms} of {name} was {one['outcome']}, and its window was {'open' if within else 'closed'}")
-        if one.get("reason") == "late" and not within:
-            raise Violation(f"the tick {nominal_ms} of {name} was late and {one['outcome']}, and its window was closed")
         if one["outcome"] != "fired":
             return
         self._fired[one["task_id"]] = tick
@@ -164,6 +160,15 @@ class Ticks:
             raise Violation(f"the tick {nominal_ms} of {name} fired at {line.time_ms}, when it was {state} or had changed")
         if nominal_ms > line.time_ms:
             raise Violation(f"the tick {nominal_ms} of {name} fired before its time")
+
+    def _check_window(self, one: dict[str, Any]) -> None:
+        name, nominal_ms, outcome = one["name"], one["nominal_ms"], one["outcome"]
+        windows = self._rules[name][-1].get("policy", {}).get("windows", ())
+        within = not windows or any(is_within(window, nominal_ms) for window in windows)
+        if (outcome in ("fired", "queued") and not within) or (one.get("reason") == "window" and within):
+            raise Violation(f"the tick {nominal_ms} of {name} was {outcome}, and its window was {'open' if within else 'closed'}")
+        if one.get("reason") == "late" and not within:
+            raise Violation(f"the tick {nominal_ms} of {name} was late and {outcome}, and its window was closed")
 
     def _settled(self, one: dict[str, Any]) -> None:
         name = one["name"]
