@@ -67,9 +67,9 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(f"{FILE_PREFIX}*"))
 
 
-def write_small(path: Path) -> Made:
-    path.write_bytes(b"x")
-    return Made(path, 1, "", 0, 0)
+def write_small(path: Path, content: bytes = b"x") -> Made:
+    path.write_bytes(content)
+    return Made(path, len(content), "", 0, 0)
 
 
 def parquet(tmp_path: Path, content: bytes) -> list[tuple[Any, ...]]:
@@ -408,6 +408,10 @@ def selection(number: int) -> Selection:
     return Selection(what=What.TASKS, format=Format.CSV, as_of_seq=number)
 
 
+async def ask(kept: Exports, number: int, make: Callable[[Path], Awaitable[Made]], offset: int = 0, size: int = 9) -> tuple[Made, bytes]:
+    return await kept.piece(selection(number), make, offset, size)
+
+
 def test_one_export_is_made_once_for_all_who_ask_and_again_when_it_failed(tmp_path: Path) -> None:
     made = 0
 
@@ -422,9 +426,9 @@ def test_one_export_is_made_once_for_all_who_ask_and_again_when_it_failed(tmp_pa
     async def story() -> None:
         kept = Exports(tmp_path, lambda: 0.0)
         with pytest.raises(OSError, match="no room"):
-            await kept.get(selection(1), make)
-        first, second = await asyncio.gather(kept.get(selection(1), make), kept.get(selection(1), make))
-        assert first is second
+            await ask(kept, 1, make)
+        first, second = await asyncio.gather(ask(kept, 1, make), ask(kept, 1, make))
+        assert first[0] is second[0]
         assert made == 2
         await kept.close()
         assert files_in(tmp_path) == []
@@ -440,7 +444,7 @@ def test_what_nobody_asks_for_any_more_goes_by_itself(tmp_path: Path, monkeypatc
 
     async def story() -> None:
         kept = Exports(tmp_path, asyncio.get_running_loop().time)
-        await kept.get(selection(1), make)
+        await ask(kept, 1, make)
         await until(lambda: files_in(tmp_path) == [], what="the file is gone")
         await kept.close()
 
@@ -477,22 +481,90 @@ def test_only_so_many_are_made_at_once_and_only_so_many_kept(tmp_path: Path, mon
         kept = Exports(tmp_path, lambda: now)
         for number in (1, 2):
             with pytest.raises(BeingMade):
-                await kept.get(selection(number), make)
+                await ask(kept, number, make)
         with pytest.raises(Busy):
-            await kept.get(selection(3), make)
+            await ask(kept, 3, make)
         go.set()
         for number in (1, 2, 3, 4):
             now += 1
             while True:
                 try:
-                    await kept.get(selection(number), make)
+                    await ask(kept, number, make)
                     break
                 except BeingMade:
                     continue
         assert len(files_in(tmp_path)) == 3
         now += 601
-        await kept.get(selection(5), make)
+        await ask(kept, 5, make)
         assert len(files_in(tmp_path)) == 1
         await kept.close()
 
     asyncio.run(story())
+
+
+def test_what_somebody_fetches_gives_way_to_nothing_and_what_was_fetched_whole_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleetlog_reporter.made.KEPT_MAX", 2)
+    now, made = 0.0, 0
+
+    async def make(path: Path) -> Made:
+        nonlocal made
+        made += 1
+        return write_small(path, b"xyz")
+
+    async def story() -> None:
+        nonlocal now
+        kept = Exports(tmp_path, lambda: now)
+        for number in (1, 2):
+            assert (await ask(kept, number, make, 0, 2))[1] == b"xy"
+        with pytest.raises(Busy):
+            await ask(kept, 3, make)
+        assert (await ask(kept, 2, make, 2, 2))[1] == b"z"
+        await ask(kept, 3, make)
+        assert (await ask(kept, 1, make, 2, 2))[1] == b"z"
+        assert made == 3
+        await ask(kept, 2, make, 0, 2)
+        await ask(kept, 1, make, 0, 2)
+        now += 31
+        await ask(kept, 4, make)
+        await kept.close()
+
+    asyncio.run(story())
+
+
+def test_a_making_that_takes_too_long_is_interrupted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleetlog_reporter.made.SECONDS_MAX", 0.2)
+    endless = "SELECT count(*) FROM range(1000000000000) WHERE range % 7 = 0"
+    ended: list[type[BaseException]] = []
+
+    async def copy(writer: Any, *_: Any) -> None:
+        def run(db: duckdb.DuckDBPyConnection) -> None:
+            try:
+                db.execute(endless)
+            except BaseException as error:
+                ended.append(type(error))
+                raise
+
+        await writer._duckdb.call(run)
+
+    monkeypatch.setattr(export_tables._Writer, "_copy", copy)
+
+    async def story(running: Running) -> None:
+        problem = await running.problem("export", selection={"what": "tasks", "format": "parquet"})
+        assert problem["code"] == "too-far"
+        assert ended == [duckdb.InterruptException]
+        assert files_in(tmp_path) == []
+
+    with_reporter(tmp_path, LogBus(), story)
+
+
+def test_the_limit_is_of_the_file_that_is_made_and_not_of_the_lines_of_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = LogBus()
+    for _ in range(200):
+        bus.whole("web01")
+    monkeypatch.setattr("fleetlog_schemas.limits.EXPORT_BYTES_MAX", 60_000)
+
+    async def story(running: Running) -> None:
+        assert (await running.problem("export", selection={"what": "tasks", "format": "ndjson"}))["code"] == "too-far"
+        assert (await exported(running, "tasks", "parquet"))[1]["rows"] == 200
+
+    with_reporter(tmp_path, bus, story)
