@@ -7,6 +7,7 @@ import base64
 import csv
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from fleetlog_reporter.readers import Moment, Reader
 from fleetlog_schemas import events, subjects, wire
 from fleetlog_schemas.exports import FORMATS, Format, Selection, What
 from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.questions import unpack_answer
 from fleetlog_schemas.reports import ArtifactChunk
 from fleetlog_schemas.spec import Export, TaskSpec
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
@@ -338,6 +340,52 @@ def test_a_task_exports_what_had_ended_when_it_was_submitted(tmp_path: Path) -> 
         assert old != ended
         assert (await running.problem("export", of_task=old))["code"] == "no-export"
         assert (await running.problem("export", of_task=bus.make_id()))["status"] == 404
+
+    with_reporter(tmp_path, bus, story)
+
+
+def test_a_backfill_exports_the_time_of_its_tick_whenever_it_is_run(tmp_path: Path) -> None:
+    bus = LogBus()
+    bus.whole("web01")
+    bus.now_ms += 3_600_000
+    that_day = bus.whole("web01")
+    tick_ms = bus.now_ms + 1_000
+    bus.now_ms += 30 * 86_400_000
+    bus.whole("web01")
+    task = bus.make_id()
+    spec = TaskSpec(payload=Export(what=What.TASKS, last_ms=60_000, to="/srv/%Y-%m-%d.ndjson"), target="web01")
+    bus.add(events.TasksSubmitted(tasks=(events.Submission(task, spec, schedule="nightly", nominal_ms=tick_ms),)))
+
+    async def story(running: Running) -> None:
+        got = await piece(running, of_task=task)
+        assert [row["task_id"] for row in lines(base64.b64decode(got["data"]))] == [that_day]
+        assert (got["selection"]["since_ms"], got["selection"]["until_ms"], got["at_ms"]) == (tick_ms - 60_000, tick_ms, tick_ms)
+
+    with_reporter(tmp_path, bus, story)
+
+
+@pytest.mark.parametrize(("what", "form"), [("tasks", "parquet"), ("commands", "csv"), ("output", "tar")])
+def test_pieces_may_come_from_either_of_two_reporters(tmp_path: Path, what: str, form: str) -> None:
+    bus = LogBus()
+    written(bus, ("stdout", 0, b"here it is\n"))
+    bus.whole("web01", "web02")
+
+    async def story(one: Running) -> None:
+        (tmp_path / "other").mkdir()
+        async with reporter(bus, tmp_path / "other") as other:
+            selection = {"what": what, "format": form, "as_of_seq": bus.store.streams[subjects.EVENTS].last_seq}
+            content, said, turn = b"", list[dict[str, Any]](), itertools.cycle((one, other))
+            while not said or len(content) < said[0]["size"]:
+                question = {"selection": selection, "offset": len(content), "limit_bytes": 400}
+                body = await next(turn).service.answer("export", json.dumps(question).encode())
+                answer = json.loads(unpack_answer(body))
+                if problem := answer.get("problem"):
+                    assert problem["code"] in ("behind", "export-being-made")
+                    continue
+                said.append(answer["data"])
+                content += base64.b64decode(answer["data"]["data"])
+            assert len(said) > 1
+            assert {one["sha256"] for one in said} == {hashlib.sha256(content).hexdigest()}
 
     with_reporter(tmp_path, bus, story)
 
