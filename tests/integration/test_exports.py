@@ -163,7 +163,7 @@ def test_a_host_may_refuse_exports(exporter: Exporter, line: str, why: str) -> N
 @pytest.mark.parametrize(("line", "why"), [
     ("tasks --to first.csv", "is there already"), ("tasks --format tar", "--format: tasks can be exported as"),
     ("tasks --to /nonexistent/x.csv", "cannot write"), ("tasks --as-of 99999999", "not yet to 99999999"), ("tasks --as-of 2026-01-01T00:00:00Z", "as of a sequence"),
-    ("nothing", "invalid choice"), ("tasks --task 012345", "no task"), ("tasks --since 1d --until 2d", "--until: must be later"),
+    ("nothing", "there is no"), ("tasks --task 012345", "no task"), ("tasks --since 1d --until 2d", "--until: must be later"),
     ("tasks -t db01 --to x.csv", "--to: must be the absolute path"), ("tasks -t db01 --as-of 5", "for exports to a file here"),
     ("tasks -t db01 --cwd /tmp", "--cwd: an export has a folder of its own"),
 ])

@@ -16,8 +16,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from fleetlog_reporter.answers import exports
+from fleetlog_reporter.answers import export_tables
 from fleetlog_reporter.made import FILE_PREFIX, BeingMade, Busy, Exports, Made
+from fleetlog_reporter.readers import Moment, Reader
 from fleetlog_schemas import events, subjects, wire
 from fleetlog_schemas.exports import FORMATS, Format, Selection, What
 from fleetlog_schemas.outcomes import Outcome
@@ -135,15 +136,50 @@ def test_commands_are_those_of_the_tasks_that_ended_in_the_time(tmp_path: Path) 
     with_reporter(tmp_path, bus, story)
 
 
-def test_more_rows_than_one_page_are_all_there_in_order_and_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "ROWS_AT_ONCE", 3)
+@pytest.mark.parametrize("form", ["ndjson", "csv", "parquet"])
+@pytest.mark.parametrize(("what", "rows"), [("tasks", 5), ("commands", 20), ("events", 25)])
+def test_what_takes_more_than_one_page_is_all_there_in_order_and_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, rows: int, form: str
+) -> None:
     bus = LogBus()
-    tasks = [bus.whole("web01", "web02", "web03", "web04") for _ in range(5)]
+    for _ in range(5):
+        bus.whole("web01", "web02", "web03", "web04")
 
     async def story(running: Running) -> None:
-        content, said = await exported(running, "commands", "ndjson")
-        assert [(row["task_id"], row["host"]) for row in lines(content)] == [(task, f"web0{n}") for task in tasks for n in (1, 2, 3, 4)]
-        assert said["rows"] == 20
+        as_of = bus.store.streams[subjects.EVENTS].last_seq
+        at_once, said = await exported(running, what, form, as_of_seq=as_of)
+        assert said["rows"] == rows
+        await running.service.desk.exports.close()  # type: ignore[union-attr]
+        monkeypatch.setattr(export_tables, "PAGE_BYTES", 1_300)
+        by_pages, said = await exported(running, what, form, as_of_seq=as_of)
+        assert said["rows"] == rows
+        if form == "parquet":
+            assert parquet(tmp_path, by_pages) == parquet(tmp_path, at_once)
+        else:
+            assert by_pages == at_once
+        assert files_in(tmp_path) == [f"{FILE_PREFIX}2"]
+
+    with_reporter(tmp_path, bus, story)
+
+
+def test_a_page_reads_no_more_than_its_stretch_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_tables, "PAGE_BYTES", 1_300)
+    bus = LogBus()
+    for _ in range(6):
+        bus.whole("web01")
+    shown: list[tuple[int, int]] = []
+    run = Reader.run
+
+    async def noting(reader: Reader, moment: Moment, ask: Callable[..., Any]) -> Any:
+        shown.append((moment.after, moment.committed))
+        return await run(reader, moment, ask)
+
+    async def story(running: Running) -> None:
+        monkeypatch.setattr(Reader, "run", noting)
+        _, said = await exported(running, "tasks", "ndjson")
+        pages = [one for one in shown if one != (0, said["selection"]["as_of_seq"])]
+        assert len(pages) > 1
+        assert [after for after, _ in pages] == [0, *(upto for _, upto in pages[:-1])]
 
     with_reporter(tmp_path, bus, story)
 
@@ -412,10 +448,10 @@ def test_what_nobody_asks_for_any_more_goes_by_itself(tmp_path: Path, monkeypatc
 
 
 def test_a_disk_that_takes_no_more_is_said_and_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    async def full(*_: Any) -> None:
         raise duckdb.IOException("could not write")
 
-    monkeypatch.setattr(exports, "_convert", full)
+    monkeypatch.setattr(export_tables._Writer, "_copy", full)
 
     async def story(running: Running) -> None:
         problem = await running.problem("export", selection={"what": "tasks", "format": "csv"})
