@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from pathlib import Path
 
 import duckdb
@@ -39,12 +38,13 @@ async def export(desk: Desk, question: ExportQuestion) -> tuple[int, ExportPiece
         raise NoAnswer(400, "bad-query", f"must be between 1 and {limits.EXPORT_PIECE_BYTES}", "/limit_bytes")
     selection, at_ms = await _selection(desk, question)
     try:
-        made = await desk.exports.get(selection, lambda path: _make(desk, selection, path))
-        data = await asyncio.to_thread(_read, made.path, question.offset, question.limit_bytes)
+        made, data = await desk.exports.piece(
+            selection, lambda path: _make(desk, selection, path), question.offset, question.limit_bytes
+        )
     except BeingMade:
         raise NoAnswer(503, "export-being-made", "the export is being made: ask again") from None
     except Busy:
-        raise NoAnswer(503, "busy", "other exports are being made: ask again later") from None
+        raise NoAnswer(503, "busy", "other exports are being made, or fetched: ask again later") from None
     except TimeoutError:
         raise NoAnswer(422, "too-far", f"this cannot be exported in {SECONDS_MAX:.0f} s: name a shorter time, or fewer tasks") from None
     except (OSError, duckdb.IOException) as error:
@@ -89,11 +89,6 @@ async def _of_task(desk: Desk, task_id: str) -> tuple[Selection, int]:
     if found is None:
         raise NoAnswer(409, "no-export", "this task is no export", "/of_task")
     return found
-
-
-def _read(path: Path, offset: int, bytes_max: int) -> bytes:
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), bytes_max, offset)
 
 
 async def _make(desk: Desk, selection: Selection, path: Path) -> Made:
