@@ -1,8 +1,7 @@
 """The shell of the agent: takes what happens to the core, and performs what the core wants.
 
 One loop. Whatever happens becomes an observation; then the core is stepped once, however much happened, and each
-effect is performed. The journal is written in order, by a thread of its own where the disk is slow, and the core hears
-of it when it is on disk.
+effect is performed. The journal is written in order (`journal_writer.py`), and the core hears of it when it is on disk.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import random
 import secrets
 import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from fleetlog_agent.core import Core
 from fleetlog_agent.identity import Identity
 from fleetlog_agent.journal import Journal
 from fleetlog_agent.journal_records import Commit, Ended, Tombstone
+from fleetlog_agent.journal_writer import JournalWriter
 from fleetlog_agent.output import NotStored
 from fleetlog_agent.policy import read_policy
 from fleetlog_agent.runner import Runner
@@ -54,10 +53,6 @@ ROOM_SECONDS = 2.0
 FACTS_SECONDS = 600.0
 OFFERED_SECONDS_MAX = 15.0
 """How long the first facts wait for what the host's workers offer."""
-JOURNAL_RETRY_SECONDS = 2.0
-"""After a commit did not reach the disk; nothing new happens until one does."""
-QUICK_SECONDS = 0.001
-"""While a commit reaches the disk so soon, the next one is written without the detour of a thread, which takes as long."""
 
 
 class AgentError(Exception):
@@ -81,7 +76,7 @@ class Agent:
         self.identity = identity
         self._lock = _lock(folder)
         self._journal = Journal(private_folder(folder) / "journal")
-        self._disk = ThreadPoolExecutor(1, "journal")
+        self._disk = JournalWriter(self._journal)
         self._boot = collectors.boot_id()
         self._spool_bytes_max = settings.spool_bytes_max
         policy = read_policy(folder / "policy.toml")
@@ -130,8 +125,7 @@ class Agent:
         await self._runner.close(retire=self._failure is None)
         if self._bus is not None:
             await self._bus.close()
-        self._disk.shutdown()
-        self._journal.close()
+        self._disk.close()
         os.close(self._lock)
         if self._failure is not None:
             raise self._failure
@@ -202,21 +196,9 @@ class Agent:
     # --- effects -------------------------------------------------------------------------------------------
 
     async def _write(self, commit: Commit) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                if self._journal.took_seconds < QUICK_SECONDS:
-                    self._journal.append(commit)
-                else:
-                    await loop.run_in_executor(self._disk, self._journal.append, commit)
-                break
-            except OSError as error:
-                self._log.error("the journal cannot be written: nothing new starts", error=str(error))
-                await asyncio.sleep(JOURNAL_RETRY_SECONDS)
+        await self._disk.append(commit)
         self.core.journal_written()
-        if self._journal.wants_compaction:
-            # Nothing else is on its way to disk: the next commit is asked for by the step below.
-            await self._compact()
+        await self._disk.compact(self.core.state)
         self._step()
         # What the step started goes first: removing files takes longer than reporting an end.
         await asyncio.sleep(0)
@@ -224,12 +206,6 @@ class Agent:
         for record in commit.records:
             if isinstance(record, Ended | Tombstone):
                 self._runner.release(record.key)
-
-    async def _compact(self) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._disk, self._journal.compact, self.core.state)
-        except OSError as error:
-            self._log.warning("the journal was not rewritten; it goes on as it is", error=str(error))
 
     async def _send_report(self, effect: m.SendReport) -> None:
         draft = Draft(subject=subjects.report(self.identity.host_id), body=effect.body)
@@ -356,9 +332,8 @@ class Agent:
         self.tell(m.FactsMeasured({**collectors.facts(self.folder), **self._runner.pool.facts()}))
 
     async def _watch_room_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await loop.run_in_executor(self._disk, self._journal.restore_reserve)
+            await self._disk.restore_reserve()
             spool = self._journal.bytes + self._runner.output_files.bytes_on_disk()
             self.tell(m.SpoolFull(full=spool > self._spool_bytes_max or not self._journal.has_reserve))
             await asyncio.sleep(ROOM_SECONDS)

@@ -42,7 +42,8 @@ def read_identity(folder: Path) -> Identity:
         return msgspec.convert(tomllib.loads(path.read_text()), Identity)
     except FileNotFoundError:
         raise IdentityError(
-            f"{folder} is not the folder of a joined agent: paste the line that `fleetlog host add NAME` prints"
+            f"{folder} is not the folder of a joined agent: paste the line that `fleetlog host add NAME` prints,"
+            " or name another folder with --data"
         ) from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise IdentityError(f"{path} cannot be read: {error}") from None

@@ -81,13 +81,17 @@ def _launch(how: dict[str, Any], order: dict[str, Any]) -> None:
     os.execvpe(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - the point of it all
 
 
+_SHELL_WORDS = frozenset((".", "alias", "cd", "eval", "exec", "exit", "export", "if", "for", "set", "source", "ulimit", "umask", "while"))
+
+
 def error_text(error: Exception, order: dict[str, Any]) -> str:
     """Say what is wrong so that the person who typed the command can mend it."""
     argv0, cwd = order["argv"][0], (order.get("launch") or {}).get("cwd")
     if isinstance(error, OSError) and error.errno == errno.ENOENT and error.filename == cwd and cwd:
         return f"the working directory {cwd!r} does not exist on this host"
     if isinstance(error, OSError) and error.errno == errno.ENOENT:
-        return f"program {argv0!r} was not found on this host (PATH is {os.environ.get('PATH', '')!r})"
+        word = "; it is a word of the shell: run it with -c" if argv0 in _SHELL_WORDS else ""
+        return f"program {argv0!r} was not found on this host{word} (PATH is {os.environ.get('PATH', '')!r})"
     if isinstance(error, OSError) and error.errno == errno.EACCES:
         return f"permission denied: {error.filename or argv0!r} (is it executable, may the user enter the folder?)"
     if isinstance(error, OSError) and error.errno == errno.E2BIG:

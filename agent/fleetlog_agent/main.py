@@ -19,7 +19,7 @@ from fleetlog_agent.identity import Identity, IdentityError, default_folder, rea
 if TYPE_CHECKING:
     from fleetlog_agent.journal_records import Entry, Key
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 8
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
 def agent_main(argv: list[str]) -> int:

@@ -126,10 +126,6 @@ class Client:
         """
         return Submitter(what, options, self).submit_many(calls)
 
-    def submit_specs(self, specs: Iterable[TaskSpec]) -> list[str]:
-        """Submit many tasks, as many with each request as it takes, and return their ids. Raises CliError."""
-        return [task_id for ids in self.submitted(specs) for task_id in ids]
-
     def submitted(self, specs: Iterable[TaskSpec]) -> Iterator[list[str]]:
         """Submit many tasks, and yield the ids of each request's as soon as they are stored. Raises CliError."""
         for ids, body in batches((new_task_id(), spec) for spec in specs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shlex
 import sys
 from typing import cast
 
@@ -55,8 +56,7 @@ def _run(arguments: list[str]) -> int:
     parser = grammar.build()
     options, unknown = parser.parse_known_args(head)
     if unknown:
-        hint = "; what runs on the hosts stands after --" if options.verb in _WITH_REST else ""
-        parser.error(f"not understood: {' '.join(unknown)}{hint}")
+        raise _not_understood(head, unknown, getattr(options, "path", ""))
     if options.version:
         from fleetlog_schemas.version import VERSION
 
@@ -82,6 +82,15 @@ def _run(arguments: list[str]) -> int:
             console.say_frozen()
     sys.stdout.flush()
     return result
+
+
+def _not_understood(head: list[str], unknown: list[str], path: str) -> CliError:
+    said = f"not understood: {shlex.join(unknown)}"
+    if path in _WITH_REST and not unknown[0].startswith("-"):
+        cut = head.index(unknown[0])
+        whole = f"fleetlog {shlex.join(head[:cut])} -- {shlex.join(head[cut:])}"
+        return CliError(Exit.TYPED_WRONG, f"{said}; what runs on the hosts stands after --", whole)
+    return CliError(Exit.TYPED_WRONG, said, f"see: {' '.join(['fleetlog', *path.split()])} --help")
 
 
 def _split_rest(arguments: list[str]) -> tuple[list[str], list[str] | None]:

@@ -15,6 +15,7 @@ from fleetlog.values import (
     separated,
     share,
     shares,
+    target,
     wave_numbers,
 )
 
@@ -27,8 +28,8 @@ def following(verb: argparse.ArgumentParser) -> None:
 
 def task_options(verb: argparse.ArgumentParser, *, target_required: bool = True, target_help: str = "instead of a definition's own") -> None:
     """Add the options of `exec` and `run`; where none is required, *target_help* says what one means."""
-    verb.add_argument("-t", "--target", required=target_required, default="", metavar="TARGET", help="on which hosts"
-                      + ("" if target_required else f"; {target_help}"))
+    verb.add_argument("-t", "--target", type=target if target_required else str, required=target_required, default="", metavar="TARGET",
+                      help="on which hosts" + ("" if target_required else f"; {target_help}"))
     following(verb)
     verb.add_argument("--plan", action="store_true", help="print which hosts would run what, wave by wave; run nothing")
     verb.add_argument("--plan-hash", default="", metavar="HASH", help="only if the plan is still the one that --plan printed")

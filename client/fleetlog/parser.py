@@ -15,7 +15,7 @@ from fleetlog.build_options import artifact_verbs, build_verb, export_verb
 from fleetlog.definition_options import definition_verbs, workflow_verbs
 from fleetlog.file_options import file_verbs
 from fleetlog.function_options import function_verbs
-from fleetlog.meant import choice_text
+from fleetlog.meant import typed_text
 from fleetlog.options import following, task_options
 from fleetlog.schedule_options import schedule_verbs
 from fleetlog.values import count, duration_ms, label, parameter, port, positive, separated, week_days
@@ -42,7 +42,7 @@ EPILOG = (
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Say what was typed wrong and what to read, and leave with 2."""
-        self.exit(2, f"{self.prog}: {choice_text(message)}\n  see: {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {typed_text(message)}\n  see: {self.prog} --help\n")
 
 
 def _global_options(*, wait_alias: bool) -> argparse.ArgumentParser:

@@ -37,7 +37,6 @@ _RUNS_COROUTINES = re.compile(r"(fleetlog/tasks|asyncio/(runners|base_events))\.
 """Files whose frames stand above those of an async function."""
 _SUMMARY_CHARACTERS_MAX = 200
 _SIGNATURE_CHARACTERS_MAX = 400
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 class WrongArguments(TypeError):

@@ -116,13 +116,20 @@ def week_days(text: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def target(text: str) -> str:
+    """Return *text*, which means some hosts."""
+    if not text.strip():
+        raise ArgumentTypeError("the target is empty; for every host write all")
+    return text
+
+
 def label(text: str) -> tuple[str, str | None]:
     """Return key and value of `K=V`; the value is None for `K-` (remove), empty for `K`."""
     key, equals, value = text.partition("=")
     if not equals and key.endswith("-"):
         return key[:-1], None
-    if not key:
-        raise ArgumentTypeError(f"{text!r} is not a label: write KEY=VALUE")
+    if not key or ":" in key:
+        raise ArgumentTypeError(f"{text!r} is not a label: write {key.replace(':', '=', 1) or 'KEY=VALUE'}")
     return key, value
 
 

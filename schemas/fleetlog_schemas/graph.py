@@ -71,11 +71,6 @@ def bindings(part: PartLike) -> Iterator[tuple[str, Binding]]:
         yield f"/given/{name[:100]}", one
 
 
-def needed_values(parts: Sequence[PartLike]) -> set[str]:
-    """Return the names of the parts whose values others take."""
-    return {one.part for part in parts for _, one in bindings(part) if one.part}
-
-
 def ranks(parts: Sequence[PartLike]) -> list[list[str]]:
     """Return the names of the parts in the order in which they can run: those of one rank beside each other.
 

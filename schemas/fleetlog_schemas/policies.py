@@ -24,7 +24,6 @@ MINUTES_MAX = 7 * 24 * 60
 _LOOK_DAYS = 8
 """A window that began more than a week ago is over, and each begins again within one."""
 _BEGINS = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
-DAY_NAMES = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class PolicyError(ValueError):

@@ -221,7 +221,8 @@ class _Parser:
         return frozenset(host_id for name in names for host_id in self._by_name.get(name, ()))
 
     def _unknown(self, missing: list[str]) -> str:
-        close = difflib.get_close_matches(missing[0], list(self._by_name), n=1)
+        close = [f"{key}={value}" for one in self._hosts for key, value in one.labels.items() if value == missing[0]]
+        close += difflib.get_close_matches(missing[0], list(self._by_name), n=1)
         hint = f"; did you mean {close[0]}?" if close else "; `fleetlog host ls` shows the hosts"
         return f"no host is named {hostset.fold(missing)}{hint}"
 

@@ -61,6 +61,8 @@ def add(console: Console) -> int:
         return Exit.OK
     console.say(f"paste this on {options.name}; it works once, until {moment(answer['expires_at'])}:")
     console.put(answer["line"])
+    if "//127.0.0.1:" in answer["line"]:
+        console.say("  127.0.0.1 is this machine alone: for another one, first start it with  fleetlog up --listen ITS-ADDRESS")
     return Exit.OK
 
 

@@ -90,6 +90,10 @@ def of_argv(options: argparse.Namespace) -> tuple[TaskSpec, Content]:
         raise CliError(
             Exit.TYPED_WRONG, "there is nothing to run", "write -- PROGRAM ARGS, or -c 'TEXT' for a shell"
         )
+    if len(argv[0].split()) > 1 and "/" not in argv[0]:
+        raise CliError(
+            Exit.TYPED_WRONG, f"no program is named {argv[0]!r}", f"write it without the quotes, or for a shell: -c {shlex.quote(argv[0])}"
+        )
     return of_payload(options, Shell(argv=argv)), Content(options)
 
 
@@ -237,7 +241,7 @@ def secret_of(name: str, path: str | None) -> str:
 def _from_here(name: str, flag: str) -> str:
     value = os.environ.get(name)
     if value is None:
-        raise CliError(Exit.TYPED_WRONG, f"{flag} {name}: this environment has no {name}", f"export {name} first")
+        raise CliError(Exit.TYPED_WRONG, f"{flag} {name}: this environment has no {name}", f"export {name} first" + (f", or write --env {name}=VALUE" if flag == "--env" else ""))
     return value
 
 

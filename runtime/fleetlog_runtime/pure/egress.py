@@ -15,7 +15,6 @@ import msgspec
 from fleetlog_schemas.limits import WEBHOOK_URL_BYTES_MAX
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PORT_HTTPS = 443
 PORT_FREE_MIN = 1024
 """Below this only 443: what listens there is mail, shells, name servers, and none of it takes webhooks."""

@@ -24,7 +24,7 @@ from fleetlog_runtime.pure.effects import Append, Changed, Effect, Performed, Ti
 from fleetlog_runtime.pure.split import separable
 from fleetlog_schemas import limits
 from fleetlog_schemas.codec import Event, encode
-from fleetlog_schemas.events import NAMES, REGISTRY, Data
+from fleetlog_schemas.events import NAMES, PASSED_OVER, REGISTRY, Data
 
 S = TypeVar("S")
 L = TypeVar("L")
@@ -39,6 +39,8 @@ class Unit(Protocol[S, L]):
     fences: tuple[str, ...]
     """Subjects whose news void a decision that was made before it. Of others: where it is stored in one batch. Of its own:
     a decision that begins with an event of such a subject is fenced by that one in place of `subject`."""
+    passes_over: frozenset[type[Data]]
+    """Events that it has no use for: it is told only where they stand, and most of the log need not be decoded for it."""
 
     def initial(self) -> S:
         """Return the state of an empty log."""
@@ -108,6 +110,8 @@ class Engine(Generic[S, L]):
         for event in events:
             if event.seq <= self.position:
                 continue
+            if type(event.data) in self.unit.passes_over:
+                event = msgspec.structs.replace(event, data=PASSED_OVER)
             changes = self.unit.fold(self.state, event)
             self.position = event.seq
             self.at_batch_end = event.batch_end

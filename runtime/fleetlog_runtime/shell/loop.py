@@ -216,7 +216,7 @@ class EngineRunner(Generic[S, L]):
         try:
             return codec.decode(
                 stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms,
-                batch_end=stored.batch_end,
+                batch_end=stored.batch_end, passing_over=self._unit.passes_over,
             )
         except codec.TooNew as error:
             if error.minreader > codec.READER:

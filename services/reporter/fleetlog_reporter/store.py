@@ -39,9 +39,6 @@ THREADS = 2
 APPEND_ROWS_MAX = 256
 """Rows converted in one call: the call holds the interpreter, and so the event loop, for about 2 ms."""
 
-TABLES = ("raw_events", "parked", "ended_tasks", "ended_attempts", "late_results")
-"""What a rebuild must give again, row by row."""
-
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": THREADS,
     "enable_external_access": False,

@@ -314,7 +314,8 @@ class Recorded(DefinitionsServed):
         if len(parts) > 1:
             return 200, {"seq": 7}
         return 201, {
-            "token": "flj_x", "expires_at": rfc3339(self.history.now_ms), "line": "fleetlog agent join --token flj_x"
+            "token": "flj_x", "expires_at": rfc3339(self.history.now_ms),
+            "line": "fleetlog agent join http://127.0.0.1:8420 --token flj_x",
         }
 
     def _get_stats(self, _parts: list[str], _query: dict[str, str], _body: Any) -> tuple[int, Any]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fleetlog.http import _problem
-from fleetlog.meant import choice_text, decoder_text
+from fleetlog.meant import decoder_text, typed_text
 
 
 class Cake(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,11 +32,23 @@ def test_what_a_decoder_says_is_put_in_words_of_people(given: object, text: str)
     assert decoder_text(str(caught.value), Cake) == text
 
 
-def test_a_choice_that_there_is_not_names_the_nearest_and_else_all() -> None:
-    said = "argument VERB: invalid choice: '{}' (choose from 'exec', 'run', 'show')"
-    assert choice_text(said.format("exce")) == "there is no VERB 'exce': did you mean exec?"
-    assert choice_text(said.format("zzz")) == said.format("zzz")
-    assert choice_text("expected one argument") == "expected one argument"
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("argument VERB: invalid choice: 'exce' (choose from 'exec', 'show')", "there is no VERB 'exce': did you mean exec?"),
+        ("argument VERB: invalid choice: 'ps' (choose from 'ls', 'show')", "there is no VERB 'ps': did you mean ls?"),
+        ("argument VERB: invalid choice: 'zzz' (choose from 'exec', 'show')", "there is no VERB 'zzz': it is one of exec, show"),
+        ("the following arguments are required: NAME, N", "NAME, N is missing"),
+        ("expected one argument", "expected one argument"),
+    ],
+)
+def test_what_argparse_says_is_told_in_plain_words(said: str, text: str) -> None:
+    assert typed_text(said) == text
+
+
+def test_of_many_choices_none_is_named_unless_it_is_near() -> None:
+    many = ", ".join(f"'{letter}{letter}'" for letter in "abcdefghijklmnopqrstuvwxyz")
+    assert typed_text(f"argument VERB: invalid choice: 'zq' (choose from {many})") == "there is no VERB 'zq'"
 
 
 @pytest.mark.parametrize(

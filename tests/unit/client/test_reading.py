@@ -172,7 +172,8 @@ def test_hosts_are_listed_shown_added_and_changed(cli, recorded):
     assert "env=prod" in cli("host", "ls").out
     assert "os" in cli("host", "show", "web02").out
     added = cli("host", "add", "web09", "--label", "env=prod", "--label", "new")
-    assert added.out == "fleetlog agent join --token flj_x\n"
+    assert added.out == "fleetlog agent join http://127.0.0.1:8420 --token flj_x\n"
+    assert "127.0.0.1 is this machine alone" in added.err
     assert recorded.requests[-1][2] == {"name": "web09", "labels": {"env": "prod", "new": ""}}
     assert cli("host", "label", "web01", "env=test", "old-").code == 0
     assert recorded.requests[-1] == ("POST", "/api/v1/hosts/hweb01/labels", {"labels": {"env": "test", "old": None}})

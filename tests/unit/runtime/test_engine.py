@@ -16,6 +16,7 @@ class Wanting:
     name = "wanting"
     subject = events.DISPATCH
     fences = ()
+    passes_over: frozenset[type[events.Data]] = frozenset()
 
     def __init__(self, wanted: list[events.Data]) -> None:
         self.wanted = wanted
@@ -118,6 +119,15 @@ def test_the_parts_of_a_plan_stay_together() -> None:
     ]
     _, engine = leading([*parts])
     assert len(batch_of(engine).drafts) == 2
+
+
+def test_of_an_event_that_a_unit_passes_over_it_is_told_only_where_it_stands() -> None:
+    unit, engine = leading(timed_out("a"))
+    unit.passes_over = frozenset({events.TasksHalted})
+    halted = codec.Event(id="halted", source="/fleetlog/other", data=events.TasksHalted(halts=()), time_ms=0)
+    engine.deliver([codec.decode(codec.encode(halted), seq=4, subject=events.DISPATCH, time_ms=0)], 0)
+    assert engine.state == [events.PASSED_OVER]
+    assert (engine.position, batch_of(engine).expected_seq) == (4, 4)
 
 
 class OnTwoSubjects(Wanting):

@@ -56,6 +56,7 @@ def test_a_target_means_these_hosts(target: str, names: str) -> None:
         ("web99", "target-unknown", "did you mean"),
         ("web[01-09]", "target-unknown", "web[06-09]"),
         ("gone", "target-unknown", "gone"),
+        ("prod", "target-unknown", "did you mean env=prod?"),
         ("env=nowhere", "target-empty", "means no host"),
         ("zzz*", "target-empty", "means no host"),
         ("web01 and role=api", "target-empty", "means no host"),

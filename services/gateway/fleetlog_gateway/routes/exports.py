@@ -12,6 +12,7 @@ from msgspec import Meta
 from fleetlog_gateway import decode, limits
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.matching import has_already
 from fleetlog_gateway.problems import HEADERS, FieldError, HttpProblem
 from fleetlog_gateway.registry import Call, Nothing, route
 from fleetlog_gateway.routes.reads import Count, Past
@@ -56,15 +57,22 @@ async def export(call: Call[Nothing, ExportQuery]) -> web.StreamResponse:
     It is a function of the log up to `as_of` (a sequence; by default the newest), which `Fleetlog-Seq` says; times are those
     at which tasks ended, and events were stored. Its ETag is its SHA-256; `Fleetlog-Rows` says how many rows or files it
     has, `Fleetlog-Missing` how many are named in the log and not kept any more. While it is made the answer is 503: ask again.
+    `If-None-Match` with the ETag of an earlier one gets 304 when this one is the same. If the connection ends before
+    Content-Length is reached, what came is not whole.
     """
     gateway = call.gateway
     selection = placed(_selection(call.path["what"], call.query), max(gateway.appender.appended_seq, gateway.tail.next_seq - 1))
     piece = await piece_when_made(gateway, selection, 0, limits.EXPORT_SECONDS_MAX)
     selection = piece.selection
+    headers = {
+        **HEADERS, "ETag": f'"{piece.sha256}"', "Fleetlog-Seq": str(selection.as_of_seq), "Fleetlog-Rows": str(piece.rows),
+        "Fleetlog-Missing": str(piece.missing),
+    }
+    if has_already(call.request, piece.sha256):
+        return web.Response(status=304, headers=headers)
     response = web.StreamResponse(headers={
-        **HEADERS, "ETag": f'"{piece.sha256}"', "Content-Type": MEDIA_TYPES[selection.format],
-        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format, selection.artifact)}"', "Fleetlog-Seq": str(selection.as_of_seq),
-        "Fleetlog-Rows": str(piece.rows), "Fleetlog-Missing": str(piece.missing),
+        **headers, "Content-Type": MEDIA_TYPES[selection.format],
+        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format, selection.artifact)}"',
     })
     response.content_length = piece.size
     await response.prepare(call.request)
