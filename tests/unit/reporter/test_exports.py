@@ -21,7 +21,7 @@ from fleetlog_reporter.answers import export_tables
 from fleetlog_reporter.made import FILE_PREFIX
 from fleetlog_reporter.readers import Moment, Reader
 from fleetlog_schemas import events, subjects, wire
-from fleetlog_schemas.exports import FORMATS, What
+from fleetlog_schemas.exports import FORMATS, Format, What
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.questions import unpack_answer
 from fleetlog_schemas.reports import ArtifactChunk
