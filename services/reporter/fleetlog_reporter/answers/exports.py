@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from pathlib import Path
 
 import duckdb
@@ -39,12 +38,13 @@ async def export(desk: Desk, question: ExportQuestion) -> tuple[int, ExportPiece
         raise NoAnswer(400, "bad-query", f"must be between 1 and {limits.EXPORT_PIECE_BYTES}", "/limit_bytes")
     selection, at_ms = await _selection(desk, question)
     try:
-        made = await desk.exports.get(selection, lambda path: _make(desk, selection, path))
-        data = await asyncio.to_thread(_read, made.path, question.offset, question.limit_bytes)
+        made, data = await desk.exports.piece(
+            selection, lambda path: _make(desk, selection, path), question.offset, question.limit_bytes
+        )
     except BeingMade:
         raise NoAnswer(503, "export-being-made", "the export is being made: ask again") from None
     except Busy:
-        raise NoAnswer(503, "busy", "other exports are being made: ask again later") from None
+        raise NoAnswer(503, "busy", "other exports are being made, or fetched: ask again later") from None
     except TimeoutError:
         raise NoAnswer(422, "too-far", f"this cannot be exported in {SECONDS_MAX:.0f} s: name a shorter time, or fewer tasks") from None
     except (OSError, duckdb.IOException) as error:
@@ -66,7 +66,7 @@ async def _selection(desk: Desk, question: ExportQuestion) -> tuple[Selection, i
         raise NoAnswer(400, "bad-query", "say what is to be exported", "/selection")
     one = question.selection
     try:
-        check_selection(one.what, one.format, one.tasks, one.since_ms, one.until_ms)
+        check_selection(one.what, one.format, one.tasks, one.since_ms, one.until_ms, one.artifact)
     except SpecError as error:
         raise NoAnswer(400, "bad-query", error.message, error.pointer) from None
     if not 0 <= one.as_of_seq <= NUMBER_MAX:
@@ -91,15 +91,12 @@ async def _of_task(desk: Desk, task_id: str) -> tuple[Selection, int]:
     return found
 
 
-def _read(path: Path, offset: int, bytes_max: int) -> bytes:
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), bytes_max, offset)
-
-
 async def _make(desk: Desk, selection: Selection, path: Path) -> Made:
     await desk.wait_for_tables(selection.as_of_seq)
     if selection.format is Format.TAR:
         rows, missing = await export_tar.write(desk, selection, await task_ids(desk, selection), path)
+    elif selection.format is Format.FILE:
+        rows, missing = await export_tar.write_file(desk, selection.artifact, await task_ids(desk, selection), path), 0
     elif selection.what is What.OUTPUT:
         rows, missing = await export_tar.write_lines(desk, await task_ids(desk, selection), path)
     else:
