@@ -372,8 +372,6 @@ def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
 
 
 def _check_options(options: Options) -> None:
-    if options == Options():
-        return  # as most tasks have them
     for field in ("env", "stdin"):
         blob = getattr(options, field)
         if blob is not None:
