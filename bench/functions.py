@@ -16,8 +16,6 @@ from bench.system import System, until
 from fleetlog_schemas.spec import Choose, Function, TaskSpec
 
 PROCESSES = 2
-MANY_SLOTS = 256
-"""Calls on their way to one host; with few, the time of a round trip is the limit."""
 POLICY = f"""
 [functions]
 modules = ["bench.called"]
@@ -35,7 +33,7 @@ def call_of(name: str = "") -> TaskSpec:
 @contextmanager
 def offering_system() -> Iterator[System]:
     """Run a system with one host that offers the function."""
-    with measure.fresh_system("--no-agent", "--set", f"dispatcher.slots_per_host={MANY_SLOTS}") as system:
+    with measure.fresh_system("--no-agent") as system:
         system.join(1, "fn", POLICY)
         client = system.client()
         until(lambda: client.gateway.get("/functions")["data"]["items"], "the host offers its function")

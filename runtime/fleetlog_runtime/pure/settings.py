@@ -54,8 +54,9 @@ class DispatcherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     slots_per_host: Count = 4
     """Commands in flight on one host; a busy host takes fewer, but always one."""
-    calls_ahead_max: Count = 256
-    """Calls of Python functions that one host may have beyond its slots, while they are short: its workers make them in turn."""
+    calls_per_host: Count = 256
+    """Calls of Python functions in flight on one host while they are short, if these are more than its slots: workers make
+    them in turn, so they do not run at once."""
     in_flight_max: Count = 50_000
     """Commands in flight on all hosts together: each costs the dispatcher some kilobytes."""
     ageing_ms: Milliseconds = 60_000

@@ -60,11 +60,13 @@ NO_ROOM = Room(0, 0)
 
 def room_of(settings: DispatcherSettings, live: Live, host_id: str) -> Room:
     """Return how many more commands a host takes now, by what it has."""
-    free = slots_of(settings, live, host_id) - len(live.flights.get(host_id, ()))
+    slots = slots_of(settings, live, host_id)
+    free = slots - len(live.flights.get(host_id, ()))
     calls = live.calls.get(host_id)
     if calls is None or calls.took_ms is None or host_id in live.limits:
         return Room(free, 0)
-    most = settings.calls_ahead_max
+    # What has ended stays with the agent for a while: all that it can hold must not be given to it.
+    most = max(0, settings.calls_per_host - slots)
     if calls.took_ms * most > AHEAD_MS:
         most = int(AHEAD_MS / calls.took_ms)
     ahead = min(calls.in_flight, most)

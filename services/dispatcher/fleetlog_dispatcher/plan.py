@@ -52,7 +52,7 @@ def plan_hash(spec: TaskSpec, host_ids: list[str], waves: tuple[int, ...]) -> st
 
     Where hosts are chosen by load, *host_ids* are all that the choice is among: the choice itself follows the moment.
     """
-    bare = msgspec.structs.replace(spec, plan_hash="")
+    bare = msgspec.structs.replace(spec, plan_hash="") if spec.plan_hash else spec
     sizes = ",".join(map(str, waves))
     return hashlib.sha256(_encode(bare) + f"\n{sizes}\n".encode() + "\n".join(host_ids).encode()).hexdigest()
 

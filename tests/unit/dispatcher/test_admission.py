@@ -307,7 +307,7 @@ def offering(stage: Stage) -> None:
 
 
 def test_a_host_whose_calls_are_short_is_given_calls_beyond_its_slots_and_one_whose_calls_are_long_is_not() -> None:
-    stage = Stage(DispatcherSettings(slots_per_host=2, calls_ahead_max=10))
+    stage = Stage(DispatcherSettings(slots_per_host=2, calls_per_host=12))
     offering(stage)
     calls = [stage.submitted(calling()) for _ in range(30)]
     assert stage.dispatched() == calls[:2], "nothing is known of its calls yet"
@@ -321,7 +321,7 @@ def test_a_host_whose_calls_are_short_is_given_calls_beyond_its_slots_and_one_wh
 
 
 def test_calls_beyond_the_slots_take_none_from_other_commands() -> None:
-    stage = Stage(DispatcherSettings(slots_per_host=2, calls_ahead_max=3))
+    stage = Stage(DispatcherSettings(slots_per_host=2, calls_per_host=5))
     offering(stage)
     first = stage.submitted(calling())
     stage.ended(first, "web1", duration_ms=0)
@@ -336,7 +336,7 @@ def test_calls_beyond_the_slots_take_none_from_other_commands() -> None:
 
 
 def test_a_busy_host_has_no_calls_beyond_what_it_takes() -> None:
-    stage = Stage(DispatcherSettings(slots_per_host=4, calls_ahead_max=10))
+    stage = Stage(DispatcherSettings(slots_per_host=4, calls_per_host=14))
     offering(stage)
     first = stage.submitted(calling())
     stage.ended(first, "web1", duration_ms=0)
