@@ -71,7 +71,10 @@ def shown(exporter: Exporter) -> dict[str, Any]:
 def test_tables_are_what_the_api_says_in_each_form(exporter: Exporter) -> None:
     exporter.type("fleetlog exec -t db01,web01 --name 'a,\"b\"' -- /bin/sh -c 'echo out; echo err >&2; exit 3'")
     exporter.type("fleetlog exec -t web01 -- /bin/true")
-    sql = "SELECT task_id, host, outcome, exit_code, tail FROM commands WHERE state = 'ended' ORDER BY ended_seq, task_id, host_id"
+    sql = (
+        "SELECT task_id, host, commands.outcome, exit_code, tail FROM commands JOIN tasks USING (task_id)"
+        " WHERE tasks.state = 'ended' ORDER BY tasks.ended_seq, task_id, host_id"
+    )
     asked = json.loads(exporter.type(f'fleetlog sql -o json "{sql}"'))["rows"]
     for form in ("ndjson", "csv", "parquet"):
         exporter.type(f"fleetlog export commands --to c.{form}")
