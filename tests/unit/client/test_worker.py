@@ -20,7 +20,7 @@ from fleetlog_testing.waiting import until
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "functions"
 LOOK_S_MAX = 30.0
-MAIN = "import sys; from fleetlog import worker; worker.LEAVE_SECONDS_MAX = 0.2; sys.exit(worker.main())"
+MAIN = "import sys; from fleetlog import worker; worker.LEAVE_SECONDS_MAX, worker.SLOW_SECONDS = 0.2, {slow}; sys.exit(worker.main())"
 
 
 def until_true(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -30,11 +30,11 @@ def until_true(condition: Callable[[], bool], seconds: float, what: str) -> None
 class Worker:
     """One worker process and the connection of its agent."""
 
-    def __init__(self, folder: Path, *modules: str, calls_max: int = 1000, memory_bytes_max: int = 1 << 40) -> None:
+    def __init__(self, folder: Path, *modules: str, calls_max: int = 1000, memory_bytes_max: int = 1 << 40, slow: float = 600) -> None:
         self.folder = folder
         words = ["--folder", str(folder), "--name", "w", "--calls-max", str(calls_max), "--memory-bytes-max", str(memory_bytes_max)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, *words, "--path", str(FIXTURES), *(modules or ("fleetlog_edges",))],
+            [sys.executable, "-c", MAIN.format(slow=slow), *words, "--path", str(FIXTURES), *(modules or ("fleetlog_edges",))],
             stdin=subprocess.DEVNULL, stdout=(folder / "log").open("wb"), stderr=subprocess.STDOUT, start_new_session=True,
         )
         self._number = 0
@@ -197,7 +197,7 @@ def test_calls_that_are_given_ahead_are_made_in_their_order(worker: Worker) -> N
 def test_what_was_given_behind_a_slow_call_is_not_begun_nor_what_comes_before_the_agent_has_noted_it(
     alone: list[Worker], tmp_path: Path
 ) -> None:
-    alone.append(one := Worker(tmp_path))
+    alone.append(one := Worker(tmp_path, slow=0.02))
     slow = one.begin("waits_for", str(tmp_path / "over"))
     one.begin("pid")
     assert one.news() == workers.Slow(slow)
@@ -211,7 +211,7 @@ def test_what_was_given_behind_a_slow_call_is_not_begun_nor_what_comes_before_th
 def test_an_agent_that_comes_back_is_answered_while_a_call_runs_and_what_its_former_connection_gave_is_dropped(
     alone: list[Worker], tmp_path: Path
 ) -> None:
-    alone.append(one := Worker(tmp_path))
+    alone.append(one := Worker(tmp_path, slow=0.02))
     slow = one.begin("waits_for", str(tmp_path / "over"))
     assert one.news() == workers.Slow(slow)
     one.wire.sendall(workers.frame(workers.Noted()))
@@ -224,7 +224,7 @@ def test_an_agent_that_comes_back_is_answered_while_a_call_runs_and_what_its_for
 
 
 def test_told_to_leave_it_begins_none_of_the_calls_that_it_has(alone: list[Worker], tmp_path: Path) -> None:
-    alone.append(one := Worker(tmp_path))
+    alone.append(one := Worker(tmp_path, slow=0.02))
     slow = one.begin("waits_for", str(tmp_path / "over"))
     assert one.news() == workers.Slow(slow)
     one.wire.sendall(workers.frame(workers.Noted()))
