@@ -358,7 +358,8 @@ def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
         check_build(payload, other_user=spec.options.user is not None, cwd=spec.options.cwd is not None)
         return
     if isinstance(payload, Export):
-        check_export(payload, cwd=spec.options.cwd is not None, stdin=spec.options.stdin is not None)
+        values = spec.definition.parameters if spec.definition else spec.parameters
+        check_export(payload, values, cwd=spec.options.cwd is not None, stdin=spec.options.stdin is not None)
         return
     if isinstance(payload, Shell):
         check_argv("/payload/argv", payload.argv, at_least=1)
