@@ -8,8 +8,9 @@ called while an append is unsettled, and whatever is sent is a function of folde
 settled by reading: either its first event id comes by, or the log is read past the point at which it was refused.
 
 A decision of a few events is stored one by one, each fenced by the one before it, for an atomic batch costs the bus
-as much as six appends. It stays undecided until the last of them is read back; where it breaks off, what is stored
-stands, and the rest is void and decided anew. So a decision must mean something at every event it may be cut after.
+as much as six appends. One follows the other as soon as the bus says where that one stands; nothing new is decided until
+the last of them is read back. Where it breaks off, what is stored stands, and the rest is void and decided anew. So a
+decision must mean something at every event it may be cut after.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Engine(Generic[S, L]):
         self.refused_at: int | None = None
         """With a refused append: read at least this far before deciding anew."""
         self._rest: list[Batch] = []
-        """What of the decision follows once the pending batch is read back; the first is fenced by it."""
+        """What of the decision follows once the pending batch is stored; the first is fenced by it."""
         self.wake_at_ms: int | None = None
         self._make_id = make_id
 
@@ -137,6 +138,13 @@ class Engine(Generic[S, L]):
         """Take in what is not in the log."""
         if self.live is not None:
             self.unit.observe(self.state, self.live, observation, now_ms)
+
+    def append_taken(self, seq: int) -> Batch | None:
+        """The bus stored the pending batch at *seq*; return what of the decision is to be stored next, fenced by it."""
+        if not self._rest:
+            return None
+        self.pending = msgspec.structs.replace(self._rest.pop(0), expected_seq=seq)
+        return self.pending
 
     def append_refused(self, actual_seq: int | None) -> None:
         """The bus refused the pending batch: void once the log is read as far as the bus had it."""

@@ -343,7 +343,10 @@ class EngineRunner(Generic[S, L]):
         """Send a batch until the bus took or refused it, or until reading the log has settled it."""
         while self.engine.pending is batch:
             try:
-                await self._bus.append(batch)
+                seq = await self._bus.append(batch)
+                following = self.engine.append_taken(seq) if self.engine.pending is batch else None
+                if following is not None:
+                    self._append = asyncio.create_task(self._settle(following))
                 return
             except AppendRefused as refused:
                 if self.engine.pending is batch:

@@ -81,6 +81,31 @@ def test_each_event_of_a_short_decision_waits_for_the_one_before_and_is_fenced_b
     assert unit.decided == 2
 
 
+def test_the_next_event_of_a_decision_follows_as_soon_as_the_bus_says_where_the_one_before_stands() -> None:
+    unit, engine = leading(timed_out("a", "b"))
+    first = batch_of(engine)
+    second = engine.append_taken(11)
+    assert second is not None
+    assert (second.expected_seq, second is engine.pending) == (11, True)
+    assert engine.append_taken(12) is None, "there is no more"
+    read_back(engine, first, 11)
+    assert (engine.step(0), unit.decided) == ([], 1), "nothing is decided before the whole decision is read back"
+    read_back(engine, second, 12)
+    assert (engine.step(0), unit.decided) == ([], 2)
+
+
+def test_what_follows_and_is_refused_is_decided_anew_once_what_came_in_between_is_read() -> None:
+    unit, engine = leading(timed_out("a", "b"))
+    first = batch_of(engine)
+    assert engine.append_taken(11) is not None
+    engine.append_refused(12)
+    read_back(engine, first, 11)
+    assert (engine.step(0), unit.decided) == ([], 1)
+    other = codec.Event(id="other", source="/fleetlog/wanting/2", data=timed_out("c")[0], time_ms=0)
+    engine.deliver([codec.decode(codec.encode(other), seq=12, subject=events.DISPATCH, time_ms=0)], 0)
+    assert (batch_of(engine).expected_seq, unit.decided) == (12, 2)
+
+
 def test_where_a_short_decision_breaks_off_the_rest_is_decided_anew() -> None:
     unit, engine = leading(timed_out("a", "b"))
     first = batch_of(engine)

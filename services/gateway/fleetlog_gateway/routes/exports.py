@@ -30,7 +30,7 @@ from fleetlog_schemas.spec_fields import SpecError
 
 MEDIA_TYPES = {
     Format.NDJSON: "application/x-ndjson", Format.CSV: "text/csv; charset=utf-8", Format.PARQUET: "application/vnd.apache.parquet",
-    Format.TAR: "application/x-tar",
+    Format.TAR: "application/x-tar", Format.FILE: "application/octet-stream",
 }
 
 
@@ -41,8 +41,9 @@ _PASSING = ("export-being-made", "busy", "behind", "rebuilding", "service-unavai
 class ExportQuery(Past, frozen=True, kw_only=True):
     """What is exported, and as what."""
 
-    format: Annotated[str, Meta(pattern="^(ndjson|csv|parquet|tar)?$")] = ""
-    """Empty: tar of artifacts, ndjson of the rest."""
+    format: Annotated[str, Meta(pattern="^(ndjson|csv|parquet|tar|file)?$")] = ""
+    """Empty: tar of artifacts, ndjson of the rest. A file is one artifact as it is, and goes with its name."""
+    artifact: Annotated[str, Meta(max_length=128)] = ""
     tasks: Annotated[str, Meta(max_length=4_000, description="full ids, with commas between them")] = ""
     since_ms: Count = 0
     until_ms: Count = 0
@@ -71,7 +72,7 @@ async def export(call: Call[Nothing, ExportQuery]) -> web.StreamResponse:
         return web.Response(status=304, headers=headers)
     response = web.StreamResponse(headers={
         **headers, "Content-Type": MEDIA_TYPES[selection.format],
-        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format)}"',
+        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format, selection.artifact)}"',
     })
     response.content_length = piece.size
     await response.prepare(call.request)
@@ -85,17 +86,18 @@ def _selection(what: str, query: ExportQuery) -> Selection:
     if what not in set(What):
         raise HttpProblem("not-found", f"there is nothing to export by this name: there are {', '.join(What)}")
     kind = What(what)
-    form = Format(query.format) if query.format else usual_format(kind)
+    form = Format(query.format) if query.format else Format.FILE if query.artifact else usual_format(kind)
     tasks = tuple(query.tasks.split(",")) if query.tasks else ()
     try:
-        check_selection(kind, form, tasks, query.since_ms, query.until_ms)
+        check_selection(kind, form, tasks, query.since_ms, query.until_ms, query.artifact)
     except SpecError as error:
         raise HttpProblem("bad-query", error.message, errors=[FieldError(error.pointer, error.message)]) from None
     past = decode.as_of(query.as_of)
     if past.get("as_of_ms"):
         raise decode.bad_query("as_of", "an export is made as of a sequence of the log; until_ms bounds its time")
     return Selection(
-        what=kind, format=form, tasks=tasks, since_ms=query.since_ms, until_ms=query.until_ms, as_of_seq=past.get("as_of_seq", 0)
+        what=kind, format=form, tasks=tasks, since_ms=query.since_ms, until_ms=query.until_ms, as_of_seq=past.get("as_of_seq", 0),
+        artifact=query.artifact,
     )
 
 

@@ -66,7 +66,7 @@ async def _selection(desk: Desk, question: ExportQuestion) -> tuple[Selection, i
         raise NoAnswer(400, "bad-query", "say what is to be exported", "/selection")
     one = question.selection
     try:
-        check_selection(one.what, one.format, one.tasks, one.since_ms, one.until_ms)
+        check_selection(one.what, one.format, one.tasks, one.since_ms, one.until_ms, one.artifact)
     except SpecError as error:
         raise NoAnswer(400, "bad-query", error.message, error.pointer) from None
     if not 0 <= one.as_of_seq <= NUMBER_MAX:
@@ -95,6 +95,8 @@ async def _make(desk: Desk, selection: Selection, path: Path) -> Made:
     await desk.wait_for_tables(selection.as_of_seq)
     if selection.format is Format.TAR:
         rows, missing = await export_tar.write(desk, selection, await task_ids(desk, selection), path)
+    elif selection.format is Format.FILE:
+        rows, missing = await export_tar.write_file(desk, selection.artifact, await task_ids(desk, selection), path), 0
     elif selection.what is What.OUTPUT:
         rows, missing = await export_tar.write_lines(desk, await task_ids(desk, selection), path)
     else:
