@@ -205,7 +205,11 @@ class Preparation:
         path = folder / name_of(export)
         token = self._token(run.start, blob_name(key.task_id))
         made = await self._blobs.export(key.task_id, token, path, lambda: bool(run.stop))
-        return list(argv_of(export, made.at_ms, made.size, made.sha256, made.rows)), str(path)
+        try:
+            argv = argv_of(export, made.at_ms, made.size, made.sha256, made.rows, run.start.parameters)
+        except ValueError as error:
+            raise Unrunnable(str(error)) from None
+        return list(argv), str(path)
 
     def _token(self, start: StartAttempt, sha256: str) -> str:
         token = start.blob_tokens.get(sha256)

@@ -2,7 +2,7 @@
 
 A definition holds no state. Its `spec` is what every task of it begins with; what only one task can have (exact hosts,
 a plan's hash) is not in it. Values of parameters reach a process as environment variables and in no other way: no
-text is ever put together with one, so none can become a command (decision 16). The agent makes the variables from
+command is ever put together with one (decision 16); the name of an export's file may have one as a part. The agent makes the variables from
 the values that stand in the task; only what is secret is in a blob.
 """
 
@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from fleetlog_schemas import limits, patterns
+from fleetlog_schemas.exports import check_declared, parameters_of
 from fleetlog_schemas.graph import GraphError, check_parts
 from fleetlog_schemas.parameters import Parameter as Parameter  # noqa: PLC0414  # taken from here by others
-from fleetlog_schemas.parameters import ParameterValue
-from fleetlog_schemas.spec import Blob, Options, Origin, SpecError, TaskSpec, Workflow, check_spec
+from fleetlog_schemas.parameters import ParameterValue, as_text
+from fleetlog_schemas.spec import Blob, Export, Options, Origin, SpecError, TaskSpec, Workflow, check_spec
 from fleetlog_schemas.spec_fields import INTEGERS, check_integer
 
 ENVIRONMENT_PREFIX = "FLEETLOG_PARAM_"
@@ -102,6 +103,8 @@ def check_definition(definition: Definition) -> None:
         if not _PARAMETER_NAME.fullmatch(name):
             raise SpecError(pointer, "a parameter's name is 1-63 of a-z 0-9 _, and begins with a letter")
         _check_parameter(pointer, parameter)
+    if isinstance(definition.spec.payload, Export):
+        check_declared(definition.spec.payload.to, definition.parameters)
     size = len(msgspec.json.encode(definition))
     if size > limits.DEFINITION_BYTES_MAX:
         raise SpecError("", f"a definition has at most {limits.DEFINITION_BYTES_MAX} bytes, not {size}: large texts are"
@@ -140,7 +143,10 @@ def _check_template_parts(workflow: Workflow) -> None:
 
 
 def check_known_parameters(spec: TaskSpec, parameters: Iterable[str], prefix: str = "") -> None:
-    """Check that what a workflow takes of its parameters is among *parameters*. Raises SpecError."""
+    """Check that what a workflow, or the path of an export, takes of its parameters is among *parameters*. Raises SpecError."""
+    if isinstance(spec.payload, Export):
+        for name in set(parameters_of(spec.payload.to)) - set(parameters):
+            raise SpecError(f"{prefix}/payload/to", f"%{{{name}}}: there is no parameter {name}")
     if isinstance(spec.payload, Workflow):
         try:
             check_parts(spec.payload.parts, set(parameters))
@@ -285,13 +291,6 @@ def _line_fault(value: Any) -> str:
 
 def _pattern_fault(parameter: Parameter, value: str, among: int = 1) -> str:
     return patterns.fault(parameter.pattern, value, among) if parameter.pattern else ""
-
-
-def as_text(value: ParameterValue | list[str]) -> str:
-    """Return a value as a process finds it: `true`, decimal digits, a list with one item on each line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "\n".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def from_texts(parameter: Parameter, texts: Sequence[str]) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import datetime as dt
 import posixpath
+import re
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -16,11 +18,14 @@ import msgspec
 from fleetlog_schemas import limits
 from fleetlog_schemas.builds import is_artifact_name
 from fleetlog_schemas.ids import InvalidId, id_ms
+from fleetlog_schemas.parameters import Parameter, ParameterValue, as_text
 from fleetlog_schemas.spec_fields import SpecError, in_range, utf8_bytes
 
 BLOB_PREFIX = "export:"
 """Before a task's id: the content that a host asks for, instead of a digest, when the task is an export."""
 _UTC_FIELDS = "YmdHMSj%"
+_FIELD = re.compile(r"%(?:\{(?P<name>[a-z][a-z0-9_]*)\}|(?P<field>.?))", re.DOTALL)
+_PARAMETER = re.compile(r"%\{([a-z][a-z0-9_]*)\}")
 EXPORT_SHELL = "/bin/sh"
 """What puts an export's file into its place on a host, as the user that it is to belong to."""
 _PUT = """\
@@ -100,7 +105,7 @@ class Export(msgspec.Struct, frozen=True, omit_defaults=True, tag="export", tag_
     last_ms: int = 0
     """Instead of `since_ms`: this long before `until_ms`."""
     to: str = ""
-    """The file on the host, with %Y %m %d %H %M %S %j of `until_ms` in UTC; empty: an artifact of the task."""
+    """The file on the host, with %Y %m %d %H %M %S %j of `until_ms` in UTC and %{NAME} of a parameter; empty: an artifact of the task."""
     artifact: str = ""
     """Of artifacts only this one, as it is and not in a tar."""
     of_part: str = ""
@@ -136,8 +141,8 @@ def check_selection(
         raise SpecError("/until_ms", "must be later than since_ms")
 
 
-def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
-    """Check the rules of an export that is a task. Raises SpecError."""
+def check_export(export: Export, values: Mapping[str, ParameterValue], *, cwd: bool, stdin: bool) -> None:
+    """Check the rules of an export that is a task, with the values of its parameters, as far as they are known. Raises SpecError."""
     if export.of_part:
         raise SpecError("/payload/of_part", "only a part of a workflow exports what another part left: name tasks by their ids")
     try:
@@ -151,7 +156,7 @@ def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
     if export.to and (export.to == "/" or "\x00" in export.to or not posixpath.isabs(export.to) or posixpath.normpath(export.to) != export.to):
         raise SpecError("/payload/to", "must be the absolute path of a file on the host, as /var/backups/tasks-%Y-%m-%d.parquet")
     try:
-        path_at(export.to, 0)
+        path_at(export.to, 0, {**dict.fromkeys(parameters_of(export.to), "-"), **values})
     except ValueError as error:
         raise SpecError("/payload/to", str(error)) from None
     if stdin:
@@ -201,22 +206,53 @@ def name_of(export: Export) -> str:
     return file_name_of(export.what, format_of(export), export.artifact)
 
 
-def path_at(to: str, at_ms: int) -> str:
-    """Return the path with a time, in UTC, in place of its %-fields.
+def parameters_of(to: str) -> list[str]:
+    """Return the parameters whose values a path has."""
+    return _PARAMETER.findall(to.replace("%%", ""))
+
+
+def check_declared(to: str, parameters: Mapping[str, Parameter]) -> None:
+    """Check that each parameter in the path of a definition's export always has a value that anybody may read. Raises SpecError."""
+    for name in parameters_of(to):
+        parameter = parameters[name]
+        if parameter.type in ("secret", "list"):
+            raise SpecError("/spec/payload/to", f"%{{{name}}}: a {parameter.type} is no part of a file's name")
+        if parameter.default is None and not parameter.required:
+            raise SpecError("/spec/payload/to", f"%{{{name}}}: {name} may have no value: give it a default, or require it")
+
+
+def path_at(to: str, at_ms: int, values: Mapping[str, ParameterValue]) -> str:
+    """Return the path with a time, in UTC, and values of parameters in place of its %-fields.
+
+    A value is a part of a name and never leads to another folder: whoever may run a definition chooses no place by it.
 
     Raises:
-        ValueError: it has a field that there is not.
+        ValueError: it has a field that there is not, or a value that is no part of a file's name.
     """
-    moment, text, rest = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC), "", to
-    while rest:
-        before, percent, rest = rest.partition("%")
-        text += before
-        if not percent:
-            break
-        if not rest or rest[0] not in _UTC_FIELDS:
-            raise ValueError(f"%{rest[:1]} is no field of a time here: there are %{' %'.join(_UTC_FIELDS[:-1])}, and %% for a percent sign")
-        text += moment.strftime(f"%{rest[0]}")
-        rest = rest[1:]
+    moment = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC)
+
+    def put(found: re.Match[str]) -> str:
+        field, name = found["field"], found["name"]
+        if name is not None:
+            return _part_of_name(name, values.get(name))
+        if not field or field not in _UTC_FIELDS:
+            raise ValueError(
+                f"%{field} is no field here: there are %{' %'.join(_UTC_FIELDS[:-1])} of a time, %{{NAME}} for a parameter, and %% for a percent sign"
+            )
+        return moment.strftime(f"%{field}")
+
+    path = _FIELD.sub(put, to)
+    if path and posixpath.normpath(path) != path:
+        raise ValueError(f"{path} is no place for a file: a value must not lead to another folder")
+    return path
+
+
+def _part_of_name(name: str, value: ParameterValue | None) -> str:
+    if value is None:
+        raise ValueError(f"%{{{name}}}: there is no parameter {name} that has a value")
+    text = as_text(value)
+    if not text or "/" in text or not text.isprintable():
+        raise ValueError(f"%{{{name}}}: {text[:80]!r} is no part of a file's name")
     return text
 
 
@@ -225,9 +261,15 @@ def returned_of(name: str, size: int, sha256: str, rows: int) -> dict[str, str |
     return {"file": name, "bytes": size, "sha256": sha256, "rows": rows}
 
 
-def argv_of(export: Export, at_ms: int, size: int, sha256: str, rows: int) -> tuple[str, ...]:
-    """Return the command that a host runs when it has the export, which is its standard input: it puts it where it belongs."""
-    to = path_at(export.to, at_ms)
+def argv_of(
+    export: Export, at_ms: int, size: int, sha256: str, rows: int, values: Mapping[str, ParameterValue]
+) -> tuple[str, ...]:
+    """Return the command that a host runs when it has the export, which is its standard input: it puts it where it belongs.
+
+    Raises:
+        ValueError: a value of a parameter is no part of a file's name.
+    """
+    to = path_at(export.to, at_ms, values)
     name = to or name_of(export)
     said = f"{name}  {size} bytes  sha256 {sha256}"
     value = msgspec.json.encode(returned_of(name, size, sha256, rows)).decode()

@@ -1,4 +1,4 @@
-"""Parameters: what a value may be that a definition's run is given. Structs only; `definitions.py` checks values by them."""
+"""Parameters: what a value may be that a definition's run is given, and as which text it is found. `definitions.py` checks values."""
 
 from __future__ import annotations
 
@@ -27,3 +27,10 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     """A regular expression that the whole text matches, and each item of a list."""
     values: tuple[str, ...] = ()
     """Of an `enum`: what it may be."""
+
+
+def as_text(value: ParameterValue | list[str]) -> str:
+    """Return a value as a process finds it: `true`, decimal digits, a list with one item on each line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "\n".join(value) if isinstance(value, list | tuple) else str(value)

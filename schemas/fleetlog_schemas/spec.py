@@ -362,7 +362,7 @@ def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
     elif isinstance(payload, Build):
         check_build(payload, other_user=spec.options.user is not None, cwd=spec.options.cwd is not None)
     elif isinstance(payload, Export):
-        check_export(payload, cwd=spec.options.cwd is not None, stdin=spec.options.stdin is not None)
+        check_export(payload, (spec.definition or spec).parameters, cwd=spec.options.cwd is not None, stdin=spec.options.stdin is not None)
     elif isinstance(payload, Shell):
         check_argv("/payload/argv", payload.argv, at_least=1)
     else:

@@ -10,8 +10,8 @@ import msgspec
 from fleetlog.render.text import Style, clean_json, count_of, moment, seconds, shorten, table
 from fleetlog.render.workflow import part_of_text, parts_table
 from fleetlog_schemas import hostset
-from fleetlog_schemas.definitions import as_text
 from fleetlog_schemas.outcomes import RERUN_OUTCOMES, Outcome
+from fleetlog_schemas.parameters import as_text
 from fleetlog_schemas.spec import QUEUE_DEFAULT, Origin, Script, Shell, TaskSpec, summary
 from fleetlog_schemas.view import CommandView, FailureGroup, TaskView, WaveView
 

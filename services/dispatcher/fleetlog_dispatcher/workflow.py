@@ -20,7 +20,7 @@ from fleetlog_schemas.admission import WaitingGroup
 from fleetlog_schemas.codec import rfc3339
 from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome, worst
-from fleetlog_schemas.parameters import Parameter, ParameterValue
+from fleetlog_schemas.parameters import Parameter, ParameterValue, as_text
 from fleetlog_schemas.records import CommandState, PartRecord, Task
 from fleetlog_schemas.spec import Export, Function, Part, TaskSpec
 from fleetlog_schemas.workflow_events import PartDecision
@@ -274,7 +274,7 @@ def _checked(name: str, value: Any, declared: Parameter | None) -> ParameterValu
     elif isinstance(value, str) and declared.type in ("integer", "number", "boolean"):
         value = definitions.from_texts(declared, [value])
     elif isinstance(value, bool | int | float) and declared.type in ("string", "enum"):
-        value = definitions.as_text(value)
+        value = as_text(value)
     try:
         return definitions.check_arguments({name: declared}, {name: value}).values[name]
     except definitions.WrongParameters as wrong:

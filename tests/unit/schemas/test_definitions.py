@@ -17,7 +17,6 @@ from fleetlog_schemas.definitions import (
     Definition,
     Parameter,
     WrongParameters,
-    as_text,
     check_arguments,
     check_definition,
     from_texts,
@@ -27,6 +26,7 @@ from fleetlog_schemas.definitions import (
     variable,
     variables,
 )
+from fleetlog_schemas.parameters import as_text
 from fleetlog_schemas.patterns import PatternError, check_pattern, fault
 from fleetlog_schemas.spec import (
     Blob,

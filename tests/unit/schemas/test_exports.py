@@ -13,7 +13,9 @@ import msgspec
 import pytest
 
 from fleetlog_schemas import exports
+from fleetlog_schemas.definitions import Definition, check_definition
 from fleetlog_schemas.exports import Export, Format, What, path_at, selection_of
+from fleetlog_schemas.parameters import Parameter
 from fleetlog_schemas.spec import (
     Blob,
     Options,
@@ -49,7 +51,38 @@ def test_the_last_so_long_counts_back_from_the_end_that_was_given() -> None:
     ("/b/tasks-%Y-%m-%d.csv", "/b/tasks-2026-09-21.csv"), ("/b/%H%M%S", "/b/141320"), ("/b/100%%", "/b/100%"), ("/b/%j", "/b/264"), ("", ""),
 ])
 def test_a_path_has_the_time_in_utc_in_place_of_its_fields(path: str, expected: str) -> None:
-    assert path_at(path, AT_MS) == expected
+    assert path_at(path, AT_MS, {}) == expected
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("/b/%{team}-%Y.csv", "/b/it's $(x)-2026.csv"), ("/b/%{count}/x", "/b/3/x"), ("/b/%{on}", "/b/true"), ("/b/%%{team}", "/b/%{team}"),
+])
+def test_a_path_has_the_value_of_a_parameter_as_a_part_of_a_name(path: str, expected: str) -> None:
+    assert path_at(path, AT_MS, {"team": "it's $(x)", "count": 3, "on": True}) == expected
+
+
+@pytest.mark.parametrize("value", ["a/b", "", ".", "..", "a\nb", "\x00", ("a", "b")])
+def test_a_value_leads_to_no_other_folder_and_is_a_name(value: Any) -> None:
+    with pytest.raises(ValueError, match="no part of a file's name|no place for a file"):
+        path_at("/b/%{team}/x", AT_MS, {"team": value})
+    spec = TaskSpec(payload=Export(what=What.TASKS, to="/b/%{team}/x"), target="all", parameters={"team": value})
+    with pytest.raises(SpecError, match="no part of a file's name|no place for a file"):
+        check_spec(spec)
+
+
+@pytest.mark.parametrize(("parameters", "why"), [
+    ({}, "there is no parameter team"), ({"team": Parameter()}, "give it a default, or require it"),
+    ({"team": Parameter(type="secret", required=True)}, "a secret is no part"), ({"team": Parameter(default="a")}, ""),
+    ({"team": Parameter(required=True)}, ""),
+])
+def test_a_definition_declares_what_its_path_has(parameters: dict[str, Parameter], why: str) -> None:
+    definition = Definition(name="nightly", spec=TaskSpec(payload=Export(what=What.TASKS, to="/b/%{team}.csv")), parameters=parameters)
+    if not why:
+        check_definition(definition)
+        return
+    with pytest.raises(SpecError, match=why) as caught:
+        check_definition(definition)
+    assert caught.value.pointer == "/spec/payload/to"
 
 
 @pytest.mark.parametrize(("fields", "pointer"), [
@@ -63,6 +96,7 @@ def test_a_path_has_the_time_in_utc_in_place_of_its_fields(path: str, expected: 
     ({"to": "/"}, "/payload/to"),
     ({"to": "/a/%Q"}, "/payload/to"),
     ({"to": "/a/%"}, "/payload/to"),
+    ({"to": "/a/%{B}"}, "/payload/to"),
     ({"to": "/" + "a" * 5_000}, "/payload/to"),
 ])
 def test_what_is_wrong_with_an_export_is_said_with_its_field(fields: dict[str, Any], pointer: str) -> None:
@@ -115,7 +149,7 @@ def put(export: Export, content: bytes, folder: Path) -> tuple[subprocess.Comple
     """Run the command of an export as a host does."""
     digest, returned = hashlib.sha256(content).hexdigest(), folder / "returned"
     environment = {**os.environ, "FLEETLOG_TASK_ID": "t", "FLEETLOG_RETURN": str(returned)}
-    argv = exports.argv_of(export, AT_MS, len(content), digest, 3)
+    argv = exports.argv_of(export, AT_MS, len(content), digest, 3, {})
     ran = subprocess.run(argv, input=content, env=environment, capture_output=True, check=False, timeout=30)
     return ran, json.loads(returned.read_text()) if returned.exists() else None
 
