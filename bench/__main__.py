@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import machine, measure
 from bench.archive import archive
 from bench.decisions import decisions
+from bench.exports import exports
 from bench.figures import Figure, as_table, write_json
 from bench.fleet import fleet
 from bench.functions import functions
@@ -94,6 +95,10 @@ def _questions(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure
     return ask_much(options.commands, options.rounds)
 
 
+def _exports(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
+    return exports(options.rows)
+
+
 def _schedules(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
     return schedules(options.schedules)
 
@@ -105,9 +110,9 @@ def _archive(options: argparse.Namespace, _: dict[str, Figure]) -> list[Figure]:
 SECTIONS: dict[str, Section] = {
     "machine": _machine, "start": _start, "one-host": _one_host, "functions": _functions, "agents": _agents, "crowd": _crowd, "output": _output,
     "projection": _projection, "history": _history, "archive": _archive, "decisions": _decisions, "memory": _memory,
-    "fleet": _fleet, "questions": _questions, "schedules": _schedules,
+    "fleet": _fleet, "questions": _questions, "exports": _exports, "schedules": _schedules,
 }
-ASKED_FOR = ("fleet", "questions", "schedules")
+ASKED_FOR = ("fleet", "questions", "exports", "schedules")
 """Sections that take minutes, and run only when they are named."""
 
 
@@ -125,6 +130,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=200_000, help="events of the history figures (default 200000)")
     parser.add_argument("--fleet", type=int, default=10_000, help="simulated agents of the section `fleet` (default 10000)")
     parser.add_argument("--commands", type=int, default=10_000_000, help="ended commands of the section `questions` (default 10000000)")
+    parser.add_argument("--rows", type=int, default=300_000, help="rows of each export of the section `exports` (default 300000)")
     parser.add_argument("--schedules", type=int, default=10_000, help="schedules of the section `schedules` (default 10000)")
     parser.add_argument("--attempts", type=int, default=100_000, help="attempts of the projection figure (default 100000)")
     return parser.parse_args()

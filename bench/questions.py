@@ -149,9 +149,26 @@ class Past:
             db.execute("INSERT INTO raw_events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(row))
         db.execute(EVENTS, {**given, "first": window[1], "last": self.tasks + OPEN_SLOTS})
         self.hosts.position, self.hosts.time_ms = self.last_seq, self.now_ms
+        self.last = last_of(store, self.last_seq, self.now_ms)
         db.execute("INSERT INTO open_state VALUES (?, ?)", [self.last_seq, self.hosts.open_state()])
         db.execute("UPDATE checkpoint SET position = ?", [self.last_seq])
         db.execute("CHECKPOINT")
+
+
+def last_of(store: Store, seq: int, now_ms: int) -> Draft:
+    """Make the newest event that is kept a real one, and return it: the reporter looks for it in the log."""
+    draft = stored(host_events.HostEnrolled("last", "last", {}, "last"), now_ms, events.ACCESS)
+    store.connection.execute("UPDATE raw_events SET body = ? WHERE seq = ?", [draft.body.decode(), seq])
+    return draft
+
+
+async def log_behind(draft: Draft, seq: int) -> MemoryBus:
+    """Return a bus whose log holds only that event, at *seq*: what is older was pruned."""
+    broker = MemoryBroker()
+    broker.store.streams[subjects.EVENTS].last_seq = seq - 1
+    bus = MemoryBus(broker)
+    await bus.append(Batch(drafts=(draft,), message_id="last"))
+    return bus
 
 
 def _begin(task_id: str, hosts: list[str], now_ms: int) -> list[Draft]:
@@ -208,9 +225,7 @@ async def _ask(reporter: Reporter, name: str, question: msgspec.Struct) -> float
 
 
 async def _measure(folder: Path, past: Past, rounds: int) -> list[Figure]:
-    broker = MemoryBroker()
-    broker.store.streams[subjects.EVENTS].last_seq = past.last_seq
-    bus, running = MemoryBus(broker), new_id(past.now_ms, os.urandom(10))
+    bus, running = await log_behind(past.last, past.last_seq), new_id(past.now_ms, os.urandom(10))
     hosts = [f"h{number:05d}" for number in range(RUNNING_HOSTS)]
     for draft in (*_begin(running, hosts, past.now_ms), _end(running, hosts[: RUNNING_HOSTS // 2], past.now_ms)[0]):
         await bus.append(Batch(drafts=(draft,), message_id=new_id(past.now_ms, os.urandom(10))))

@@ -89,7 +89,7 @@ class Agent:
         self._runner = Runner(
             identity.host_id, folder, self.tell, self._bus_if_up, self._store_frame,
             unix_ms=lambda: self.core.bus_ms(boot_ms()) or 0, store_chunk=self._store_chunk, fail=self.fail, ending=self.core.attempts,
-            functions=policy.functions, boot_id=self._boot,
+            functions=policy.offered(), boot_id=self._boot,
         )
         self._runner.pool.on_offered = self._measure_facts
         self._wake: asyncio.TimerHandle | None = None

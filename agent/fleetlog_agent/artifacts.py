@@ -29,7 +29,7 @@ from fleetlog_agent.output import RETRY_SECONDS, WAIT_SECONDS_MAX, NotStored
 from fleetlog_agent.pace import Pace
 from fleetlog_schemas.builds import ArtifactRule, is_artifact_name, is_glob
 from fleetlog_schemas.events import Artifact
-from fleetlog_schemas.exports import file_name_of, format_of
+from fleetlog_schemas.exports import name_of
 from fleetlog_schemas.limits import (
     ARTIFACT_BYTES_MAX,
     ARTIFACT_CHUNK_BYTES,
@@ -152,8 +152,8 @@ def rules_of(payload: HostPayload) -> tuple[ArtifactRule, ...]:
     match payload:
         case Build(artifacts=artifacts):
             return artifacts
-        case Export(to="", what=what):
-            return (ArtifactRule(file_name_of(what, format_of(payload))),)
+        case Export(to=""):
+            return (ArtifactRule(name_of(payload)),)
         case _:
             return ()
 

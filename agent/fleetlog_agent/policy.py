@@ -88,8 +88,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return "this host offers no functions: name their modules under [functions] in its policy.toml"
         if self is OPEN:
             return ""
-        asked = [("kinds", (kind_of(payload),)), ("users", (start.options.user or pwd.getpwuid(os.getuid()).pw_name,))]
-        return next(filter(None, (self._refuses(what, names) for what, names in [*asked, *map(_named, _programs(payload))])), "")
+        asked = [*_asked(kind_of(payload), start.options.user), *map(_named, _programs(payload))]
+        return next(filter(None, (self._refuses(what, names) for what, names in asked)), "")
+
+    def offered(self) -> Functions:
+        """Return the functions that the host offers: none when the rest of its policy would refuse every call."""
+        refused = any(self._refuses(what, names) for what, names in _asked("function", None))
+        return NO_FUNCTIONS if refused else self.functions
 
     def _refuses(self, what: str, names: tuple[str, ...]) -> str:
         pattern = _match(getattr(self.forbid, what), names)
@@ -99,6 +104,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if allowed is not None and _match(allowed, names) is None:
             return f"this host's policy does not allow {what[:-1]} {names[0]!r} (see [allow] in policy.toml)"
         return ""
+
+
+def _asked(kind: str, user: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what a task asks for as names to be compared: its kind, and the user that it runs as."""
+    return [("kinds", (kind,)), ("users", (user or pwd.getpwuid(os.getuid()).pw_name,))]
 
 
 def _programs(payload: HostPayload) -> list[str]:

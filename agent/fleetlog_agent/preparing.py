@@ -20,7 +20,7 @@ from fleetlog_agent.output import Output
 from fleetlog_schemas.builds import script_of
 from fleetlog_schemas.definitions import variables
 from fleetlog_schemas.events import OutputSummary
-from fleetlog_schemas.exports import argv_of, blob_name, file_name_of, format_of
+from fleetlog_schemas.exports import argv_of, blob_name, name_of
 from fleetlog_schemas.pushes import StartAttempt
 from fleetlog_schemas.spec import Build, Export, Script, Shell, kind_of
 
@@ -202,7 +202,7 @@ class Preparation:
         """Fetch what a task exports; return what puts it where it belongs, and the file. Raises BlobFailed, OSError."""
         folder = Path(self.file(key, "work"))
         await asyncio.to_thread(_make_empty, folder)
-        path = folder / file_name_of(export.what, format_of(export))
+        path = folder / name_of(export)
         token = self._token(run.start, blob_name(key.task_id))
         made = await self._blobs.export(key.task_id, token, path, lambda: bool(run.stop))
         return list(argv_of(export, made.at_ms, made.size, made.sha256, made.rows)), str(path)

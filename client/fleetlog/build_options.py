@@ -33,6 +33,7 @@ def export_verb(verb: argparse.ArgumentParser) -> None:
                       help="ndjson, csv, parquet or tar (default: as the file is named, else tar of artifacts and ndjson of the rest)")
     verb.add_argument("--to", default="", metavar="FILE", help="where to (default: WHAT.FORMAT, here); - for stdout; with -t, a file on the"
                       " host, in which %%Y-%%m-%%d is the day (default: an artifact of the task)")
+    verb.add_argument("--artifact", default="", metavar="NAME", help="of artifacts only this one, as it is and not in a tar")
     verb.add_argument("--force", action="store_true", help="also when the file is there already")
     verb.add_argument("--task", action="append", default=[], metavar="ID", help="of this task (repeatable; default: of all that have ended)")
     verb.add_argument("--since", dest="since_ms", type=past_ms, default=0, metavar="TIME", help="what ended at this time or later, or so long ago: 7d")

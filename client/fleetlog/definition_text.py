@@ -289,7 +289,7 @@ def _take_parts(parts: Any, contents: Contents, beside: Callable[[str], bytes]) 
 
 def _plain(message: str, parts: list[str]) -> str:
     """Return a message of the decoder with the field as the file has it."""
-    plain = re.sub(r" - at `\$\.spec`|\$\.(spec\.)?(payload\.)?", "", decoder_text(message, Definition, TaskSpec, Options, Retry))
+    plain = re.sub(r" - at `\$\.spec`|\$\.(spec\.)?(payload\.)?", "", decoder_text(message, Definition, TaskSpec, Retry, options=Options))
     return re.sub(r"_ms(_max)?\b", r"_seconds\1", by_name(plain, parts))
 
 

@@ -38,10 +38,17 @@ def nearest(text: str, names: Iterable[str]) -> str:
     return f": did you mean {found[0]}?" if found else ""
 
 
-def decoder_text(message: str, *types: type[msgspec.Struct]) -> str:
-    """Return a message of msgspec in plain words; the fields of *types* are those that there are."""
-    names = [name for one in types for name in one.__struct_fields__]
-    message = _UNKNOWN.sub(lambda found: f"there is no field {found[1]}{nearest(found[1], names)}", message)
+def decoder_text(message: str, *types: type[msgspec.Struct], options: type[msgspec.Struct] | None = None) -> str:
+    """Return a message of msgspec in plain words; the fields of *types* are those that there are, and of a table `options`."""
+    below = options.__struct_fields__ if options else ()
+    names = [*below, *(name for one in types for name in one.__struct_fields__)]
+
+    def unknown(found: re.Match[str]) -> str:
+        if found[1] in below:
+            return f"{found[1]} is one of the options: write it below [options]"
+        return f"there is no field {found[1]}{nearest(found[1], names)}"
+
+    message = _UNKNOWN.sub(unknown, message)
     message = _MISSING.sub(lambda found: f"{found[1]} is missing", message)
     return _OTHER_KIND.sub(lambda found: f"must be {_kind(found[1])}, not {_kind(found[2])}", message)
 

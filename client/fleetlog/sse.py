@@ -1,12 +1,12 @@
 """The live feed: server-sent events, read by a thread into a queue, resumed where they broke off.
 
 The thread only reads and reconnects (full jitter, so that many clients do not return at once); whoever takes from
-the queue does the rest and can be interrupted at any time.
+the queue does the rest and can be interrupted at any time. That is why it is a SimpleQueue: Ctrl-C between two steps of a
+`queue.Queue` leaves its lock taken, and whoever closes the feed would wait for it for ever.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import queue
 import random
@@ -28,6 +28,8 @@ AWAY_S_MAX = 300.0
 """A gateway that stays away longer ends the feed with an error; whatever it followed goes on."""
 QUEUED_MAX = 10_000
 """Events read ahead of whoever takes them; then the reader waits, and the gateway notices."""
+ROOM_S = 0.05
+"""How often a reader that waits for room looks for it."""
 LINE_BYTES_MAX = 1024 * 1024
 """An event is at most 256 KiB; four times that covers its envelope."""
 
@@ -102,7 +104,7 @@ class Feed:
         self._gateway = gateway.again()
         self._path = path
         self._last_id = last_event_id
-        self._queue: queue.Queue[Item | Trouble | CliError] = queue.Queue(QUEUED_MAX)
+        self._queue: queue.SimpleQueue[Item | Trouble | CliError] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._stream: Stream | None = None
         threading.Thread(target=self._run, name="live-feed", daemon=True).start()
@@ -128,11 +130,8 @@ class Feed:
     def close(self) -> None:
         """Stop reading."""
         self._closed.set()
-        if self._stream is not None:
-            self._stream.abort()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()  # a reader that waits for room sees that nobody wants more
+        if (stream := self._stream) is not None:
+            stream.abort()
 
     def _run(self) -> None:
         away_since: float | None = None
@@ -179,9 +178,6 @@ class Feed:
         return came
 
     def _put(self, item: Item | Trouble | CliError) -> None:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(item, timeout=1.0)
-            except queue.Full:
-                continue
-            return
+        while self._queue.qsize() >= QUEUED_MAX and not self._closed.is_set():
+            self._closed.wait(ROOM_S)
+        self._queue.put(item)

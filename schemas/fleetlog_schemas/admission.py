@@ -74,6 +74,8 @@ class PlannedPart(msgspec.Struct, frozen=True):
     for_each: str = ""
     """The list for which it runs, in words."""
     problem: str = ""
+    too_old: list[str] = []
+    """Of these hosts, which of them cannot run it and why: their agents do not know what it asks for, or do not return what others take."""
 
 
 class PlanAnswer(msgspec.Struct, frozen=True):

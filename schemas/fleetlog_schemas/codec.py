@@ -173,11 +173,12 @@ def encode(event: Event) -> bytes:
 
 
 def decode(
-    body: bytes, *, seq: int = 0, subject: str = "", time_ms: int | None = None, batch_end: bool = True
+    body: bytes, *, seq: int = 0, subject: str = "", time_ms: int | None = None, batch_end: bool = True,
+    passing_over: frozenset[type[events.Data]] = frozenset(),
 ) -> Event:
     """Return the event of *body*, upcast to the current types.
 
-    *seq*, *subject*, *time_ms* and *batch_end* are what the log says of it.
+    *seq*, *subject*, *time_ms* and *batch_end* are what the log says of it. Data of types in *passing_over* is not looked at.
 
     Raises:
         Malformed: the bytes are not an event of ours.
@@ -191,7 +192,7 @@ def decode(
         raise Malformed(str(error)) from None
     if envelope.specversion != "1.0":
         raise Malformed(f"specversion {envelope.specversion[:20]!r} is not 1.0")
-    data = _decode_data(envelope)
+    data = _decode_data(envelope, passing_over)
     return Event(
         id=envelope.id,
         source=envelope.source,
@@ -207,10 +208,12 @@ def decode(
     )
 
 
-def _decode_data(envelope: _Envelope) -> events.Data:
+def _decode_data(envelope: _Envelope, passing_over: frozenset[type[events.Data]]) -> events.Data:
     name, raw = envelope.type, envelope.data
     if envelope.minreader > READER:
         raise TooNew(name, envelope.minreader)
+    if passing_over and name in events.REGISTRY and events.REGISTRY[name].data in passing_over:
+        return events.PASSED_OVER
     decoder = _decoders.get(name)
     try:
         if decoder is not None:

@@ -67,5 +67,5 @@ def _leave_wave(task: Task, wave: Wave, now_ms: int) -> None:
 
 
 def _count_key(command: Command) -> str:
-    outcome = command.outcome if command.state is CommandState.ENDED else None
-    return command.state.value if outcome is None else outcome.value
+    end = command.attempts[-1].end if command.state is CommandState.ENDED else None
+    return command.state.value if end is None else end.outcome.value

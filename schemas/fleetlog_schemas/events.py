@@ -36,6 +36,13 @@ class Data(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """Base of all event data: unknown fields are ignored, so that an older reader survives an added field."""
 
 
+class PassedOver(Data, frozen=True):
+    """What stands for the data of an event whose reader has no use for it; never stored."""
+
+
+PASSED_OVER = PassedOver()
+
+
 class EventType(msgspec.Struct, frozen=True):
     """One row of the registry: the stored type, its data, where it stands, who writes and who reads it."""
 

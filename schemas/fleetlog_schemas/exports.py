@@ -14,6 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from fleetlog_schemas import limits
+from fleetlog_schemas.builds import is_artifact_name
 from fleetlog_schemas.ids import InvalidId, id_ms
 from fleetlog_schemas.spec_fields import SpecError, in_range, utf8_bytes
 
@@ -56,6 +57,8 @@ class Format(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     TAR = "tar"
+    FILE = "file"
+    """One artifact as it is."""
 
 
 FORMATS = {
@@ -63,7 +66,7 @@ FORMATS = {
     What.COMMANDS: (Format.NDJSON, Format.CSV, Format.PARQUET),
     What.EVENTS: (Format.NDJSON, Format.CSV, Format.PARQUET),
     What.OUTPUT: (Format.NDJSON, Format.TAR),
-    What.ARTIFACTS: (Format.TAR,),
+    What.ARTIFACTS: (Format.TAR, Format.FILE),
 }
 """The forms that each has; the first is the usual one."""
 
@@ -80,6 +83,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     """Up to, and without, this time; 0: no bound."""
     as_of_seq: int = 0
     """The position of the log; in a question, 0 is the newest."""
+    artifact: str = ""
+    """The name of the one artifact that a `file` is."""
 
 
 class Export(msgspec.Struct, frozen=True, omit_defaults=True, tag="export", tag_field="kind", forbid_unknown_fields=True):
@@ -96,6 +101,10 @@ class Export(msgspec.Struct, frozen=True, omit_defaults=True, tag="export", tag_
     """Instead of `since_ms`: this long before `until_ms`."""
     to: str = ""
     """The file on the host, with %Y %m %d %H %M %S %j of `until_ms` in UTC; empty: an artifact of the task."""
+    artifact: str = ""
+    """Of artifacts only this one, as it is and not in a tar."""
+    of_part: str = ""
+    """In a workflow: of the tasks of this part, which has ended. The dispatcher puts them into `tasks`."""
 
 
 def usual_format(what: What) -> Format:
@@ -103,8 +112,16 @@ def usual_format(what: What) -> Format:
     return FORMATS[what][0]
 
 
-def check_selection(what: What, form: Format, tasks: tuple[str, ...], since_ms: int, until_ms: int) -> None:
+def check_selection(
+    what: What, form: Format, tasks: tuple[str, ...], since_ms: int, until_ms: int, artifact: str = ""
+) -> None:
     """Check what people may ask for. Raises SpecError, whose pointer names the field."""
+    if artifact and what is not What.ARTIFACTS:
+        raise SpecError("/artifact", f"names one of the artifacts, and these are {what.value}")
+    if artifact and not is_artifact_name(artifact):
+        raise SpecError("/artifact", "an artifact's name is 1-128 of A-Z a-z 0-9 _ . + @ = ~ -")
+    if bool(artifact) != (form is Format.FILE):
+        raise SpecError("/format", "the form `file` is one artifact as it is, and goes with its name")
     if form not in FORMATS[what]:
         raise SpecError("/format", f"{what.value} can be exported as {' or '.join(one.value for one in FORMATS[what])}")
     in_range("/tasks", len(tasks), 0, limits.EXPORT_TASKS_MAX)
@@ -121,8 +138,10 @@ def check_selection(what: What, form: Format, tasks: tuple[str, ...], since_ms: 
 
 def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
     """Check the rules of an export that is a task. Raises SpecError."""
+    if export.of_part:
+        raise SpecError("/payload/of_part", "only a part of a workflow exports what another part left: name tasks by their ids")
     try:
-        check_selection(export.what, format_of(export), export.tasks, export.since_ms, export.until_ms)
+        check_selection(export.what, format_of(export), export.tasks, export.since_ms, export.until_ms, export.artifact)
     except SpecError as error:
         raise SpecError(f"/payload{error.pointer}", error.message) from None
     in_range("/payload/last_ms", export.last_ms, 0, limits.EXPORT_TIME_MS_MAX)
@@ -141,9 +160,26 @@ def check_export(export: Export, *, cwd: bool, stdin: bool) -> None:
         raise SpecError("/options/cwd", "an export has a folder of its own; say by `to` where its file is put")
 
 
+def check_of_part(name: str, export: Export, before: set[str]) -> Export:
+    """Return what the part *name* exports without the part that it is of, which must be one of those *before* it. Raises SpecError."""
+    if not export.of_part:
+        return export
+    if export.tasks:
+        raise SpecError("/payload/tasks", "give either tasks or of_part")
+    if export.of_part not in before:
+        raise SpecError("/payload/of_part", f"{name} exports what {export.of_part[:100]} left and does not come after it: name it in `after`")
+    return msgspec.structs.replace(export, of_part="")
+
+
+def exported(export: Export) -> str:
+    """Return what is exported, and where to, in one line."""
+    said = f"artifact {export.artifact}" if export.artifact else f"{export.what.value} as {format_of(export).value}"
+    return said + (f" of {export.of_part}" if export.of_part else "") + (f" to {export.to}" if export.to else "")
+
+
 def format_of(export: Export) -> Format:
     """Return the form of an export."""
-    return export.format or usual_format(export.what)
+    return export.format or (Format.FILE if export.artifact else usual_format(export.what))
 
 
 def selection_of(export: Export, at_ms: int, as_of_seq: int) -> Selection:
@@ -151,13 +187,18 @@ def selection_of(export: Export, at_ms: int, as_of_seq: int) -> Selection:
     until_ms = export.until_ms or (0 if export.tasks else at_ms)
     return Selection(
         what=export.what, format=format_of(export), tasks=export.tasks, until_ms=until_ms, as_of_seq=as_of_seq,
-        since_ms=max(0, (until_ms or at_ms) - export.last_ms) if export.last_ms else export.since_ms,
+        since_ms=max(0, (until_ms or at_ms) - export.last_ms) if export.last_ms else export.since_ms, artifact=export.artifact,
     )
 
 
-def file_name_of(what: What, form: Format) -> str:
+def file_name_of(what: What, form: Format, artifact: str = "") -> str:
     """Return the name that an export's file has when nobody gave it one."""
-    return f"{what.value}.{form.value}"
+    return artifact or f"{what.value}.{form.value}"
+
+
+def name_of(export: Export) -> str:
+    """Return the name of the file that a task exports."""
+    return file_name_of(export.what, format_of(export), export.artifact)
 
 
 def path_at(to: str, at_ms: int) -> str:
@@ -187,7 +228,7 @@ def returned_of(name: str, size: int, sha256: str, rows: int) -> dict[str, str |
 def argv_of(export: Export, at_ms: int, size: int, sha256: str, rows: int) -> tuple[str, ...]:
     """Return the command that a host runs when it has the export, which is its standard input: it puts it where it belongs."""
     to = path_at(export.to, at_ms)
-    name = to or file_name_of(export.what, format_of(export))
+    name = to or name_of(export)
     said = f"{name}  {size} bytes  sha256 {sha256}"
     value = msgspec.json.encode(returned_of(name, size, sha256, rows)).decode()
     return (EXPORT_SHELL, "-ec", (_PUT if to else "") + _SAY, "fleetlog-export", to, said, value)

@@ -22,6 +22,8 @@ NEVER_MS = LATEST_MS + 1
 
 TICKS_COUNTED_MAX = 10_000
 """Ticks that are counted one by one; of a longer absence the ledger says `more`. A cron of seconds has as many in three hours."""
+WINDOW_PIECES_MAX = 400
+"""Times in which windows are open, or closed, of so long an absence: half a year of one window a day."""
 
 CANCELS_MAX = 500
 """Runs that one schedule cancels at once, the oldest; the rest is asked to end with the next tick."""
@@ -186,7 +188,7 @@ def _open(name: str, rule: Rule, after_ms: int, grace_ms: int, now_ms: int) -> I
     if len(due) > TICKS_COUNTED_MAX:
         # Too many to look at: all but those of the last while are beyond what any policy would fire.
         recent_ms = _begin_of_recent(rule, now_ms)
-        yield from _run(name, rule, after_ms, recent_ms, "missed", "late", "")
+        yield from _of_long_ago(name, rule, after_ms, recent_ms)
         due = [tick.at_ms for tick in ticks(rule, recent_ms, now_ms)]
     # Whatever another tick has followed is late, however soon: a cron of seconds does not fire in bursts.
     in_time = bool(due) and due[-1] + jitter_ms(rule, name, due[-1]) + grace_ms >= now_ms
@@ -212,6 +214,33 @@ def _open(name: str, rule: Rule, after_ms: int, grace_ms: int, now_ms: int) -> I
             yield from _as_one(name, outcome, reason, list(group))
 
 
+def _of_long_ago(name: str, rule: Rule, after_ms: int, until_ms: int) -> Iterator[TickDecision]:
+    """Yield the fates of ticks that are too many to look at, by the times in which the schedule's windows were open."""
+    left = TICKS_COUNTED_MAX
+    for number, (from_ms, to_ms, is_open) in enumerate(_pieces(rule.policy.windows, after_ms, until_ms)):
+        if number == WINDOW_PIECES_MAX:
+            message = "so long ago that windows were not looked at"
+            yield from _run(name, rule, from_ms, until_ms, "missed", "late", message, max(1, left))
+            return
+        outcome, reason = ("missed", "late") if is_open else ("skipped", "window")
+        for told in _run(name, rule, from_ms, to_ms, outcome, reason, "", max(1, left)):
+            left -= told.count
+            yield told
+
+
+def _pieces(windows: Sequence[Window], after_ms: int, until_ms: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield the pieces of a time in which a window is open, or none is: after when, until when, and which of both."""
+    while after_ms < until_ms:
+        at_ms, to_ms = after_ms + 1, until_ms
+        is_open = _is_within(windows, at_ms)
+        if windows:
+            ends = [policies.open_until_ms(window, at_ms) if is_open else policies.opens_ms(window, at_ms) for window in windows]
+            known = [one for one in ends if one]
+            to_ms = min(until_ms, (max(known) if is_open else min(known, default=until_ms + 1)) - 1)
+        yield after_ms, to_ms, is_open
+        after_ms = to_ms
+
+
 def _is_within(windows: Sequence[Window], at_ms: int) -> bool:
     """Tell whether a tick may be fired at all; what is outside of every window was never expected, so nobody missed it."""
     return not windows or any(policies.open_until_ms(window, at_ms) for window in windows)
@@ -225,10 +254,12 @@ def _begin_of_recent(rule: Rule, now_ms: int) -> int:
     return newest.at_ms - TICKS_COUNTED_MAX * 1000
 
 
-def _run(name: str, rule: Rule, after_ms: int, until_ms: int, outcome: str, reason: str, message: str) -> Iterator[TickDecision]:
+def _run(
+    name: str, rule: Rule, after_ms: int, until_ms: int, outcome: str, reason: str, message: str, counted_max: int = TICKS_COUNTED_MAX
+) -> Iterator[TickDecision]:
     """Yield one entry for all ticks of a time; none when there is none."""
-    counted = [tick.at_ms for tick in itertools.islice(ticks(rule, after_ms, until_ms), TICKS_COUNTED_MAX + 1)]
-    more = len(counted) > TICKS_COUNTED_MAX
+    counted = [tick.at_ms for tick in itertools.islice(ticks(rule, after_ms, until_ms), counted_max + 1)]
+    more = len(counted) > counted_max
     if more:
         newest = last_tick(rule, after_ms, until_ms)
         assert newest is not None

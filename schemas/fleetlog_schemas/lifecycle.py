@@ -294,7 +294,7 @@ def _late(event: Event, end: events.End, attempt: Attempt, change: Change, *, de
 
 def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | None:
     task = tasks.by_id.get(end.task_id)
-    if task is None or (task.state, events.TasksEnded) not in TASK_TRANSITIONS or task.open:
+    if task is None or (task.state, events.TasksEnded) not in TASK_TRANSITIONS or (task.open and not tasks.outline):
         return None
     task.state = TaskState.ENDED
     task.outcome = end.outcome

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import events, ids, limits
 from fleetlog_schemas.graph import bindings
 from fleetlog_schemas.outcomes import Outcome, worst
 from fleetlog_schemas.records import Change, CommandState, PartRecord, PartTask, Task, Tasks, TaskState
@@ -45,6 +45,7 @@ def begin(task: Task, now_ms: int) -> None:
         taken = workflow.taken.get(part.name)
         if taken is not None:
             record.taken_from, record.value, record.by_host = taken.task_id, taken.value, taken.by_host
+            record.items = taken.items
             record.reason, record.message = "taken-over", "taken over from an earlier run"
             _move(task, record, CommandState.ENDED, now_ms, taken.outcome)
 
@@ -147,7 +148,7 @@ def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]
     """Return what a task of a part returned, where another part takes it: on its one host, and by host."""
     if workflow is None or task.part_of is None:
         return None, None
-    wanted = _taken(workflow, task.part_of.part)
+    wanted = taken_how(workflow_of(workflow), task.part_of.part)
     found = {
         command.host_name: msgspec.Raw(text.encode())
         for command in task.commands.values()
@@ -159,12 +160,12 @@ def returned(workflow: Task | None, task: Task) -> tuple[str | None, str | None]
 
 def is_taken(workflow: Task | None, task: Task) -> bool:
     """Tell whether another part of its workflow takes what a task returns."""
-    return workflow is not None and task.part_of is not None and bool(_taken(workflow, task.part_of.part))
+    return workflow is not None and task.part_of is not None and bool(taken_how(workflow_of(workflow), task.part_of.part))
 
 
-def _taken(workflow: Task, name: str) -> set[bool]:
+def taken_how(workflow: Workflow, name: str) -> set[bool]:
     """Return how others take what a part returns: on its one host (False), by host (True)."""
-    return {one.by_host for part in workflow_of(workflow).parts for _, one in bindings(part) if one.part == name}
+    return {one.by_host for part in workflow.parts for _, one in bindings(part) if one.part == name}
 
 
 def _limited(value: bytes) -> str:
@@ -191,6 +192,19 @@ def value_of(task: Task, name: str, *, by_host: bool) -> str | None:
     if part_of(task, name).for_each is None:
         return texts[0] if texts else None
     return f"[{','.join(text or 'null' for text in texts)}]"
+
+
+def tasks_of(task: Task, name: str) -> tuple[str, ...]:
+    """Return the ids of the tasks that a part had, here or in the run that it was taken over from, in the order of its items."""
+    record = task.parts[name]
+    if record.taken_from:
+        return tuple(task_id_of(record.taken_from, name, item) for item in range(record.items))
+    return tuple(record.tasks[item].task_id for item in sorted(record.tasks))
+
+
+def task_id_of(workflow_id: str, name: str, item: int) -> str:
+    """Return the id of a part's task: whoever decides the same makes the same task."""
+    return ids.made_id(ids.id_ms(workflow_id), "part", workflow_id, name, item)
 
 
 # --- how it ends ------------------------------------------------------------------------------------------------

@@ -248,6 +248,8 @@ class Tasks(msgspec.Struct):
     """Task ids that were used and left memory, with the time they carry; kept for as long as they could return."""
     partial: bool = False
     """Whoever folds only what names one task does not know the workflow that it is a part of: what the log says is taken."""
+    outline: bool = False
+    """Whoever passes over what happens to attempts does not know that a task's commands have ended: that it has is taken."""
     narrowed_seq: int = 0
     """The last event that narrowed admission (a freeze, a window, a limit, maintenance): a dispatch that was decided
     before it is void."""

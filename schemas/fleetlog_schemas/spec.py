@@ -13,8 +13,8 @@ from fleetlog_schemas import limits
 from fleetlog_schemas.builds import Build as Build  # noqa: PLC0414  # taken from here by others
 from fleetlog_schemas.builds import check_build
 from fleetlog_schemas.exports import Export as Export  # noqa: PLC0414  # taken from here by others
-from fleetlog_schemas.exports import check_export, format_of
-from fleetlog_schemas.graph import Binding, GraphError, Item, When, check_parts
+from fleetlog_schemas.exports import check_export, check_of_part, exported
+from fleetlog_schemas.graph import Binding, GraphError, Item, When, ancestors, check_parts
 from fleetlog_schemas.ids import InvalidId, check_host_id
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import Parameter
@@ -106,6 +106,8 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     value: str | None = None
     """JSON text."""
     by_host: str | None = None
+    items: int = 0
+    """Tasks that it had."""
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True, tag="workflow", tag_field="kind", forbid_unknown_fields=True):
@@ -222,7 +224,7 @@ def summary(payload: Payload) -> str:
     elif isinstance(payload, Build):
         text = "; ".join(step.name or shlex.join(step.argv) for step in payload.steps)
     elif isinstance(payload, Export):
-        text = f"{payload.what.value} as {format_of(payload).value}" + (f" to {payload.to}" if payload.to else "")
+        text = exported(payload)
     elif isinstance(payload, Script):
         text = " ".join([payload.content.name or f"script {payload.content.sha256[:12]}", *payload.args])
     else:
@@ -304,11 +306,12 @@ def _check_workflow(spec: TaskSpec, workflow: Workflow) -> None:
     in_range("/payload/parts", len(workflow.parts), 1, limits.WORKFLOW_PARTS_MAX)
     try:
         check_parts(workflow.parts, None)
+        before = ancestors(workflow.parts)
     except GraphError as error:
         raise SpecError(f"/payload/parts{error.pointer}", error.message) from None
     for index, part in enumerate(workflow.parts):
         try:
-            _check_part(part)
+            _check_part(part, before[part.name])
         except SpecError as error:
             raise SpecError(f"/payload/parts/{index}{error.pointer}", error.message) from None
     for name in workflow.taken:
@@ -316,7 +319,7 @@ def _check_workflow(spec: TaskSpec, workflow: Workflow) -> None:
             raise SpecError("/payload/taken", f"there is no part {name[:100]!r} to be taken over")
 
 
-def _check_part(part: Part) -> None:
+def _check_part(part: Part, before: set[str]) -> None:
     if (part.task is None) and not part.definition:
         raise SpecError("/task", f"nothing says what {part.name} runs: give it a task, or the name of a definition")
     if isinstance(part.for_each, tuple):
@@ -336,7 +339,10 @@ def _check_part(part: Part) -> None:
     if isinstance(part.task.payload, Workflow):
         raise SpecError("/task/payload", "a part is no workflow itself: put its parts here")
     try:
-        check_spec(part.task)
+        task, payload = part.task, part.task.payload
+        if isinstance(payload, Export):
+            task = msgspec.structs.replace(task, payload=check_of_part(part.name, payload, before))
+        check_spec(task)
     except SpecError as error:
         raise SpecError(f"/task{error.pointer}", error.message) from None
 
@@ -353,19 +359,16 @@ def _check_function(spec: TaskSpec, function: Function) -> None:
 def _check_payload(spec: TaskSpec, payload: HostPayload) -> None:
     if isinstance(payload, Function):
         _check_function(spec, payload)
-        return
-    if isinstance(payload, Build):
+    elif isinstance(payload, Build):
         check_build(payload, other_user=spec.options.user is not None, cwd=spec.options.cwd is not None)
-        return
-    if isinstance(payload, Export):
+    elif isinstance(payload, Export):
         check_export(payload, cwd=spec.options.cwd is not None, stdin=spec.options.stdin is not None)
-        return
-    if isinstance(payload, Shell):
+    elif isinstance(payload, Shell):
         check_argv("/payload/argv", payload.argv, at_least=1)
-        return
-    check_blob("/payload/content", payload.content)
-    check_argv("/payload/interpreter", payload.interpreter, at_least=1)
-    check_argv("/payload/args", payload.args, at_least=0)
+    else:
+        check_blob("/payload/content", payload.content)
+        check_argv("/payload/interpreter", payload.interpreter, at_least=1)
+        check_argv("/payload/args", payload.args, at_least=0)
 
 
 def _check_options(options: Options) -> None:

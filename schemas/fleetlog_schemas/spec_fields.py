@@ -175,8 +175,10 @@ def _check_json(pointer: str, value: Any) -> None:
 def check_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Check a function's name and its arguments. Raises SpecError."""
     check_function_name("/payload/name", name)
-    _check_json("/payload/args", args)
-    _check_json("/payload/kwargs", kwargs)
+    if args:
+        _check_json("/payload/args", args)
+    if kwargs:
+        _check_json("/payload/kwargs", kwargs)
     size = len(msgspec.json.encode((args, kwargs)))
     if size > limits.FUNCTION_ARGUMENTS_BYTES_MAX:
         raise SpecError(

@@ -8,8 +8,8 @@ import hmac
 
 def _keyed(key: bytes, *parts: str) -> str:
     # The length before each part keeps ("ab", "c") apart from ("a", "bc").
-    text = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
-    return hmac.new(key, text, hashlib.sha256).hexdigest()[:32]
+    text = b"".join([piece for part in map(str.encode, parts) for piece in (len(part).to_bytes(4, "big"), part)])
+    return hmac.digest(key, text, "sha256").hex()[:32]
 
 
 def attempt_token(key: bytes, task_id: str, host_id: str, attempt: int) -> str:

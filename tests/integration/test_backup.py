@@ -7,14 +7,17 @@ them. The judge is the file that commands write: nothing may run twice, whatever
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import json
+import os
 import shlex
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -22,8 +25,10 @@ import pytest
 
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.shell.backup import create, seal, verify
+from fleetlog_runtime.shell.home import create_home
 from fleetlog_runtime.shell.nats_bus import NatsBus
 from fleetlog_runtime.shell.restore import restore
+from fleetlog_runtime.shell.supervisor import NatsServer
 from fleetlog_schemas import host_events
 from fleetlog_schemas.view import TaskView
 from fleetlog_testing.fleet import END_S_MAX, LOOK_S, Fleet
@@ -356,9 +361,23 @@ def test_a_folder_that_is_there_is_never_overwritten(saved: Path, tmp_path: Path
     assert verify(saved)
 
 
-def test_the_restored_log_says_that_it_was_restored(saved: Path, tmp_path: Path) -> None:
+def test_a_restore_that_was_interrupted_is_begun_again_and_the_restored_log_says_so(saved: Path, tmp_path: Path) -> None:
+    # given what a killed restore left, whose server runs on
     fleet = Fleet(tmp_path)
+    left = fleet.home.path.with_name(f".{fleet.home.path.name}.restoring")
+    server = NatsServer(create_home(left), apart=True)
+    asyncio.run(server.start())
+    server._unlock()
+    # when another restore works there it is let be; when none does it is removed
+    with open_folder(left) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        refused = fleet.run("backup", "restore", str(saved))
+        assert (refused.returncode, "another restore works in" in refused.stderr) == (6, True), refused.stderr
+        assert server.pid
     ok(fleet, "backup", "restore", str(saved))
+    # then
+    assert not left.exists()
+    assert not server.pid
     manifest = verify(saved)
     asyncio.run(fleet.start())
     try:
@@ -367,6 +386,15 @@ def test_the_restored_log_says_that_it_was_restored(saved: Path, tmp_path: Path)
         assert not [event for event in log if isinstance(event.data, host_events.SessionsRefused)]
     finally:
         fleet.close()
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def test_copies_made_among_batches_end_where_a_batch_ends_and_a_long_log_is_put_back_whole(tmp_path: Path) -> None:

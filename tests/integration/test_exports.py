@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
+import http.client
 import json
+import os
+import pwd
+import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +53,14 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
         yield Exporter(fleet, tmp_path_factory.mktemp("here"))
     finally:
         fleet.close()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter and write to."""
+    with tempfile.TemporaryDirectory(prefix="fleetlog-exports-") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
 
 
 def shown(exporter: Exporter) -> dict[str, Any]:
@@ -114,6 +127,78 @@ def test_much_output_comes_whole_here_and_on_a_host(exporter: Exporter) -> None:
         file = tar.extractfile(f"{shown(exporter)['task_id']}/db01/output.ndjson")
         assert file is not None
         assert hashlib.sha256(file.read()).hexdigest() == kept[0]["sha256"]
+
+
+def test_a_client_that_leaves_midway_costs_nothing_but_what_it_took(exporter: Exporter) -> None:
+    exporter.type("fleetlog exec -t web01 --output-max 100Mi -- /bin/sh -c 'seq 1 800000'")
+    home = exporter.fleet.home
+    host, _, port = home.gateway_url().removeprefix("http://").partition(":")
+    headers = {"Authorization": f"Bearer {home.gateway_token()}"}
+    path = f"/api/v1/exports/output?format=tar&tasks={shown(exporter)['task_id']}"
+    for _ in range(3):
+        leaving = http.client.HTTPConnection(host, int(port), timeout=30)
+        leaving.request("GET", path, headers=headers)
+        assert len(leaving.getresponse().read(1_000)) == 1_000
+        leaving.close()
+    staying = http.client.HTTPConnection(host, int(port), timeout=30)
+    staying.request("GET", path, headers=headers)
+    answer = staying.getresponse()
+    whole, etag = answer.read(), answer.headers["ETag"]
+    assert etag == f'"{hashlib.sha256(whole).hexdigest()}"'
+    assert len(whole) > 5_000_000
+    staying.request("GET", path, headers={**headers, "If-None-Match": etag})
+    answer = staying.getresponse()
+    assert (answer.status, answer.read(), answer.headers["ETag"]) == (304, b"", etag)
+    staying.close()
+    assert "Traceback" not in (exporter.fleet.folder / "up.log").read_text()
+
+
+def test_a_file_is_the_users_and_only_where_that_user_may_write(exporter: Exporter, open_folder: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root's agent runs commands as others")
+    nobody = pwd.getpwnam("nobody")
+    closed = open_folder / "closed"
+    closed.mkdir(mode=0o755)
+    exporter.type(f"fleetlog export tasks -t db01 --user nobody --umask 077 --to {open_folder}/tasks.ndjson")
+    status = (open_folder / "tasks.ndjson").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (nobody.pw_uid, nobody.pw_gid, 0o600)
+    assert status.st_size > 0
+    exporter.type(f"fleetlog export tasks -t db01 --user nobody --to {closed}/tasks.ndjson")
+    assert shown(exporter)["outcome"] == "failure"
+    assert "Permission denied" in exporter.type("fleetlog output last")
+    assert list(closed.iterdir()) == []
+
+
+def test_a_full_disk_of_the_host_is_said_and_what_was_there_stays(exporter: Exporter, open_folder: Path) -> None:
+    small = open_folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        (small / "much.ndjson").write_text("of yesterday")
+        exporter.type("fleetlog exec -t web01 -- /bin/sh -c 'seq 1 40000'")
+        exporter.type(f"fleetlog export output --task last -t db01 --to {small}/much.ndjson")
+        assert shown(exporter)["outcome"] == "failure"
+        assert "No space left on device" in exporter.type("fleetlog output last")
+        assert [(one.name, one.read_text()) for one in small.iterdir()] == [("much.ndjson", "of yesterday")]
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_a_definition_of_an_export_comes_back_as_it_was_and_one_change_is_one_line(exporter: Exporter) -> None:
+    file = exporter.folder / "nightly.toml"
+    file.write_text(
+        'name = "nightly"\nkind = "export"\ntarget = "db01"\nwhat = "commands"\nformat = "parquet"\nlast_seconds = 86400\n'
+        'to = "/var/backups/commands-%Y-%m-%d.parquet"\n\n[options]\nuser = "root"\n\n[schedule.nightly]\ncron = "0 2 * * *"\n'
+    )
+    assert "nightly is new: version 1" in exporter.type("fleetlog definition push nightly.toml")
+    assert "no difference" in exporter.type("fleetlog definition diff nightly.toml")
+    exporter.type("fleetlog definition pull nightly --to pulled")
+    assert "no difference" in exporter.type("fleetlog definition diff pulled/nightly.toml")
+    file.write_text(file.read_text().replace("last_seconds = 86400", "last_seconds = 3600"))
+    said = exporter.type("fleetlog definition diff nightly.toml").splitlines()
+    assert [line for line in said if line[:1] in "+-" and line[:3] not in ("+++", "---")] == ["-last_seconds = 86400", "+last_seconds = 3600"]
 
 
 def test_a_reporter_that_dies_while_a_host_fetches_only_costs_time(exporter: Exporter) -> None:

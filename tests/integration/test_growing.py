@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nats.aio.client import Client
 
 from fleetlog_runtime.pure.bus import Batch, Draft
 from fleetlog_runtime.pure.cluster import parse_cluster
+from fleetlog_runtime.shell import put_back_again
 from fleetlog_runtime.shell.backup import BackupError, chain_of, create
 from fleetlog_runtime.shell.home import Home, create_home
 from fleetlog_runtime.shell.key_bundle import export_keys, import_keys
+from fleetlog_runtime.shell.nats_snapshot import PUT_BACK_BYTES, StreamCopy, put_back
 from fleetlog_runtime.shell.restore import restore
 from fleetlog_runtime.shell.supervisor import NatsServer
 from fleetlog_testing.cluster import NAMES, free_ports
@@ -20,8 +25,28 @@ from fleetlog_testing.homes import connected
 BATCHES = 40
 
 
-def test_a_server_that_ran_alone_becomes_the_first_of_three_nodes_with_its_whole_log(tmp_path: Path) -> None:
+def test_a_server_that_ran_alone_becomes_the_first_of_three_nodes_with_its_whole_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a restore that is interrupted once, after the cluster took the name and the first piece
+    begun: list[str] = []
+
+    async def interrupted(client: Client, copy: StreamCopy, path: Path, bytes_max: int, replicas: int = 1) -> dict[str, Any]:
+        begun.append(copy.name)
+        if begun.count(copy.name) > 1 or copy.name != "EVENTS":
+            return await put_back(client, copy, path, bytes_max, replicas)
+        piece = (await asyncio.to_thread(path.read_bytes))[:PUT_BACK_BYTES]
+        request = {"config": copy.config | {"max_bytes": bytes_max, "num_replicas": replicas}, "state": copy.state}
+        reply = await client.request(f"$JS.API.STREAM.RESTORE.{copy.name}", json.dumps(request).encode(), timeout=60)
+        await client.request(json.loads(reply.data)["deliver_subject"], piece, timeout=60)
+        await client.close()
+        raise TimeoutError
+
+    monkeypatch.setattr(put_back_again, "put_back", interrupted)
+    monkeypatch.setattr(put_back_again, "ABANDONED_SECONDS", 6.0)
     asyncio.run(alone_and_then_three(tmp_path))
+    assert begun.count("EVENTS") >= 4, "interrupted; its name was taken; again; and once more from the backup"
+    assert "restoring EVENTS was interrupted (EVENTS: the bus refused: stream name already in use" in capsys.readouterr().out
 
 
 async def alone_and_then_three(folder: Path) -> None:
@@ -60,4 +85,4 @@ def three(homes: list[Home]) -> list[NatsServer]:
     """Return the nodes, each with the same list."""
     ports = free_ports(2 * len(homes))
     members = ", ".join(f"{home.path.name}=127.0.0.1:{ports.pop()}:{ports.pop()}" for home in homes)
-    return [NatsServer(home, cluster=parse_cluster(members, home.path.name)) for home in homes]
+    return [NatsServer(home, cluster=parse_cluster(members, home.path.name), say=print) for home in homes]

@@ -54,6 +54,7 @@ class Refuser:
     name = "dispatcher"
     subject = events.DISPATCH
     fences = ()
+    passes_over = frozenset()
     state_type = State
     state_version = 1
 

@@ -220,6 +220,7 @@ def test_a_file_says_what_people_would_write() -> None:
         ("timout_seconds = 3", "timout_seconds"), ("argv = 'df'", "argv"), ("max_retries = 'x'", "max_retries"), ("name = ", "not TOML"),
         ("stdin_name = 'x'", "there is no stdin"), ("script_base64 = '%'", "not base64"), ("version = -1", "version"),
         ("retry = {attempts_max = 3}", "max_retries"), ("options = {env = {}}", "outside"), ("script_file = 'no.sh'", "no.sh"),
+        ("user = 'root'", r"^user is one of the options: write it below \[options\]$"),
         ("task_file = 'no.sh'", "no task file no.sh"), ("task_file = 3", "must be a text"),
         ("task_file = 'a'\nscript = 'b'", "in the place of script"), ("task_file = 'a'\nargv = ['b']", "in the place of argv"),
     ],

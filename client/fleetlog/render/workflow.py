@@ -71,7 +71,10 @@ def planned_parts(parts: Sequence[Json], style: Style) -> list[str]:
         )
         for part in parts
     ]
-    return [table(("  STEP", "PART", "AFTER", "FOR EACH", "HOSTS", "RUNS"), rows, style)]
+    too_old = [
+        f"  {style.line(part['name'])} would be an error on {style.line(text)}" for part in parts for text in part.get("too_old", ())
+    ]
+    return [table(("  STEP", "PART", "AFTER", "FOR EACH", "HOSTS", "RUNS"), rows, style), *too_old]
 
 
 def part_line(record: PartRecord, style: Style) -> str:

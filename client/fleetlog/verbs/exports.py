@@ -17,14 +17,22 @@ from fleetlog.http import GatewayError, flag_of
 from fleetlog.render.text import count_of
 from fleetlog.verbs import spec as specs
 from fleetlog.verbs.submit import submit
-from fleetlog_schemas.exports import FORMATS, Export, Format, What, check_selection, usual_format
+from fleetlog_schemas.exports import (
+    FORMATS,
+    Export,
+    Format,
+    What,
+    check_selection,
+    file_name_of,
+    usual_format,
+)
 from fleetlog_schemas.spec_fields import SpecError
 
 MAKING_S_MAX = 900.0
 """How long is waited for an export that is being made: longer than the reporter lets it take."""
 AGAIN_S = 0.2
 """Before it is asked for again; the gateway waits for it itself, too."""
-SUFFIXES = {".jsonl": Format.NDJSON, **{f".{form.value}": form for form in Format}}
+SUFFIXES = {".jsonl": Format.NDJSON, **{f".{form.value}": form for form in Format if form is not Format.FILE}}
 """Of a file, to the form that it shows."""
 
 
@@ -43,25 +51,28 @@ def export(console: Console) -> int:
     """Write an export to a file here; with -t, submit a task that does it there."""
     options = console.options
     what = What(options.what)
-    form = _format(what, options.format, options.to)
+    form = Format.FILE if options.artifact else _format(what, options.format, options.to)
     tasks = tuple(console.client.resolve(given) for given in options.task)
     try:
-        check_selection(what, form, tasks, options.since_ms, options.until_ms)
+        check_selection(what, form, tasks, options.since_ms, options.until_ms, options.artifact)
     except SpecError as error:
         raise CliError(Exit.TYPED_WRONG, f"{flag_of('/payload' + error.pointer)}: {error.message}") from None
     if options.target:
         if options.as_of or options.force:
             raise CliError(Exit.TYPED_WRONG, "--as-of and --force are for exports to a file here; a task exports as of its submission")
-        payload = Export(what, form, tasks, options.since_ms, options.until_ms, to=options.to)
+        payload = Export(
+            what, form, tasks, options.since_ms, options.until_ms, to=options.to, artifact=options.artifact,
+        )
         return submit(console, specs.of_payload(options, payload), specs.Content(options))
     query = {
         "format": form.value, "tasks": ",".join(tasks), "since_ms": options.since_ms, "until_ms": options.until_ms, "as_of": options.as_of,
+        "artifact": options.artifact,
     }
     if options.to == "-":
         _fetch(console, query, "-", sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
         return Exit.OK
-    return _to_file(console, query, Path(options.to or f"{what.value}.{form.value}"))
+    return _to_file(console, query, Path(options.to or file_name_of(what, form, options.artifact)))
 
 
 def _to_file(console: Console, query: dict[str, Any], file: Path) -> int:
@@ -88,7 +99,7 @@ def _to_file(console: Console, query: dict[str, Any], file: Path) -> int:
 
 def _counted(what: str, file: Path) -> str:
     """Return what one row of an export is called."""
-    return "file" if file.suffix == ".tar" else "piece" if what == What.OUTPUT else what.removesuffix("s")
+    return "file" if file.suffix == ".tar" or what == What.ARTIFACTS else "piece" if what == What.OUTPUT else what.removesuffix("s")
 
 
 def _format(what: What, given: str, to: str) -> Format:

@@ -8,8 +8,9 @@ called while an append is unsettled, and whatever is sent is a function of folde
 settled by reading: either its first event id comes by, or the log is read past the point at which it was refused.
 
 A decision of a few events is stored one by one, each fenced by the one before it, for an atomic batch costs the bus
-as much as six appends. It stays undecided until the last of them is read back; where it breaks off, what is stored
-stands, and the rest is void and decided anew. So a decision must mean something at every event it may be cut after.
+as much as six appends. One follows the other as soon as the bus says where that one stands; nothing new is decided until
+the last of them is read back. Where it breaks off, what is stored stands, and the rest is void and decided anew. So a
+decision must mean something at every event it may be cut after.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fleetlog_runtime.pure.effects import Append, Changed, Effect, Performed, Ti
 from fleetlog_runtime.pure.split import separable
 from fleetlog_schemas import limits
 from fleetlog_schemas.codec import Event, encode
-from fleetlog_schemas.events import NAMES, REGISTRY, Data
+from fleetlog_schemas.events import NAMES, PASSED_OVER, REGISTRY, Data
 
 S = TypeVar("S")
 L = TypeVar("L")
@@ -39,6 +40,8 @@ class Unit(Protocol[S, L]):
     fences: tuple[str, ...]
     """Subjects whose news void a decision that was made before it. Of others: where it is stored in one batch. Of its own:
     a decision that begins with an event of such a subject is fenced by that one in place of `subject`."""
+    passes_over: frozenset[type[Data]]
+    """Events that it has no use for: it is told only where they stand, and most of the log need not be decoded for it."""
 
     def initial(self) -> S:
         """Return the state of an empty log."""
@@ -83,7 +86,7 @@ class Engine(Generic[S, L]):
         self.refused_at: int | None = None
         """With a refused append: read at least this far before deciding anew."""
         self._rest: list[Batch] = []
-        """What of the decision follows once the pending batch is read back; the first is fenced by it."""
+        """What of the decision follows once the pending batch is stored; the first is fenced by it."""
         self.wake_at_ms: int | None = None
         self._make_id = make_id
 
@@ -108,6 +111,8 @@ class Engine(Generic[S, L]):
         for event in events:
             if event.seq <= self.position:
                 continue
+            if type(event.data) in self.unit.passes_over:
+                event = msgspec.structs.replace(event, data=PASSED_OVER)
             changes = self.unit.fold(self.state, event)
             self.position = event.seq
             self.at_batch_end = event.batch_end
@@ -133,6 +138,13 @@ class Engine(Generic[S, L]):
         """Take in what is not in the log."""
         if self.live is not None:
             self.unit.observe(self.state, self.live, observation, now_ms)
+
+    def append_taken(self, seq: int) -> Batch | None:
+        """The bus stored the pending batch at *seq*; return what of the decision is to be stored next, fenced by it."""
+        if not self._rest:
+            return None
+        self.pending = msgspec.structs.replace(self._rest.pop(0), expected_seq=seq)
+        return self.pending
 
     def append_refused(self, actual_seq: int | None) -> None:
         """The bus refused the pending batch: void once the log is read as far as the bus had it."""

@@ -17,12 +17,14 @@ from nats.aio.client import Client
 
 from fleetlog_runtime.shell.files import private_folder, write_atomic
 from fleetlog_runtime.shell.home import Home
-from fleetlog_runtime.shell.nats_snapshot import SnapshotError, StreamCopy, put_back, take
-from fleetlog_runtime.shell.streams import StreamError, call_api, reservations
+from fleetlog_runtime.shell.nats_snapshot import SnapshotError, StreamCopy, take
+from fleetlog_runtime.shell.put_back_again import put_back_whole
+from fleetlog_runtime.shell.streams import NOT_NOW, StreamError, call_api, reservations
 from fleetlog_schemas import subjects
 
 STREAMS = (*(stream.name for stream in subjects.STREAMS if stream.name != subjects.LEADERS), f"OBJ_{subjects.BLOBS}")
 """Who led is of no use to a cluster."""
+_NOT_FOUND = 404
 
 Say = Callable[[str], None]
 
@@ -74,28 +76,58 @@ def put_aside(home: Home) -> Path:
 
 
 async def restore(home: Home, client: Client, replicas: int, say: Say) -> None:
-    """Restore what was saved, if anything was, on *replicas* nodes; what is there already stays. Raises StreamError."""
+    """Restore what was saved, if anything was, on *replicas* nodes; what is there already stays.
+
+    Raises:
+        StreamError: a node is waited for, or it cannot be done; then the message says what a person can do.
+        OSError: what was saved cannot be read.
+    """
     folder = _saved(home)
+    done = folder.with_name("growing-done")
+    shutil.rmtree(done, ignore_errors=True)
     if not folder.exists():
         return
+    await _check_nobody_served(client, folder)
     sizes = reservations(home)
     for stream in STREAMS:
         copy = msgspec.json.decode((folder / f"{stream}.json").read_bytes(), type=StreamCopy)
+        path, bytes_max = folder / f"{stream}.snapshot", sizes[stream.removeprefix("OBJ_")]
         try:
-            state = (await call_api(client, f"STREAM.INFO.{stream}", {}))["state"]
+            found = await put_back_whole(client, copy, path, bytes_max, replicas, say)
         except StreamError as error:
-            if error.code != 404:
-                raise
-            state = await _put_back(client, copy, folder, sizes[stream.removeprefix("OBJ_")], replicas)
-        if int(state["last_seq"]) < copy.last_seq:
-            raise StreamError(f"{stream} was restored through {state['last_seq']} of {copy.last_seq}")
-        say(f"restored {stream} on {replicas} nodes, through {state['last_seq']}")
-    shutil.rmtree(folder)
+            if not error.refused:
+                raise  # a node that is not there yet is waited for
+            raise StreamError(
+                f"{error}. Nothing is lost: the streams are saved in {folder}, and begin again at the next start of this node."
+                f" See nats/server.log of every node for the reason, such as a full disk", error.code, error.number
+            ) from None
+        _check_everywhere(stream, found, replicas)
+        say(f"restored {stream} on {replicas} nodes, through {found['state']['last_seq']}")
+    # At once: half of what was saved would be no reason to stop, and could not be restored.
+    folder.rename(done)
+    shutil.rmtree(done)
 
 
-async def _put_back(client: Client, copy: StreamCopy, folder: Path, bytes_max: int, replicas: int) -> dict[str, Any]:
+async def _check_nobody_served(client: Client, folder: Path) -> None:
+    """Check that what holds less than the saved streams is half-made by this restore. Raises StreamError.
+
+    Who leads is written down in a stream that is made after all others are restored; no service runs before.
+    """
     try:
-        return await put_back(client, copy, folder / f"{copy.name}.snapshot", bytes_max, replicas)
-    except SnapshotError as error:
-        # A node that is not there yet is waited for.
-        raise StreamError(str(error), error.code, error.number) from None
+        await call_api(client, f"STREAM.INFO.{subjects.LEADERS}", {})
+    except StreamError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return
+    raise StreamError(
+        f"this cluster has served already, and what {folder} holds is older: nothing was changed. Move that folder away, and"
+        " start again"
+    )
+
+
+def _check_everywhere(stream: str, found: dict[str, Any], replicas: int) -> None:
+    """Check that each node has its copy, before the saved one is removed. Raises StreamError, to be waited for."""
+    copies = found.get("cluster", {}).get("replicas", [])
+    current = sum(1 for one in copies if one.get("current") and not one.get("offline") and not one.get("lag"))
+    if current + 1 < replicas:
+        raise StreamError(f"{stream} is restored, and copied to {current + 1} of {replicas} nodes", NOT_NOW)

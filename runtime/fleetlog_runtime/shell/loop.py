@@ -94,6 +94,8 @@ class EngineRunner(Generic[S, L]):
         self.engine: Engine[S, L] = self._new_engine(None)
         self._wake = self._leadership.changed
         """Set by whatever may make something due, leadership among it."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._folded = asyncio.Event()
         self._rest_seconds = rest_seconds
         self._hurry = asyncio.Event()
@@ -216,7 +218,7 @@ class EngineRunner(Generic[S, L]):
         try:
             return codec.decode(
                 stored.body, seq=stored.seq, subject=stored.subject, time_ms=stored.time_ms,
-                batch_end=stored.batch_end,
+                batch_end=stored.batch_end, passing_over=self._unit.passes_over,
             )
         except codec.TooNew as error:
             if error.minreader > codec.READER:
@@ -304,9 +306,22 @@ class EngineRunner(Generic[S, L]):
             if self.engine.wake_at_ms is not None and self.engine.pending is None:
                 due_seconds = (self.engine.wake_at_ms - self._context.clock.now_ms()) / 1000
                 pause_seconds = max(0.0, min(pause_seconds, due_seconds))
-        timer = asyncio.get_running_loop().call_later(pause_seconds, self._wake.set)
+        self._wake_within(pause_seconds)
         await self._wake.wait()
-        timer.cancel()
+
+    def _wake_within(self, seconds: float) -> None:
+        """See to it that the loop looks again by then; one look too many costs less than a timer for each."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = loop.call_later(seconds, self._timer_over), at
+
+    def _timer_over(self) -> None:
+        self._timer = None
+        self._wake.set()
 
     async def _perform(self, one: Effect | Batch) -> None:
         match one:
@@ -343,7 +358,10 @@ class EngineRunner(Generic[S, L]):
         """Send a batch until the bus took or refused it, or until reading the log has settled it."""
         while self.engine.pending is batch:
             try:
-                await self._bus.append(batch)
+                seq = await self._bus.append(batch)
+                following = self.engine.append_taken(seq) if self.engine.pending is batch else None
+                if following is not None:
+                    self._append = asyncio.create_task(self._settle(following))
                 return
             except AppendRefused as refused:
                 if self.engine.pending is batch:

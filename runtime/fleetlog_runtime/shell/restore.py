@@ -9,6 +9,7 @@ or aborts it). Work goes on in a folder beside the new home, which gets its name
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,11 +40,13 @@ from fleetlog_runtime.shell.backup import (
     with_archive,
 )
 from fleetlog_runtime.shell.clock import Clock
-from fleetlog_runtime.shell.files import private_folder, sync_tree
+from fleetlog_runtime.shell.files import sync_tree
+from fleetlog_runtime.shell.folder_lock import take_over
 from fleetlog_runtime.shell.home import Home, HomeError, admin_credentials, create_home
 from fleetlog_runtime.shell.nats_admin import INBOX, connect_admin
 from fleetlog_runtime.shell.nats_bus import ConnectFailed, NatsBus
-from fleetlog_runtime.shell.nats_snapshot import PUT_BACK_RIGHTS, SnapshotError, put_back
+from fleetlog_runtime.shell.nats_snapshot import PUT_BACK_RIGHTS
+from fleetlog_runtime.shell.put_back_again import put_back_whole
 from fleetlog_runtime.shell.streams import StreamError, ensure_streams, reservations
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
 from fleetlog_schemas import (
@@ -104,20 +107,21 @@ async def restore(folder: Path, target: Path, say: Say) -> Restored:
     work = _place_beside(target)
     say("checking the backup")
     manifest = verify(folder)
+    lock = _work_alone(work, say)
     try:
-        private_folder(work)
         copy_home(folder, manifest, work)
         create_home(work)
         restored = await _restore(folder, manifest, Home(work), say)
         await asyncio.to_thread(sync_tree, work)
         _take_place(work, target)
     except (
-        SnapshotError, StreamError, ServerError, HomeError, ConnectFailed, NatsError, NoAnswer, AppendRefused,
+        StreamError, ServerError, HomeError, ConnectFailed, NatsError, NoAnswer, AppendRefused,
         AppendUnsettled, BusFull, TimeoutError, OSError,
     ) as error:
         raise BackupError(f"nothing was restored: {str(error) or type(error).__name__}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(lock)
     return msgspec.structs.replace(restored, home=str(target))
 
 
@@ -127,10 +131,38 @@ def _place_beside(target: Path) -> Path:
         raise BackupError(
             f"{target} exists and is not empty: restore into a new folder (--data NEWFOLDER), or move it away first"
         )
-    work = target.with_name(f".{target.name}.restoring")
-    if work.exists():
-        raise BackupError(f"{work} is left of a restore that was interrupted: remove it first")
-    return work
+    return target.with_name(f".{target.name}.restoring")
+
+
+def _work_alone(work: Path, say: Say) -> int:
+    """Make the folder to work in, empty, and return its lock. Raises BackupError when another restore works there.
+
+    What an earlier restore left there is half a home that nobody has used: it gets its name when it is whole.
+    """
+    try:
+        for _ in range(2):
+            work.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _locked(work)
+            if not any(work.iterdir()):
+                return lock
+            say(f"removing {work}, which a restore left that was interrupted")
+            if (work / "nats").is_dir() and (bus := take_over(work / "nats")) is not None:
+                os.close(bus)  # its server was left behind, and has ended now
+            shutil.rmtree(work)
+            os.close(lock)
+    except OSError as error:
+        raise BackupError(f"nothing was restored: {error}") from None
+    raise BackupError(f"another restore works in {work}: wait until it has ended")
+
+
+def _locked(work: Path) -> int:
+    lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise BackupError(f"another restore works in {work}: wait until it has ended") from None
+    return lock
 
 
 def _take_place(work: Path, target: Path) -> None:
@@ -155,7 +187,7 @@ async def _restore(folder: Path, manifest: Manifest, home: Home, say: Say) -> Re
                         f"{copy.name} has {used // 1024**2} MiB and this disk has room for {bytes_max // 1024**2}: free some"
                         " space, or restore to a larger disk"
                     )
-                await put_back(client, copy, folder / STREAMS / f"{copy.name}.snapshot", bytes_max)
+                await put_back_whole(client, copy, folder / STREAMS / f"{copy.name}.snapshot", bytes_max, 1, say)
             await ensure_streams(client, sizes, output_seq=manifest.output_seq)
         finally:
             await client.close()

@@ -38,7 +38,7 @@ _NOT_FOUND = 404
 _SECOND_NS = 1_000_000_000
 
 
-_NOT_NOW = 503
+NOT_NOW = 503
 """What a cluster says that has no leader at the moment."""
 _WAIT_NUMBERS = frozenset({10005, 10059, 10130})
 """Too few nodes are there to hold the copies; a stream that was just made is not known everywhere; one is being restored."""
@@ -55,7 +55,7 @@ class StreamError(Exception):
     @property
     def refused(self) -> bool:
         """Whether asking again later changes nothing."""
-        return self.code != _NOT_NOW and self.number not in _WAIT_NUMBERS
+        return self.code != NOT_NOW and self.number not in _WAIT_NUMBERS
 
 
 def reservations(home: Home) -> dict[str, int]:

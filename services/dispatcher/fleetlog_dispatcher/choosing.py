@@ -26,6 +26,8 @@ def choose(
 
     *seed* decides among equals, and everything where any host will do: a task's id, so that tasks differ.
     """
+    if rule.by in ("load", "random") and len(hosts) <= rule.count:
+        return sorted(hosts, key=lambda host: (host.name, host.host_id))
     standings = {host.host_id: _standing(settings, state, live, rule, host, seed, now_ms) for host in hosts}
     ordered = sorted(hosts, key=lambda host: standings[host.host_id])
     if rule.by in ("load", "random"):

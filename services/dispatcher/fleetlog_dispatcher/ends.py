@@ -45,7 +45,7 @@ def _all_ends(settings: DispatcherSettings, state: State, live: Live, now_ms: in
         host = state.hosts.by_id.get(host_id)
         if host_id in waiting:
             yield from _never_reached(state, live, host_id, host, now_ms)
-        for key, flight in live.flights.get(host_id, {}).items():
+        for key, flight in live.flights.get(host_id, {}).items() if live.sweep or host_id in live.heard else ():
             end = _flight_end(settings, state, live, host, key, flight, now_ms)
             if end is not None:
                 yield end

@@ -112,12 +112,12 @@ def absence(host: Host | None) -> tuple[str, str]:
     return "", ""
 
 
-def ignorance(host: Host | None, spec: TaskSpec) -> str:
+def ignorance(host: Host | None, spec: TaskSpec, *, returns: bool = False) -> str:
     """Return what of a task the agent of a host that can be reached does not know, or an empty text.
 
     Who is absent may come back with a newer agent.
     """
-    return "" if host is None or absence(host)[0] else unknown_to(host.version, spec)
+    return "" if host is None or absence(host)[0] else unknown_to(host.version, spec, returns=returns)
 
 
 def ignorance_of(state: State, host: Host | None, task: Task) -> str:

@@ -146,6 +146,10 @@ class Live(msgspec.Struct):
     changed or was heard. A sweep looks at all hosts; between two sweeps only these are looked at, once each."""
     touched_next: dict[str, None] = {}
     """Those touched since this look began."""
+    heard: dict[str, None] = {}
+    """Hosts that said something, or of which the log did, since the last look: between two sweeps, what is in flight there can
+    have come to an end for no other reason."""
+    heard_next: dict[str, None] = {}
     questions: dict[str, Request] = {}
     """By reply subject."""
     next_sweep_ms: int = 0

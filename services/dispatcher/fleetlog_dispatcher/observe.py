@@ -96,6 +96,7 @@ def _ripen(settings: DispatcherSettings, state: State, live: Live, now_ms: int) 
         live.touched_next.update(dict.fromkeys(before.keys() - live.closed.keys()))
         live.closed_stale = False
     live.touched, live.touched_next = live.touched_next, {}
+    live.heard, live.heard_next = live.heard_next, {}
     live.workflows_due, live.workflows_next = live.workflows_next, {}
     live.steered = (
         live.sweep or live.steered_next or any(host_id in live.queues.by_host for host_id in live.touched)
@@ -189,7 +190,7 @@ def _stopped(settings: DispatcherSettings, live: Live, task: Task, command: Comm
 
 def _host_changed(state: State, live: Live, host_id: str, now_ms: int) -> None:
     host = state.hosts.by_id[host_id]
-    live.touched_next[host_id] = None
+    live.touched_next[host_id] = live.heard_next[host_id] = None
     if host.online:
         live.came.pop(host_id, None)
         live.presence.setdefault(host_id, Presence(heard_ms=now_ms))
@@ -268,7 +269,7 @@ def _heartbeat(settings: DispatcherSettings, state: State, live: Live, request: 
         opened_here=known is not None and same_session and known.opened_here,
     )
     live.presence[host_id] = presence
-    live.touched_next[host_id] = None
+    live.touched_next[host_id] = live.heard_next[host_id] = None
     adapt(settings, live, host, beat.load, now_ms)
     if beat.goodbye:
         live.left[host_id] = None

@@ -12,17 +12,18 @@ from fleetlog_dispatcher.gates import absence, ignorance, policy_gate
 from fleetlog_dispatcher.live import Live
 from fleetlog_dispatcher.state import State
 from fleetlog_runtime.pure.settings import DispatcherSettings
-from fleetlog_schemas import events, limits
+from fleetlog_schemas import events, hostset, limits
 from fleetlog_schemas.admission import PlanAnswer, PlannedPart, PlannedView
 from fleetlog_schemas.definitions import check_known_parameters
 from fleetlog_schemas.functions import Unfit, runs_on
 from fleetlog_schemas.graph import ranks
 from fleetlog_schemas.hosts import Host
 from fleetlog_schemas.ids import short
+from fleetlog_schemas.parts import taken_how
 from fleetlog_schemas.questions import Problem
 from fleetlog_schemas.records import Task
 from fleetlog_schemas.rollout import failures_max, wave_sizes
-from fleetlog_schemas.spec import Function, Part, SpecError, TaskSpec, Workflow, check_spec, summary
+from fleetlog_schemas.spec import Export, Function, Part, SpecError, TaskSpec, Workflow, check_spec, summary
 from fleetlog_schemas.targets import Directory, TargetError
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -51,7 +52,7 @@ def plan_hash(spec: TaskSpec, host_ids: list[str], waves: tuple[int, ...]) -> st
 
     Where hosts are chosen by load, *host_ids* are all that the choice is among: the choice itself follows the moment.
     """
-    bare = msgspec.structs.replace(spec, plan_hash="")
+    bare = msgspec.structs.replace(spec, plan_hash="") if spec.plan_hash else spec
     sizes = ",".join(map(str, waves))
     return hashlib.sha256(_encode(bare) + f"\n{sizes}\n".encode() + "\n".join(host_ids).encode()).hexdigest()
 
@@ -194,18 +195,35 @@ def _planned_parts(
     for rank, names in enumerate(ranks(workflow.parts), 1):
         for part in map(by_name.__getitem__, names):
             assert part.task is not None, "it was looked at"
-            hosts, problem = 0, ""
+            task, hosts, problem = _for_now(part.task), list[Host](), ""
             try:
-                hosts = len(lay_out(settings, state, live, part.task, part.name, now_ms).hosts)
+                hosts = lay_out(settings, state, live, task, part.name, now_ms).hosts
             except Refused as error:
                 problem = error.refusal.message
             found.append(
                 PlannedPart(
                     name=part.name, rank=rank, after=list(part.after), when=part.when, runs=summary(part.task.payload),
-                    target=part.task.target, hosts=hosts, for_each=_list_text(part), problem=problem,
+                    target=part.task.target, hosts=len(hosts), for_each=_list_text(part), problem=problem,
+                    too_old=_too_old(hosts, task, returns=bool(taken_how(workflow, part.name))),
                 )
             )
     return found
+
+
+def _for_now(task: TaskSpec) -> TaskSpec:
+    """Return a part's task as it can be laid out before it begins: which tasks it exports is known only then."""
+    if not isinstance(task.payload, Export):
+        return task
+    return msgspec.structs.replace(task, payload=msgspec.structs.replace(task.payload, of_part=""))
+
+
+def _too_old(hosts: list[Host], task: TaskSpec, *, returns: bool) -> list[str]:
+    """Return which hosts cannot run a part, a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for host in hosts:
+        if why := ignorance(host, task, returns=returns):
+            names.setdefault(why, []).append(host.name)
+    return [f"{hostset.fold(found)}: {why}" for why, found in names.items()]
 
 
 def _list_text(part: Part) -> str:

@@ -21,6 +21,7 @@ class Dispatcher:
     name = "dispatcher"
     subject = events.DISPATCH
     fences: tuple[str, ...] = ()
+    passes_over: frozenset[type[events.Data]] = frozenset()
     state_type = State
     state_version = 4
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""

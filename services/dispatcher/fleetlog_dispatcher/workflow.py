@@ -22,7 +22,7 @@ from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome, worst
 from fleetlog_schemas.parameters import Parameter, ParameterValue
 from fleetlog_schemas.records import CommandState, PartRecord, Task
-from fleetlog_schemas.spec import Function, Part, TaskSpec
+from fleetlog_schemas.spec import Export, Function, Part, TaskSpec
 from fleetlog_schemas.workflow_events import PartDecision
 
 TASKS_PER_ROUND_MAX = 500
@@ -154,7 +154,7 @@ def _submit(state: State, found: Due, task: Task, begun: _Begun) -> None:
             return
         if index in record.tasks:
             continue
-        task_id = ids.made_id(ids.id_ms(task.task_id), "part", task.task_id, part.name, index)
+        task_id = parts.task_id_of(task.task_id, part.name, index)
         if task_id in state.tasks.by_id or task_id in state.tasks.closed:
             raise NoValue(f"a task {task_id} exists already, and is not of this workflow")
         spec = task_of(task, part, item)
@@ -189,6 +189,8 @@ def task_of(task: Task, part: Part, item: Any) -> TaskSpec:
     """Return what a part submits for an item. Raises NoValue."""
     spec = part.task
     assert spec is not None, "the gateway has put it there, and planning has looked"
+    if isinstance(spec.payload, Export) and spec.payload.of_part:
+        spec = msgspec.structs.replace(spec, payload=_exported(task, spec.payload))
     found = {name: _bound(task, binding, item) for name, binding in part.given.items()}
     given = {name: value for name, value in found.items() if value is not _NOTHING and value is not None}
     if isinstance(spec.payload, Function) and spec.definition is None:
@@ -205,6 +207,16 @@ def task_of(task: Task, part: Part, item: Any) -> TaskSpec:
     return msgspec.structs.replace(
         spec, name=spec.name or part.name, parameters={**spec.parameters, **part.parameters, **values}
     )
+
+
+def _exported(task: Task, export: Export) -> Export:
+    """Return an export of the tasks of the part that it names. Raises NoValue."""
+    tasks = parts.tasks_of(task, export.of_part)
+    if not tasks:
+        raise NoValue(f"{export.of_part} ended with {task.parts[export.of_part].outcome} and had no task: it left nothing to export")
+    if len(tasks) > limits.EXPORT_TASKS_MAX:
+        raise NoValue(f"{export.of_part} had {len(tasks)} tasks, and one export is of at most {limits.EXPORT_TASKS_MAX}")
+    return msgspec.structs.replace(export, tasks=tasks, of_part="")
 
 
 def _bound(task: Task, binding: Binding, item: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which version a change rests on: `If-Match`, for whatever has versions that people change.
+"""Which version a change rests on, and which content is there already: `If-Match` and `If-None-Match`.
 
 Of two people who change the same version one gets 412 and loses nothing: the check is made where the append is decided.
 """
@@ -26,6 +26,11 @@ class Present(NamedTuple):
 def etag(version: int) -> dict[str, str]:
     """Return the header that names a version."""
     return {"ETag": f'"{version}"'}
+
+
+def has_already(request: web_request.BaseRequest, tag: str) -> bool:
+    """Tell whether whoever asks has this content: its ETag, without quotes, is among those of `If-None-Match`."""
+    return any(one.value in (tag, "*") for one in request.if_none_match or ())
 
 
 def check_said(request: web_request.BaseRequest, present: Present) -> str:

@@ -11,6 +11,7 @@ from fleetlog_keeper import watch as watching
 from fleetlog_keeper.watch import Watch
 from fleetlog_schemas import archive, lifecycle, records
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.events import PASSED_OVER
 
 
 class State(msgspec.Struct):
@@ -19,7 +20,7 @@ class State(msgspec.Struct):
     archive: archive.Archive = msgspec.field(default_factory=archive.Archive)
     pruned_from: int = 1
     """Where the last pruning began: the sequence after the one before it."""
-    tasks: records.Tasks = msgspec.field(default_factory=records.Tasks)
+    tasks: records.Tasks = msgspec.field(default_factory=lambda: records.Tasks(outline=True))
     """Those that are open."""
     last_by_subject: dict[str, int] = {}
     """Subject to a sequence that it surely has reached: messages below it are never its last."""
@@ -31,6 +32,8 @@ def fold(state: State, event: Event) -> tuple[str, ...]:
     """Fold one event; return the names of the schedules that it touched."""
     state.position = event.seq
     state.last_by_subject[event.subject] = event.seq
+    if event.data is PASSED_OVER:
+        return ()
     before = state.archive.pruned_through
     archive.apply(state.archive, event)
     if state.archive.pruned_through != before:

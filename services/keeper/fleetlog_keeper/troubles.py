@@ -169,8 +169,6 @@ def acknowledged(troubles: Troubles, event: Event, data: AlertAcknowledged) -> N
 
 def fold_hosts(troubles: Troubles, event: Event) -> None:
     """Fold what an event says of hosts into what is wrong with them."""
-    if isinstance(event.data, host_events.FactsChanged):
-        return  # the largest part of what is known of a host, and nothing here looks at it
     for host_id in host_rules.apply(troubles.hosts, event):
         host = troubles.hosts.by_id[host_id]
         _gone(troubles, host, event)

@@ -11,6 +11,7 @@ from fleetlog_runtime.pure.effects import Effect
 from fleetlog_runtime.pure.settings import KeeperSettings
 from fleetlog_schemas import events
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.host_events import FactsChanged
 
 
 class Keeper:
@@ -19,8 +20,12 @@ class Keeper:
     name = "keeper"
     subject = events.ARCHIVE
     fences: tuple[str, ...] = (events.ALERT,)
+    passes_over: frozenset[type[events.Data]] = frozenset({
+        events.AttemptsDispatched, events.AttemptsStarted, events.AttemptsEnded, events.CommandsWaiting, FactsChanged,
+    })
+    """What happens between a task's plan and its end; and facts, the largest part of what is known of a host."""
     state_type = State
-    state_version = 3
+    state_version = 4
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""
 
     def __init__(self, settings: KeeperSettings) -> None:

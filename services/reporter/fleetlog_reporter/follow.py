@@ -26,6 +26,12 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 """Bytes of the log in one transaction: about a second's work, so that it is worth its fsync and still soon over."""
 GATHER_SECONDS = 0.25
 """A transaction costs some milliseconds whatever it holds, and they would be taken from the task that it is about."""
+REST_SECONDS = 0.02
+"""After a chunk of a busy log so long is waited for more, unless somebody asks: folding much at once costs half as much."""
+BUSY_BYTES = 2_048
+"""Of a chunk; what one task alone brings is less, and is folded as it comes."""
+CATCHING_UP_BYTES = 256 * 1024
+"""A chunk as large as this is of the past, and what follows is folded at once."""
 SLICE_SECONDS = 0.005
 """Folding without a break: other work of this loop waits no longer."""
 OPEN_STATE_BYTES_MIN = 4 * 1024 * 1024
@@ -56,6 +62,11 @@ class Follower:
         self._moved = asyncio.Condition()
         self._wanted = 0
         """The highest position that a question waits to see in the tables."""
+        self._waiting = 0
+        """How many wait until something is folded or written."""
+        self._asked = asyncio.Event()
+        """Set while what has come must be folded at once."""
+        self._resting = False
         self._stopping = False
         self._folded_bytes = self._state_bytes = 0
         self._dirty = asyncio.Event()
@@ -91,6 +102,13 @@ class Follower:
         self._dirty.set()
         self._hurry.set()
 
+    async def current(self) -> None:
+        """Fold what has come: whoever asks now gets no older answer for our rest."""
+        if self._resting:
+            self._asked.set()
+            # The reader is woken before this goes on, and takes what has come without another wait.
+            await asyncio.sleep(0)
+
     async def folded(self, seq: int, timeout_seconds: float) -> bool:
         """Wait until *seq* is folded; tell whether it was in time."""
         return await self._until(lambda: self.projector.position >= seq, timeout_seconds)
@@ -112,11 +130,15 @@ class Follower:
     async def _until(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
         if condition():
             return True
+        self._waiting += 1
+        self._asked.set()
         try:
             async with asyncio.timeout(timeout_seconds), self._moved:
                 await self._moved.wait_for(condition)
         except TimeoutError:
             return False
+        finally:
+            self._waiting -= 1
         return True
 
     async def _read(self) -> None:
@@ -126,7 +148,8 @@ class Follower:
             if self.projector.parked > parked:
                 self._log.error("message-parked", count=self.projector.parked - parked, through=self.projector.position)
             self.folded_events += len(chunk)
-            self._folded_bytes += sum(len(stored.body) for stored in chunk)
+            size = sum(len(stored.body) for stored in chunk)
+            self._folded_bytes += size
             self._dirty.set()
             await self._tell_moved()
             if self.projector.batch.bytes > BATCH_BYTES_MAX:
@@ -134,6 +157,18 @@ class Follower:
             while self.projector.batch.bytes > BATCH_BYTES_MAX and not self._stopping:
                 async with self._moved:
                     await self._moved.wait()
+            if BUSY_BYTES <= size < CATCHING_UP_BYTES and not self._waiting:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        self._resting = True
+        self._asked.clear()
+        timer = asyncio.get_running_loop().call_later(REST_SECONDS, self._asked.set)
+        try:
+            await self._asked.wait()
+        finally:
+            timer.cancel()
+            self._resting = False
 
     async def _tell_moved(self) -> None:
         self._note(self)

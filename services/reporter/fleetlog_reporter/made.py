@@ -1,7 +1,8 @@
 """The exports that one reporter has made: files in its folder, each made once and kept while it is fetched.
 
 Whoever asks for a piece either gets it, or learns that the file is being made and asks again: no question waits long.
-A file that nobody asked for in a while goes; so do all of them when the reporter ends.
+A file that nobody asked for in a while goes; so do all of them when the reporter ends. While somebody fetches a file it
+never gives way to another one, which waits instead: otherwise nine who fetch in turn would have each made again and again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -24,6 +26,8 @@ KEPT_MAX = 8
 """Files that are kept: each has at most EXPORT_BYTES_MAX."""
 KEPT_SECONDS = 600.0
 """After the last piece was asked for."""
+FETCHED_SECONDS = 30.0
+"""How long after a piece its file is taken to be fetched, unless it was the last piece: a host asks again within 5 s."""
 SECONDS_MAX = 600.0
 """Longest making of one export."""
 WAIT_SECONDS = 1.5
@@ -31,7 +35,7 @@ WAIT_SECONDS = 1.5
 
 
 class Busy(Exception):
-    """Enough is being made already."""
+    """Enough is being made, or fetched, already."""
 
 
 class BeingMade(Exception):
@@ -51,6 +55,17 @@ class Made(msgspec.Struct, frozen=True):
 Make = Callable[[Path], Awaitable[Made]]
 
 
+class _Kept:
+    """One export, and who asks for it."""
+
+    def __init__(self, making: asyncio.Task[Made]) -> None:
+        self.making = making
+        """Also of what is made: a task that is done."""
+        self.asked_at = 0.0
+        self.is_whole = False
+        """Somebody has just got its last piece."""
+
+
 class Exports:
     """Every export of one reporter."""
 
@@ -58,13 +73,11 @@ class Exports:
         """Keep files in *folder*; *seconds* is a clock that only goes forward."""
         self._folder, self._seconds = folder, seconds
         self._numbers = itertools.count(1)
-        self._making: dict[Selection, asyncio.Task[Made]] = {}
-        """Also what is made: a task that is done."""
-        self._asked_at: dict[Selection, float] = {}
+        self._kept: dict[Selection, _Kept] = {}
         self._looks: asyncio.TimerHandle | None = None
 
-    async def get(self, selection: Selection, make: Make) -> Made:
-        """Return the export of a selection, which *make* writes to the path that it is given.
+    async def piece(self, selection: Selection, make: Make, offset: int, bytes_max: int) -> tuple[Made, bytes]:
+        """Return a piece of the export of a selection, which *make* writes to the path that it is given.
 
         Raises:
             BeingMade: ask again.
@@ -72,33 +85,49 @@ class Exports:
             Exception: what *make* raised; whoever asks again has it made again.
         """
         self._drop_unused()
-        making = self._making.get(selection)
-        if making is None:
-            if sum(not one.done() for one in self._making.values()) >= MAKING_MAX:
-                raise Busy
-            while len(self._making) >= KEPT_MAX:
-                oldest = min((at, number) for number, (one, at) in enumerate(self._asked_at.items()) if self._making[one].done())
-                self._forget(list(self._asked_at)[oldest[1]])
+        kept = self._kept.get(selection)
+        if kept is None:
+            self._make_room()
             path = self._folder / f"{FILE_PREFIX}{next(self._numbers)}"
-            making = self._making[selection] = asyncio.create_task(_within(make, path))
-        self._asked_at[selection] = self._seconds()
+            kept = self._kept[selection] = _Kept(asyncio.create_task(_within(make, path)))
+        kept.asked_at, kept.is_whole = self._seconds(), False
         self._look_later()
-        done, _ = await asyncio.wait([making], timeout=WAIT_SECONDS)
+        done, _ = await asyncio.wait([kept.making], timeout=WAIT_SECONDS)
         if not done:
             raise BeingMade
         try:
-            return making.result()
+            made = kept.making.result()
         except BaseException:
-            if self._making.get(selection) is making:
+            if self._kept.get(selection) is kept:
                 self._forget(selection)
             raise
+        data = await asyncio.to_thread(_read, made.path, offset, bytes_max)
+        kept.is_whole = offset + len(data) >= made.size
+        return made, data
+
+    def _make_room(self) -> None:
+        """Remove what nobody fetches, the longest unused first, until there is room for one more. Raises Busy."""
+        if sum(not one.making.done() for one in self._kept.values()) >= MAKING_MAX:
+            raise Busy
+        now = self._seconds()
+        spare = [
+            selection for selection, one in self._kept.items()
+            if one.making.done() and (one.is_whole or now - one.asked_at > FETCHED_SECONDS)
+        ]
+        spare.sort(key=lambda selection: self._kept[selection].asked_at)
+        while len(self._kept) >= KEPT_MAX:
+            if not spare:
+                raise Busy
+            self._forget(spare.pop(0))
 
     def _drop_unused(self) -> None:
-        self._drop(lambda _, asked_at: self._seconds() - asked_at > KEPT_SECONDS)
+        now = self._seconds()
+        for selection in [selection for selection, one in self._kept.items() if now - one.asked_at > KEPT_SECONDS]:
+            self._forget(selection)
 
     def _look_later(self) -> None:
         """Look for what nobody asks for any more also when nobody asks for anything."""
-        if self._looks is None and self._making:
+        if self._looks is None and self._kept:
             self._looks = asyncio.get_running_loop().call_later(KEPT_SECONDS / 2, self._look)
 
     def _look(self) -> None:
@@ -106,14 +135,8 @@ class Exports:
         self._drop_unused()
         self._look_later()
 
-    def _drop(self, is_unused: Callable[[Selection, float], bool]) -> None:
-        for selection, asked_at in list(self._asked_at.items()):
-            if is_unused(selection, asked_at):
-                self._forget(selection)
-
     def _forget(self, selection: Selection) -> None:
-        making = self._making.pop(selection)
-        del self._asked_at[selection]
+        making = self._kept.pop(selection).making
         if not making.done():
             making.cancel()
         elif not making.cancelled() and making.exception() is None:
@@ -123,9 +146,20 @@ class Exports:
         """Stop what is being made and remove every file."""
         if self._looks is not None:
             self._looks.cancel()
-        tasks = list(self._making.values())
-        self._drop(lambda *_: True)
-        await asyncio.gather(*tasks, return_exceptions=True)
+            self._looks = None
+        makings = [one.making for one in self._kept.values()]
+        for selection in list(self._kept):
+            self._forget(selection)
+        await asyncio.gather(*makings, return_exceptions=True)
+
+
+def _read(path: Path, offset: int, bytes_max: int) -> bytes:
+    """Return a piece of a file. Raises BeingMade when it has just been removed: whoever asks again has it made again."""
+    try:
+        with path.open("rb") as file:
+            return os.pread(file.fileno(), bytes_max, offset)
+    except FileNotFoundError:
+        raise BeingMade from None
 
 
 async def _within(make: Make, path: Path) -> Made:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import duckdb
 import msgspec
@@ -39,6 +39,8 @@ class Moment(msgspec.Struct, frozen=True):
     """Rows of tasks that ended up to here count; later ones are in `live`, if they are at all."""
     live: dict[str, list[Row]]
     """Rows of what was open, by temporary table; only those that the question needs."""
+    after: int = 0
+    """Rows of tasks that ended, and of events stored, up to here do not count: the history is shown a stretch at a time."""
 
 
 def moment_of(projector: Projector, committed: int, needs: frozenset[str]) -> Moment:
@@ -85,17 +87,44 @@ def queue_rows(projector: Projector) -> list[Row]:
     return [(queue, limits.get(queue), *counted) for queue, counted in found.items()]
 
 
-class Reader:
-    """One connection with the views, and the one thread that may use it."""
+class Connection:
+    """A connection to some database, and the one thread that may use it."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        """Take the connection over."""
+        self._connection = connection
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"reporter-{name}")
+
+    async def call(self, ask: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Call *ask* with the connection, on its thread. Raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ask, self._connection)
+
+    def interrupt(self) -> None:
+        """Stop the statement that runs here; it raises in its thread."""
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Stop what runs, wait for the thread and close the connection."""
+        self._connection.interrupt()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        """Use it for a while."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it, also when whoever used it was cancelled: nothing runs here afterwards."""
+        await asyncio.shield(asyncio.to_thread(self.close))
+
+
+class Reader(Connection):
+    """A connection with the views."""
 
     def __init__(self, store: Store, name: str) -> None:
-        """Prepare the views on a connection of its own."""
-        self._connection = store.cursor()
-        self._connection.execute("SET VARIABLE committed = 0::BIGINT")
-        self._connection.execute("SET VARIABLE seq = 0::BIGINT")
-        self._connection.execute(sql_of("views.sql"))
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"reporter-{name}")
-        self._shown: tuple[int, int] | None = None
+        """Take a connection of its own; the views are made when it is first used."""
+        super().__init__(store.cursor(), name)
+        self._shown: tuple[int, int, int] | None = None
         self._filled: set[str] = set()
         self.waiting = 0
         """Questions that run here or wait for it."""
@@ -108,20 +137,23 @@ class Reader:
         """
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, moment, ask)
+            return await self.call(lambda db: self._run(db, moment, ask))
         finally:
             self.waiting -= 1
 
-    def _run(self, moment: Moment, ask: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+    def _run(self, db: duckdb.DuckDBPyConnection, moment: Moment, ask: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with noticing_damage():
             self._show(moment)
-            return ask(self._connection)
+            return ask(db)
 
     def _show(self, moment: Moment) -> None:
-        if self._shown != (moment.seq, moment.committed):
-            self._connection.execute(f"SET VARIABLE committed = {moment.committed:d}::BIGINT")
-            self._connection.execute(f"SET VARIABLE seq = {moment.seq:d}::BIGINT")
-            self._shown, self._filled = (moment.seq, moment.committed), set()
+        position = (moment.after, moment.committed, moment.seq)
+        if self._shown != position:
+            for name, value in zip(("after", "committed", "seq"), position, strict=True):
+                self._connection.execute(f"SET VARIABLE {name} = {value:d}::BIGINT")
+            if self._shown is None:
+                self._connection.execute(sql_of("views.sql"))
+            self._shown, self._filled = position, set()
         for table, found in moment.live.items():
             if table not in self._filled:
                 self._fill(table, found)
@@ -137,28 +169,23 @@ class Reader:
             self._connection.execute(empty)
             append(self._connection, table, map(clean, found))
 
-    def interrupt(self) -> None:
-        """Stop the statement that runs here; it raises in its thread."""
-        self._connection.interrupt()
-
-    def close(self) -> None:
-        """Stop what runs, wait for the thread and close the connection."""
-        self._connection.interrupt()
-        self._thread.shutdown(wait=True)
-        self._connection.close()
-
 
 class Readers:
     """The readers of one store."""
 
     def __init__(self, store: Store) -> None:
         """Open them all."""
+        self._store = store
         self._answers = [Reader(store, f"answers-{number}") for number in range(READERS)]
         self.sql = Reader(store, "sql")
 
     async def run(self, moment: Moment, ask: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         """Call *ask* on the least busy reader for answers. Raises what `Reader.run` does."""
         return await min(self._answers, key=lambda reader: reader.waiting).run(moment, ask)
+
+    def another(self, name: str) -> Reader:
+        """Return one more, for what reads for long; whoever asked for it closes it."""
+        return Reader(self._store, name)
 
     def close(self) -> None:
         """Close them all."""

@@ -1,6 +1,7 @@
 -- What people and answers ask: ended rows joined with the small tables of what is open. Made on each reader's own
 -- connection, for the live tables are temporary. `committed` is the position up to which the kept rows count and
--- `seq` the one that the whole picture reflects: both are set before a question, so a past moment is shown alike.
+-- `seq` the one that the whole picture reflects: both are set before a question, so a past moment is shown alike. Of history,
+-- what lies up to `after` is not shown: 0, but where it is read a stretch at a time.
 
 CREATE TEMP TABLE live_tasks AS SELECT *, NULL::VARCHAR AS hold, NULL::VARCHAR AS hold_reason FROM ended_tasks LIMIT 0;
 CREATE TEMP TABLE live_attempts AS FROM ended_attempts LIMIT 0;
@@ -18,11 +19,11 @@ CREATE TEMP TABLE live_queues (queue VARCHAR, in_flight_max BIGINT, in_flight BI
 
 -- By name, for no ended task is on hold.
 CREATE TEMP VIEW all_tasks AS
-    SELECT * FROM ended_tasks WHERE ended_seq <= getvariable('committed')
+    SELECT * FROM ended_tasks WHERE ended_seq > getvariable('after') AND ended_seq <= getvariable('committed')
     UNION ALL BY NAME SELECT * FROM live_tasks;
 
 CREATE TEMP VIEW all_attempts AS
-    SELECT * FROM ended_attempts WHERE task_ended_seq <= getvariable('committed')
+    SELECT * FROM ended_attempts WHERE task_ended_seq > getvariable('after') AND task_ended_seq <= getvariable('committed')
     UNION ALL SELECT * FROM live_attempts;
 
 -- One row for each task. `hold` (paused or halted) and its reason are of open ones only.
@@ -98,7 +99,7 @@ CREATE TEMP VIEW queues AS FROM live_queues;
 -- The log itself.
 CREATE TEMP VIEW events AS
     SELECT seq, epoch_ms(time_ms) AS stored_at, subject, type, id, authid, body AS event
-    FROM raw_events WHERE seq <= getvariable('seq');
+    FROM raw_events WHERE seq > getvariable('after') AND seq <= getvariable('seq');
 
 -- One row for each definition that there was at that moment, as its newest version says.
 CREATE TEMP VIEW definitions AS

@@ -9,6 +9,7 @@ import msgspec
 
 from fleetlog_schemas import catalog, schedules
 from fleetlog_schemas.codec import Event
+from fleetlog_schemas.events import PASSED_OVER
 
 
 class State(msgspec.Struct):
@@ -20,5 +21,7 @@ class State(msgspec.Struct):
 
 def fold(state: State, event: Event) -> tuple[str, ...]:
     """Fold one event; return the names of the schedules that it touched."""
+    if event.data is PASSED_OVER:
+        return ()
     catalog.apply(state.catalog, event)
     return schedules.apply(state.schedules, event)

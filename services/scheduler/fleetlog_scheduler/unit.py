@@ -12,6 +12,7 @@ from fleetlog_scheduler.state import State
 from fleetlog_schemas import events
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.fates import look_ms
+from fleetlog_schemas.host_events import FactsChanged
 
 
 class Scheduler:
@@ -21,6 +22,10 @@ class Scheduler:
     subject = events.TICK
     fences: tuple[str, ...] = (events.SCHEDULE,)
     """A change by a person that came first voids what was decided without it."""
+    passes_over: frozenset[type[events.Data]] = frozenset({
+        events.TasksSubmitted, events.TasksPlanned, events.AttemptsDispatched, events.AttemptsStarted, events.AttemptsEnded,
+        events.CommandsWaiting, FactsChanged,
+    })
     state_type = State
     state_version = 1
     """Raised whenever the form or the meaning of `State` changes: an older snapshot is then not used."""

@@ -213,6 +213,8 @@ class SimUnit(Generic[S]):
             self._step()
         elif isinstance(answer, AppendUnsettled | BusFull):
             self.world.after(RESEND_MS, lambda: self._append(batch, life))
+        elif isinstance(answer, int) and (following := self.engine.append_taken(answer)) is not None:
+            self._append(following, life)
 
 
 class SimDispatcher(SimUnit[State]):

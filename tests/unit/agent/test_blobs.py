@@ -124,6 +124,12 @@ def test_an_export_that_is_not_whole_is_none(tmp_path: Path, answers: tuple[Blob
         asyncio.run(exported(tmp_path, *answers))
 
 
+def test_an_export_for_which_the_disk_has_no_room_is_said_to_have_none(tmp_path: Path) -> None:
+    (tmp_path / "file").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        asyncio.run(exported(tmp_path, piece(CONTENT)))
+
+
 def test_an_export_that_is_cancelled_is_fetched_no_further(tmp_path: Path) -> None:
     with pytest.raises(BlobFailed, match="stopped before it ran"):
         asyncio.run(exported(tmp_path, NOT_NOW, stopped_after=2))

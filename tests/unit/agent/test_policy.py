@@ -55,3 +55,15 @@ def test_a_file_that_cannot_be_understood_stops_the_agent(tmp_path: Path, text: 
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(PolicyError, match=r"policy\.toml"):
         read_policy(tmp_path / "policy.toml")
+
+
+@pytest.mark.parametrize(("rest", "offered"), [
+    ("", True), ('[forbid]\nkinds = ["build"]', True), ('[forbid]\nkinds = ["func*"]', False), ('[allow]\nkinds = ["shell"]', False),
+    ('[allow]\nkinds = ["function"]', True), ('[forbid]\nusers = ["*"]', False),
+])
+def test_a_host_offers_no_function_that_its_policy_would_refuse(tmp_path: Path, rest: str, offered: bool) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(f'[functions]\nmodules = ["ops.tasks"]\n{rest}\n')
+    policy = read_policy(file)
+    assert bool(policy.offered().modules) is offered
+    assert (policy.refuses(start(Function(name="ops.tasks.x"))) == "") is offered

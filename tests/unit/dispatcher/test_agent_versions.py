@@ -89,7 +89,13 @@ def test_a_part_whose_value_another_takes_is_not_run_by_an_agent_that_returns_no
         stage.beats(name)
     ask, use = (Part(name, task=shell(target="old")) for name in ("ask", "use"))
     takes = msgspec.structs.replace(use, after=("ask",), given={"file": Binding(part="ask")})
-    stage.submitted(TaskSpec(payload=Workflow(parts=(ask, takes, Part("alone", task=shell(target="older"))))))
+    spec = TaskSpec(payload=Workflow(parts=(ask, takes, Part("alone", task=shell(target="older")))))
+    stage.engine.observe(Request(subjects.ask("dispatcher", "plan"), msgspec.json.encode(PlanQuestion(spec)), "reply"), stage.now_ms)
+    stage.settle()
+    planned = {part["name"]: part.get("too_old") for part in stage.answers[-1][1]["data"]["parts"]}
+    assert planned["ask"][0].startswith("old: its agent 0.2.0 does not know FLEETLOG_RETURN, and another part takes")
+    assert not planned["alone"]
+    stage.submitted(spec)
     stage.passes(2_000)
     end, = [one for data in stage.decided(events.AttemptsEnded) for one in data.attempts]
     assert (end.outcome, end.ran) == ("error", "no")

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from fleetlog_runtime.pure.effects import Request
-from fleetlog_schemas import admission, control_events, events, limits, subjects
+from fleetlog_schemas import admission, control_events, events, ids, limits, subjects
+from fleetlog_schemas.exports import Export, What
 from fleetlog_schemas.graph import Binding
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.parameters import Parameter
@@ -347,6 +348,52 @@ def test_what_is_taken_over_is_not_run_again_and_its_value_is_there() -> None:
     assert list(task.parts["b"].tasks) == [0]
     child = stage.state.tasks.by_id[task.parts["b"].tasks[0].task_id]
     assert child.spec.parameters == {"v": "from before"}
+
+
+def brings(of_part: str) -> TaskSpec:
+    return TaskSpec(payload=Export(what=What.ARTIFACTS, of_part=of_part, artifact="app", to="/srv/app"), target="all")
+
+
+def exported(task: Task, stage: Stage) -> tuple[str, ...]:
+    """Return of which tasks the part `bring` exports."""
+    payload = stage.state.tasks.by_id[task.parts["bring"].tasks[0].task_id].spec.payload
+    assert isinstance(payload, Export)
+    assert (payload.of_part, payload.artifact) == ("", "app")
+    return payload.tasks
+
+
+def test_a_part_exports_what_the_tasks_of_another_one_left() -> None:
+    run = Flow(part("build", for_each=("x", "y")), part("bring", "build", task=brings("build")))
+    run.ends("build", item=1)
+    run.ends("build", item=0)
+    assert exported(run.task, run.stage) == (run.task_of("build", 0), run.task_of("build", 1))
+
+
+def test_what_was_taken_over_is_exported_from_the_run_in_which_it_was_made() -> None:
+    old = Flow(part("build", for_each=("x", "y")), part("bring", "build"))
+    taken = {"build": Taken(old.task_id, Outcome.SUCCESS, items=2)}
+    stage = Stage()
+    stage.connected("web01")
+    workflow = Workflow(parts=(part("build", for_each=("x", "y")), part("bring", "build", task=brings("build"))), taken=taken)
+    task = stage.state.tasks.by_id[stage.submitted(TaskSpec(payload=workflow))]
+    assert exported(task, stage) == (old.task_of("build", 0), old.task_of("build", 1))
+    assert ids.id_ms(old.task_of("build", 0)) == ids.id_ms(old.task_id)
+
+
+@pytest.mark.parametrize(("items", "why"), [
+    ((), "build ended with success and had no task: it left nothing to export"),
+    ((0, 1, 2), "build had 3 tasks, and one export is of at most 2"),
+])
+def test_what_cannot_be_exported_ends_the_part_before_it_ran(
+    monkeypatch: pytest.MonkeyPatch, items: tuple[int, ...], why: str
+) -> None:
+    monkeypatch.setattr(limits, "EXPORT_TASKS_MAX", 2)
+    run = Flow(part("build", for_each=items), part("bring", "build", task=brings("build")))
+    for item in items:
+        run.ends("build", item=item)
+    reason, message = run.reason("bring")
+    assert (reason, why in message) == ("value", True), message
+    assert run.is_over
 
 
 def test_another_dispatcher_that_takes_over_goes_on_with_the_same_tasks() -> None:

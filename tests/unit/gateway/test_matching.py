@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from fleetlog_gateway.matching import Present, check_absent, check_match
+from fleetlog_gateway.matching import Present, check_absent, check_match, has_already
 from fleetlog_gateway.problems import HttpProblem
 
 PRESENT = Present("the file a.sh", 4, "ann", 1_000)
@@ -55,3 +55,10 @@ def test_a_change_of_what_is_not_there_any_more_says_so() -> None:
     assert found is not None
     assert (found.code, found.status) == ("version-changed", 412)
     assert "version 3 of the file a.sh was meant, and there is none by now" in found.detail
+
+
+@pytest.mark.parametrize(("said", "has"), [
+    ('"abc"', True), ('"x", "abc"', True), ('W/"abc"', True), ("*", True), ('"ab"', False), ("", False), ("nonsense", False),
+])
+def test_content_that_somebody_has_is_known_by_its_tag(said: str, has: bool) -> None:
+    assert has_already(make_mocked_request("GET", "/", headers={"If-None-Match": said}), "abc") is has

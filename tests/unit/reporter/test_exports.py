@@ -7,6 +7,7 @@ import base64
 import csv
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Awaitable, Callable
@@ -16,17 +17,21 @@ from typing import Any
 import duckdb
 import pytest
 
-from fleetlog_reporter.answers import exports
-from fleetlog_reporter.made import FILE_PREFIX, BeingMade, Busy, Exports, Made
+from fleetlog_reporter.answers import export_tables
+from fleetlog_reporter.made import FILE_PREFIX
+from fleetlog_reporter.readers import Moment, Reader
 from fleetlog_schemas import events, subjects, wire
-from fleetlog_schemas.exports import FORMATS, Format, Selection, What
+from fleetlog_schemas.exports import FORMATS, Format, What
 from fleetlog_schemas.outcomes import Outcome
+from fleetlog_schemas.questions import unpack_answer
 from fleetlog_schemas.reports import ArtifactChunk
 from fleetlog_schemas.spec import Export, TaskSpec
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
-from fleetlog_testing.waiting import until
 
 NASTY = 'a,"b"\n=1+1 \u00e9\u2028\ud7ff \\ \x01'
+
+
+PASSING = ("export-being-made", "behind")
 
 
 def with_reporter(tmp_path: Path, bus: LogBus, story: Callable[[Running], Awaitable[None]]) -> None:
@@ -64,11 +69,6 @@ def lines(content: bytes) -> list[dict[str, Any]]:
 
 def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(f"{FILE_PREFIX}*"))
-
-
-def write_small(path: Path) -> Made:
-    path.write_bytes(b"x")
-    return Made(path, 1, "", 0, 0)
 
 
 def parquet(tmp_path: Path, content: bytes) -> list[tuple[Any, ...]]:
@@ -135,15 +135,50 @@ def test_commands_are_those_of_the_tasks_that_ended_in_the_time(tmp_path: Path) 
     with_reporter(tmp_path, bus, story)
 
 
-def test_more_rows_than_one_page_are_all_there_in_order_and_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "ROWS_AT_ONCE", 3)
+@pytest.mark.parametrize("form", ["ndjson", "csv", "parquet"])
+@pytest.mark.parametrize(("what", "rows"), [("tasks", 5), ("commands", 20), ("events", 25)])
+def test_what_takes_more_than_one_page_is_all_there_in_order_and_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, rows: int, form: str
+) -> None:
     bus = LogBus()
-    tasks = [bus.whole("web01", "web02", "web03", "web04") for _ in range(5)]
+    for _ in range(5):
+        bus.whole("web01", "web02", "web03", "web04")
 
     async def story(running: Running) -> None:
-        content, said = await exported(running, "commands", "ndjson")
-        assert [(row["task_id"], row["host"]) for row in lines(content)] == [(task, f"web0{n}") for task in tasks for n in (1, 2, 3, 4)]
-        assert said["rows"] == 20
+        as_of = bus.store.streams[subjects.EVENTS].last_seq
+        at_once, said = await exported(running, what, form, as_of_seq=as_of)
+        assert said["rows"] == rows
+        await running.service.desk.exports.close()  # type: ignore[union-attr]
+        monkeypatch.setattr(export_tables, "PAGE_BYTES", 1_300)
+        by_pages, said = await exported(running, what, form, as_of_seq=as_of)
+        assert said["rows"] == rows
+        if form == "parquet":
+            assert parquet(tmp_path, by_pages) == parquet(tmp_path, at_once)
+        else:
+            assert by_pages == at_once
+        assert files_in(tmp_path) == [f"{FILE_PREFIX}2"]
+
+    with_reporter(tmp_path, bus, story)
+
+
+def test_a_page_reads_no_more_than_its_stretch_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_tables, "PAGE_BYTES", 1_300)
+    bus = LogBus()
+    for _ in range(6):
+        bus.whole("web01")
+    shown: list[tuple[int, int]] = []
+    run = Reader.run
+
+    async def noting(reader: Reader, moment: Moment, ask: Callable[..., Any]) -> Any:
+        shown.append((moment.after, moment.committed))
+        return await run(reader, moment, ask)
+
+    async def story(running: Running) -> None:
+        monkeypatch.setattr(Reader, "run", noting)
+        _, said = await exported(running, "tasks", "ndjson")
+        pages = [one for one in shown if one != (0, said["selection"]["as_of_seq"])]
+        assert len(pages) > 1
+        assert [after for after, _ in pages] == [0, *(upto for _, upto in pages[:-1])]
 
     with_reporter(tmp_path, bus, story)
 
@@ -181,7 +216,7 @@ def test_an_export_of_a_past_position_is_the_same_whatever_came_later(tmp_path: 
     with_reporter(tmp_path, bus, story)
 
 
-@pytest.mark.parametrize(("what", "form"), [(what.value, form.value) for what, forms in FORMATS.items() for form in forms])
+@pytest.mark.parametrize(("what", "form"), [(what.value, form.value) for what, forms in FORMATS.items() for form in forms if form is not Format.FILE])
 def test_what_has_nothing_in_it_is_a_file_all_the_same(tmp_path: Path, what: str, form: str) -> None:
     bus = LogBus()
 
@@ -282,6 +317,35 @@ def test_artifacts_are_a_tar_and_what_is_gone_is_named(tmp_path: Path) -> None:
     with_reporter(tmp_path, bus, story)
 
 
+def test_one_artifact_is_the_file_itself_unless_several_differ_or_none_is_kept(tmp_path: Path) -> None:
+    bus = LogBus()
+
+    def left(content: bytes, *, kept: bool = True) -> str:
+        task = bus.planned("web01")
+        bus.dispatched(task, "web01")
+        seq = bus.raw(subjects.artifacts("h-web01"), wire.encode(ArtifactChunk(task, 1, "app", 0, content))) if kept else 900
+        bus.ended(task, "web01", artifacts=(events.Artifact("app", len(content), hashlib.sha256(content).hexdigest(), seq, seq),))
+        bus.task_ended(task)
+        return task
+
+    first, same, other, gone = left(b"binary\x00"), left(b"binary\x00"), left(b"other"), left(b"old", kept=False)
+
+    async def story(running: Running) -> None:
+        for tasks in ([first], [first, same]):
+            content, said = await exported(running, "artifacts", "file", tasks=tasks, artifact="app")
+            assert (content, said["rows"]) == (b"binary\x00", 1)
+        for tasks, name, why in (
+            ([first, other], "app", "different artifacts are named app"), ([first], "none", "left an artifact named none"),
+            ([gone], "app", "not kept any more"),
+        ):
+            selection = {"what": "artifacts", "format": "file", "tasks": tasks, "artifact": name}
+            while (problem := await running.problem("export", selection=selection))["code"] in PASSING:
+                pass
+            assert why in problem["message"], problem
+
+    with_reporter(tmp_path, bus, story)
+
+
 # --- of a task -------------------------------------------------------------------------------------------------------
 
 
@@ -306,12 +370,60 @@ def test_a_task_exports_what_had_ended_when_it_was_submitted(tmp_path: Path) -> 
     with_reporter(tmp_path, bus, story)
 
 
+def test_a_backfill_exports_the_time_of_its_tick_whenever_it_is_run(tmp_path: Path) -> None:
+    bus = LogBus()
+    bus.whole("web01")
+    bus.now_ms += 3_600_000
+    that_day = bus.whole("web01")
+    tick_ms = bus.now_ms + 1_000
+    bus.now_ms += 30 * 86_400_000
+    bus.whole("web01")
+    task = bus.make_id()
+    spec = TaskSpec(payload=Export(what=What.TASKS, last_ms=60_000, to="/srv/%Y-%m-%d.ndjson"), target="web01")
+    bus.add(events.TasksSubmitted(tasks=(events.Submission(task, spec, schedule="nightly", nominal_ms=tick_ms),)))
+
+    async def story(running: Running) -> None:
+        got = await piece(running, of_task=task)
+        assert [row["task_id"] for row in lines(base64.b64decode(got["data"]))] == [that_day]
+        assert (got["selection"]["since_ms"], got["selection"]["until_ms"], got["at_ms"]) == (tick_ms - 60_000, tick_ms, tick_ms)
+
+    with_reporter(tmp_path, bus, story)
+
+
+@pytest.mark.parametrize(("what", "form"), [("tasks", "parquet"), ("commands", "csv"), ("output", "tar")])
+def test_pieces_may_come_from_either_of_two_reporters(tmp_path: Path, what: str, form: str) -> None:
+    bus = LogBus()
+    written(bus, ("stdout", 0, b"here it is\n"))
+    bus.whole("web01", "web02")
+
+    async def story(one: Running) -> None:
+        (tmp_path / "other").mkdir()
+        async with reporter(bus, tmp_path / "other") as other:
+            selection = {"what": what, "format": form, "as_of_seq": bus.store.streams[subjects.EVENTS].last_seq}
+            content, said, turn = b"", list[dict[str, Any]](), itertools.cycle((one, other))
+            while not said or len(content) < said[0]["size"]:
+                question = {"selection": selection, "offset": len(content), "limit_bytes": 400}
+                body = await next(turn).service.answer("export", json.dumps(question).encode())
+                answer = json.loads(unpack_answer(body))
+                if problem := answer.get("problem"):
+                    assert problem["code"] in ("behind", "export-being-made")
+                    continue
+                said.append(answer["data"])
+                content += base64.b64decode(answer["data"]["data"])
+            assert len(said) > 1
+            assert {one["sha256"] for one in said} == {hashlib.sha256(content).hexdigest()}
+
+    with_reporter(tmp_path, bus, story)
+
+
 # --- what is wrong ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("fields", "pointer"), [
     ({}, "/selection"),
     ({"selection": {"what": "artifacts", "format": "csv"}}, "/format"),
+    ({"selection": {"what": "artifacts", "format": "file"}}, "/format"),
+    ({"selection": {"what": "tasks", "format": "csv", "artifact": "app"}}, "/artifact"),
     ({"selection": {"what": "tasks", "format": "csv", "tasks": ["nonsense"]}}, "/tasks/0"),
     ({"selection": {"what": "tasks", "format": "csv", "since_ms": 5, "until_ms": 4}}, "/until_ms"),
     ({"selection": {"what": "tasks", "format": "csv", "as_of_seq": -1}}, "/selection/as_of_seq"),
@@ -365,57 +477,11 @@ def test_no_file_of_an_export_outlives_the_reporter(tmp_path: Path) -> None:
     assert files_in(tmp_path) == []
 
 
-# --- keeping ---------------------------------------------------------------------------------------------------------
-
-
-def selection(number: int) -> Selection:
-    return Selection(what=What.TASKS, format=Format.CSV, as_of_seq=number)
-
-
-def test_one_export_is_made_once_for_all_who_ask_and_again_when_it_failed(tmp_path: Path) -> None:
-    made = 0
-
-    async def make(path: Path) -> Made:
-        nonlocal made
-        made += 1
-        await asyncio.sleep(0)
-        if made == 1:
-            raise OSError(28, "no room")
-        return write_small(path)
-
-    async def story() -> None:
-        kept = Exports(tmp_path, lambda: 0.0)
-        with pytest.raises(OSError, match="no room"):
-            await kept.get(selection(1), make)
-        first, second = await asyncio.gather(kept.get(selection(1), make), kept.get(selection(1), make))
-        assert first is second
-        assert made == 2
-        await kept.close()
-        assert files_in(tmp_path) == []
-
-    asyncio.run(story())
-
-
-def test_what_nobody_asks_for_any_more_goes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleetlog_reporter.made.KEPT_SECONDS", 0.02)
-
-    async def make(path: Path) -> Made:
-        return write_small(path)
-
-    async def story() -> None:
-        kept = Exports(tmp_path, asyncio.get_running_loop().time)
-        await kept.get(selection(1), make)
-        await until(lambda: files_in(tmp_path) == [], what="the file is gone")
-        await kept.close()
-
-    asyncio.run(story())
-
-
 def test_a_disk_that_takes_no_more_is_said_and_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    async def full(*_: Any) -> None:
         raise duckdb.IOException("could not write")
 
-    monkeypatch.setattr(exports, "_convert", full)
+    monkeypatch.setattr(export_tables._Writer, "_copy", full)
 
     async def story(running: Running) -> None:
         problem = await running.problem("export", selection={"what": "tasks", "format": "csv"})
@@ -424,39 +490,40 @@ def test_a_disk_that_takes_no_more_is_said_and_not_asked_again(tmp_path: Path, m
     with_reporter(tmp_path, LogBus(), story)
 
 
-def test_only_so_many_are_made_at_once_and_only_so_many_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleetlog_reporter.made.WAIT_SECONDS", 0.001)
-    monkeypatch.setattr("fleetlog_reporter.made.KEPT_MAX", 3)
-    go = None
-    now = 0.0
+def test_a_making_that_takes_too_long_is_interrupted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleetlog_reporter.made.SECONDS_MAX", 0.2)
+    endless = "SELECT count(*) FROM range(1000000000000) WHERE range % 7 = 0"
+    ended: list[type[BaseException]] = []
 
-    async def make(path: Path) -> Made:
-        assert go is not None
-        await go.wait()
-        return write_small(path)
+    async def copy(writer: Any, *_: Any) -> None:
+        def run(db: duckdb.DuckDBPyConnection) -> None:
+            try:
+                db.execute(endless)
+            except BaseException as error:
+                ended.append(type(error))
+                raise
 
-    async def story() -> None:
-        nonlocal go, now
-        go = asyncio.Event()
-        kept = Exports(tmp_path, lambda: now)
-        for number in (1, 2):
-            with pytest.raises(BeingMade):
-                await kept.get(selection(number), make)
-        with pytest.raises(Busy):
-            await kept.get(selection(3), make)
-        go.set()
-        for number in (1, 2, 3, 4):
-            now += 1
-            while True:
-                try:
-                    await kept.get(selection(number), make)
-                    break
-                except BeingMade:
-                    continue
-        assert len(files_in(tmp_path)) == 3
-        now += 601
-        await kept.get(selection(5), make)
-        assert len(files_in(tmp_path)) == 1
-        await kept.close()
+        await writer._duckdb.call(run)
 
-    asyncio.run(story())
+    monkeypatch.setattr(export_tables._Writer, "_copy", copy)
+
+    async def story(running: Running) -> None:
+        problem = await running.problem("export", selection={"what": "tasks", "format": "parquet"})
+        assert problem["code"] == "too-far"
+        assert ended == [duckdb.InterruptException]
+        assert files_in(tmp_path) == []
+
+    with_reporter(tmp_path, LogBus(), story)
+
+
+def test_the_limit_is_of_the_file_that_is_made_and_not_of_the_lines_of_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = LogBus()
+    for _ in range(200):
+        bus.whole("web01")
+    monkeypatch.setattr("fleetlog_schemas.limits.EXPORT_BYTES_MAX", 60_000)
+
+    async def story(running: Running) -> None:
+        assert (await running.problem("export", selection={"what": "tasks", "format": "ndjson"}))["code"] == "too-far"
+        assert (await exported(running, "tasks", "parquet"))[1]["rows"] == 200
+
+    with_reporter(tmp_path, bus, story)

@@ -15,7 +15,7 @@ import pytest
 from fleetlog_runtime.pure.cluster import Node, parse_cluster
 from fleetlog_runtime.pure.holes import Hole, Holes
 from fleetlog_runtime.pure.settings import SettingsError, resolve
-from fleetlog_runtime.shell import growing, nats_auth
+from fleetlog_runtime.shell import growing, nats_auth, put_back_again
 from fleetlog_runtime.shell.home import Home, HomeError, create_home
 from fleetlog_runtime.shell.key_bundle import export_keys, import_keys
 from fleetlog_runtime.shell.nats_config import server_config
@@ -173,21 +173,75 @@ def test_a_hole_is_met_until_no_copy_can_be_expected_to_have_the_message() -> No
     assert holes.before(9) == []
 
 
+class Bus:
+    """A server as a restore sees it: it answers with *states* one after the other (None: no such stream), and refuses a restore."""
+
+    is_connected = True
+
+    def __init__(self, *states: int | None, number: int = 10130, leaders: bool = False) -> None:
+        self.states, self.number, self.leaders, self.calls = list(states), number, leaders, list[str]()
+
+    async def request(self, subject: str, *_: Any, **__: Any) -> Any:
+        call = subject.removeprefix("$JS.API.STREAM.")
+        self.calls.append(call)
+        answer: dict[str, Any] = {"success": True}
+        if call == "INFO.LEADERS":
+            answer = {} if self.leaders else {"error": {"code": 404, "err_code": 10059}}
+        elif call.startswith("INFO."):
+            last_seq = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+            answer = {"error": {"code": 404, "err_code": 10059}} if last_seq is None else {"state": {"last_seq": last_seq}}
+        elif call.startswith("RESTORE."):
+            answer = {"error": {"code": 400, "err_code": self.number, "description": "why"}}
+        return SimpleNamespace(data=json.dumps(answer).encode())
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Return a home that saved its first stream, through 3, to grow."""
+    monkeypatch.setattr(put_back_again, "ABANDONED_SECONDS", 0)
+    home = create_home(tmp_path)
+    (folder := tmp_path / "nats" / "growing").mkdir()
+    copy = StreamCopy(name=growing.STREAMS[0], config={}, state={"last_seq": 3}, bytes=0, sha256="")
+    (folder / f"{copy.name}.json").write_bytes(msgspec.json.encode(copy))
+    return home
+
+
+@pytest.mark.parametrize("half", [None, 0, 2], ids=["a name without a stream", "an empty stream", "a part of one"])
+@pytest.mark.parametrize("number", [10130, 10062], ids=["the name is taken", "the server gave up"])
+def test_what_an_interrupted_restore_left_is_removed_before_it_begins_again_and_not_for_ever(
+    saved: Home, half: int | None, number: int
+) -> None:
+    bus, said = Bus(half, number=number), list[str]()
+    with pytest.raises(StreamError, match="given up 5 times: .*why.*Nothing is lost: .*growing.* begin again at the next start") as caught:
+        asyncio.run(growing.restore(saved, bus, 3, said.append))  # type: ignore[arg-type]
+    assert caught.value.refused
+    name = growing.STREAMS[0]
+    assert [call for call in bus.calls if "INFO" not in call] == [f"RESTORE.{name}", f"DELETE.{name}"] * put_back_again.TRIES_MAX
+    assert "was interrupted (" in said[0]
+
+
+def test_a_restore_whose_last_answer_was_lost_is_not_removed(saved: Home) -> None:
+    bus = Bus(None, 3)
+    with pytest.raises(StreamError, match="copied to 1 of 3 nodes") as caught:
+        asyncio.run(growing.restore(saved, bus, 3, lambda _: None))  # type: ignore[arg-type]
+    assert not caught.value.refused, "the other nodes are waited for, before the saved copy goes"
+    assert not any(call.startswith("DELETE") for call in bus.calls)
+
+
+def test_nothing_is_removed_from_a_cluster_that_has_served(saved: Home) -> None:
+    bus = Bus(0, leaders=True)
+    with pytest.raises(StreamError, match="has served already.*Move that folder away"):
+        asyncio.run(growing.restore(saved, bus, 3, lambda _: None))  # type: ignore[arg-type]
+    assert bus.calls == ["INFO.LEADERS"]
+
+
 @pytest.mark.parametrize(
     ("number", "refused"), [(10005, False), (10059, False), (10058, True)],
     ids=["a node is not there yet", "a node does not know it yet", "such a stream is there already"],
 )
-def test_what_was_saved_is_put_back_when_all_nodes_are_there(tmp_path: Path, number: int, refused: bool) -> None:
-    home = create_home(tmp_path)
-    (saved := tmp_path / "nats" / "growing").mkdir()
-    copy = StreamCopy(name=growing.STREAMS[0], config={}, state={"last_seq": 3}, bytes=0, sha256="")
-    (saved / f"{copy.name}.json").write_bytes(msgspec.json.encode(copy))
-
-    class Server:
-        async def request(self, subject: str, *_: Any, **__: Any) -> Any:
-            code, why = (404, 10059) if ".INFO." in subject else (400, number)
-            return SimpleNamespace(data=json.dumps({"error": {"code": code, "err_code": why}}).encode())
-
+def test_what_was_saved_is_put_back_when_all_nodes_are_there(saved: Home, number: int, refused: bool) -> None:
+    bus = Bus(None, number=number)
     with pytest.raises(StreamError) as caught:
-        asyncio.run(growing.restore(home, Server(), 3, lambda _: None))  # type: ignore[arg-type]
+        asyncio.run(growing.restore(saved, bus, 3, lambda _: None))  # type: ignore[arg-type]
     assert caught.value.refused is refused
+    assert not any(call.startswith("DELETE") for call in bus.calls)

@@ -16,6 +16,7 @@ class Wanting:
     name = "wanting"
     subject = events.DISPATCH
     fences = ()
+    passes_over: frozenset[type[events.Data]] = frozenset()
 
     def __init__(self, wanted: list[events.Data]) -> None:
         self.wanted = wanted
@@ -80,6 +81,31 @@ def test_each_event_of_a_short_decision_waits_for_the_one_before_and_is_fenced_b
     assert unit.decided == 2
 
 
+def test_the_next_event_of_a_decision_follows_as_soon_as_the_bus_says_where_the_one_before_stands() -> None:
+    unit, engine = leading(timed_out("a", "b"))
+    first = batch_of(engine)
+    second = engine.append_taken(11)
+    assert second is not None
+    assert (second.expected_seq, second is engine.pending) == (11, True)
+    assert engine.append_taken(12) is None, "there is no more"
+    read_back(engine, first, 11)
+    assert (engine.step(0), unit.decided) == ([], 1), "nothing is decided before the whole decision is read back"
+    read_back(engine, second, 12)
+    assert (engine.step(0), unit.decided) == ([], 2)
+
+
+def test_what_follows_and_is_refused_is_decided_anew_once_what_came_in_between_is_read() -> None:
+    unit, engine = leading(timed_out("a", "b"))
+    first = batch_of(engine)
+    assert engine.append_taken(11) is not None
+    engine.append_refused(12)
+    read_back(engine, first, 11)
+    assert (engine.step(0), unit.decided) == ([], 1)
+    other = codec.Event(id="other", source="/fleetlog/wanting/2", data=timed_out("c")[0], time_ms=0)
+    engine.deliver([codec.decode(codec.encode(other), seq=12, subject=events.DISPATCH, time_ms=0)], 0)
+    assert (batch_of(engine).expected_seq, unit.decided) == (12, 2)
+
+
 def test_where_a_short_decision_breaks_off_the_rest_is_decided_anew() -> None:
     unit, engine = leading(timed_out("a", "b"))
     first = batch_of(engine)
@@ -118,6 +144,15 @@ def test_the_parts_of_a_plan_stay_together() -> None:
     ]
     _, engine = leading([*parts])
     assert len(batch_of(engine).drafts) == 2
+
+
+def test_of_an_event_that_a_unit_passes_over_it_is_told_only_where_it_stands() -> None:
+    unit, engine = leading(timed_out("a"))
+    unit.passes_over = frozenset({events.TasksHalted})
+    halted = codec.Event(id="halted", source="/fleetlog/other", data=events.TasksHalted(halts=()), time_ms=0)
+    engine.deliver([codec.decode(codec.encode(halted), seq=4, subject=events.DISPATCH, time_ms=0)], 0)
+    assert engine.state == [events.PASSED_OVER]
+    assert (engine.position, batch_of(engine).expected_seq) == (4, 4)
 
 
 class OnTwoSubjects(Wanting):

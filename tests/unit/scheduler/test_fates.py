@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from fleetlog_schemas import control_events, events, ids, limits
 from fleetlog_schemas.definitions import Parameter
+from fleetlog_schemas.policy_events import Window
 from fleetlog_schemas.schedule_events import (
     BackfillRequested,
     SchedulePaused,
@@ -86,6 +89,24 @@ def test_a_years_absence_is_a_line_of_the_ledger(world: Scheduling) -> None:
     assert [tick.outcome for tick in ledger] == ["missed", "missed", "fired"]
     assert ledger[0].more, "it says that there were more than it counted"
     assert ledger[-1].nominal_ms == BEGIN + 365 * DAY
+
+
+def test_of_a_long_absence_what_was_outside_of_every_window_was_not_missed(world: Scheduling) -> None:
+    window = Window(kind="maintenance", target="", days=tuple(range(7)), begins="09:00", lasts_minutes=60)
+    world.register(cron="* * * * * *", windows=(window,))
+    world.kill()
+    world.pass_until(BEGIN + 30 * DAY)
+    world.lead()
+    world.settle()
+    ledger = world.ledger()
+    assert {(tick.outcome, tick.reason) for tick in ledger} == {("missed", "late"), ("skipped", "window")}
+    assert sum(tick.outcome == "missed" for tick in ledger) == 30, "one line for each day"
+    for tick in ledger:
+        first, last = tick.nominal_ms, tick.until_ms or tick.nominal_ms
+        assert all((9 * HOUR <= at_ms % DAY < 10 * HOUR) == (tick.outcome == "missed") for at_ms in (first, last)), tick
+        assert tick.more or tick.count == (last - first) // 1000 + 1
+    covered = [(tick.nominal_ms, tick.until_ms or tick.nominal_ms) for tick in ledger]
+    assert all(later[0] == earlier[1] + 1000 for earlier, later in itertools.pairwise(covered)), "each tick has one fate"
 
 
 def test_ticks_of_a_pause_are_skipped_and_told_when_it_is_over(world: Scheduling) -> None:

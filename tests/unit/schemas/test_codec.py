@@ -6,6 +6,7 @@ import json
 from importlib import resources
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,3 +174,15 @@ def test_any_text_is_a_time_or_malformed(text: str) -> None:
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z"])
 def test_times_at_the_edge_of_the_calendar_do_not_fail(text: str) -> None:
     assert isinstance(parse_rfc3339(text), int)
+
+
+def test_data_that_a_reader_passes_over_is_not_looked_at_and_everything_else_of_its_event_is() -> None:
+    passing_over = frozenset({host_events.HostsOnline})
+    event = decode(stored(data={"hosts": "no list"}), seq=9, subject="evt.dispatch", passing_over=passing_over)
+    assert event == msgspec.structs.replace(decode(stored(), seq=9, subject="evt.dispatch"), data=events.PASSED_OVER)
+    assert decode(SAMPLES["fleetlog.host.offline.v1"], passing_over=passing_over).data != events.PASSED_OVER
+
+
+def test_who_passes_an_event_over_still_stops_where_a_newer_reader_is_asked_for() -> None:
+    with pytest.raises(TooNew):
+        decode(stored(minreader=codec.READER + 1), passing_over=frozenset({host_events.HostsOnline}))

@@ -14,7 +14,17 @@ import pytest
 
 from fleetlog_schemas import exports
 from fleetlog_schemas.exports import Export, Format, What, path_at, selection_of
-from fleetlog_schemas.spec import Blob, Options, SpecError, TaskSpec, check_spec, summary
+from fleetlog_schemas.spec import (
+    Blob,
+    Options,
+    Part,
+    Shell,
+    SpecError,
+    TaskSpec,
+    Workflow,
+    check_spec,
+    summary,
+)
 
 AT_MS = 1_790_000_000_000
 TASK = "01a0c450-6c00-7000-8000-000000000001"
@@ -74,6 +84,31 @@ def test_an_export_has_its_own_folder_and_input(options: Options, pointer: str) 
 def test_a_list_says_what_is_exported_as_what() -> None:
     assert summary(Export(what=What.TASKS, format=Format.PARQUET, to="/b/x")) == "tasks as parquet to /b/x"
     assert summary(Export(what=What.ARTIFACTS)) == "artifacts as tar"
+
+
+def test_one_artifact_is_a_file_and_goes_by_its_name() -> None:
+    one = Export(what=What.ARTIFACTS, artifact="app.tar", tasks=(TASK,))
+    check_spec(TaskSpec(payload=one, target="all"))
+    assert exports.format_of(one) is Format.FILE
+    assert exports.name_of(one) == "app.tar"
+    assert selection_of(one, AT_MS, 7).artifact == "app.tar"
+    assert summary(Export(what=What.ARTIFACTS, artifact="app", of_part="build", to="/b/x")) == "artifact app of build to /b/x"
+
+
+@pytest.mark.parametrize(("payload", "after", "pointer"), [
+    (Export(what=What.ARTIFACTS, of_part="build"), (), "/payload/of_part"),
+    (Export(what=What.ARTIFACTS, of_part="build", tasks=(TASK,)), ("build",), "/payload/tasks"),
+    (Export(what=What.ARTIFACTS, of_part="none"), ("build",), "/payload/of_part"),
+])
+def test_a_part_exports_what_a_part_before_it_left(payload: Export, after: tuple[str, ...], pointer: str) -> None:
+    build = Part(name="build", task=TaskSpec(payload=Shell(argv=("true",)), target="all"))
+    export = Part(name="export", after=after, task=TaskSpec(payload=payload, target="all"))
+    with pytest.raises(SpecError) as caught:
+        check_spec(TaskSpec(payload=Workflow((build, export))))
+    assert caught.value.pointer == f"/payload/parts/1/task{pointer}"
+    good = msgspec.structs.replace(payload, of_part="build", tasks=())
+    export = msgspec.structs.replace(export, after=("build",), task=TaskSpec(payload=good, target="all"))
+    check_spec(TaskSpec(payload=Workflow((build, export))))
 
 
 def put(export: Export, content: bytes, folder: Path) -> tuple[subprocess.CompletedProcess[bytes], Any]:

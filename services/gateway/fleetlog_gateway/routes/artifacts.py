@@ -9,6 +9,7 @@ from aiohttp import web
 
 from fleetlog_gateway import artifacts
 from fleetlog_gateway.auth import Permission
+from fleetlog_gateway.matching import has_already
 from fleetlog_gateway.problems import HEADERS, HttpProblem
 from fleetlog_gateway.registry import Call, Nothing, Paged, reply, route
 from fleetlog_schemas.spec import Build
@@ -48,7 +49,7 @@ async def artifact(call: Call[Nothing, Nothing]) -> web.StreamResponse:
     one = artifacts.find(task, call.path["host"], call.path["name"])
     size, etag = one.artifact.size, f'"{one.artifact.sha256}"'
     headers = {**HEADERS, "ETag": etag, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
-    if etag in [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]:
+    if has_already(request, one.artifact.sha256):
         return web.Response(status=304, headers={**HEADERS, "ETag": etag})
     start, stop = _range(request.headers.get("Range", ""), size) if request.headers.get("If-Range", etag) == etag else (0, size)
     pieces = artifacts.content(call.gateway.bus, task.task_id, one)

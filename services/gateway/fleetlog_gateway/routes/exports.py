@@ -12,6 +12,7 @@ from msgspec import Meta
 from fleetlog_gateway import decode, limits
 from fleetlog_gateway.auth import Permission
 from fleetlog_gateway.gateway import Gateway
+from fleetlog_gateway.matching import has_already
 from fleetlog_gateway.problems import HEADERS, FieldError, HttpProblem
 from fleetlog_gateway.registry import Call, Nothing, route
 from fleetlog_gateway.routes.reads import Count, Past
@@ -29,7 +30,7 @@ from fleetlog_schemas.spec_fields import SpecError
 
 MEDIA_TYPES = {
     Format.NDJSON: "application/x-ndjson", Format.CSV: "text/csv; charset=utf-8", Format.PARQUET: "application/vnd.apache.parquet",
-    Format.TAR: "application/x-tar",
+    Format.TAR: "application/x-tar", Format.FILE: "application/octet-stream",
 }
 
 
@@ -40,8 +41,9 @@ _PASSING = ("export-being-made", "busy", "behind", "rebuilding", "service-unavai
 class ExportQuery(Past, frozen=True, kw_only=True):
     """What is exported, and as what."""
 
-    format: Annotated[str, Meta(pattern="^(ndjson|csv|parquet|tar)?$")] = ""
-    """Empty: tar of artifacts, ndjson of the rest."""
+    format: Annotated[str, Meta(pattern="^(ndjson|csv|parquet|tar|file)?$")] = ""
+    """Empty: tar of artifacts, ndjson of the rest. A file is one artifact as it is, and goes with its name."""
+    artifact: Annotated[str, Meta(max_length=128)] = ""
     tasks: Annotated[str, Meta(max_length=4_000, description="full ids, with commas between them")] = ""
     since_ms: Count = 0
     until_ms: Count = 0
@@ -55,15 +57,22 @@ async def export(call: Call[Nothing, ExportQuery]) -> web.StreamResponse:
     It is a function of the log up to `as_of` (a sequence; by default the newest), which `Fleetlog-Seq` says; times are those
     at which tasks ended, and events were stored. Its ETag is its SHA-256; `Fleetlog-Rows` says how many rows or files it
     has, `Fleetlog-Missing` how many are named in the log and not kept any more. While it is made the answer is 503: ask again.
+    `If-None-Match` with the ETag of an earlier one gets 304 when this one is the same. If the connection ends before
+    Content-Length is reached, what came is not whole.
     """
     gateway = call.gateway
     selection = placed(_selection(call.path["what"], call.query), max(gateway.appender.appended_seq, gateway.tail.next_seq - 1))
     piece = await piece_when_made(gateway, selection, 0, limits.EXPORT_SECONDS_MAX)
     selection = piece.selection
+    headers = {
+        **HEADERS, "ETag": f'"{piece.sha256}"', "Fleetlog-Seq": str(selection.as_of_seq), "Fleetlog-Rows": str(piece.rows),
+        "Fleetlog-Missing": str(piece.missing),
+    }
+    if has_already(call.request, piece.sha256):
+        return web.Response(status=304, headers=headers)
     response = web.StreamResponse(headers={
-        **HEADERS, "ETag": f'"{piece.sha256}"', "Content-Type": MEDIA_TYPES[selection.format],
-        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format)}"', "Fleetlog-Seq": str(selection.as_of_seq),
-        "Fleetlog-Rows": str(piece.rows), "Fleetlog-Missing": str(piece.missing),
+        **headers, "Content-Type": MEDIA_TYPES[selection.format],
+        "Content-Disposition": f'attachment; filename="{file_name_of(selection.what, selection.format, selection.artifact)}"',
     })
     response.content_length = piece.size
     await response.prepare(call.request)
@@ -77,17 +86,18 @@ def _selection(what: str, query: ExportQuery) -> Selection:
     if what not in set(What):
         raise HttpProblem("not-found", f"there is nothing to export by this name: there are {', '.join(What)}")
     kind = What(what)
-    form = Format(query.format) if query.format else usual_format(kind)
+    form = Format(query.format) if query.format else Format.FILE if query.artifact else usual_format(kind)
     tasks = tuple(query.tasks.split(",")) if query.tasks else ()
     try:
-        check_selection(kind, form, tasks, query.since_ms, query.until_ms)
+        check_selection(kind, form, tasks, query.since_ms, query.until_ms, query.artifact)
     except SpecError as error:
         raise HttpProblem("bad-query", error.message, errors=[FieldError(error.pointer, error.message)]) from None
     past = decode.as_of(query.as_of)
     if past.get("as_of_ms"):
         raise decode.bad_query("as_of", "an export is made as of a sequence of the log; until_ms bounds its time")
     return Selection(
-        what=kind, format=form, tasks=tasks, since_ms=query.since_ms, until_ms=query.until_ms, as_of_seq=past.get("as_of_seq", 0)
+        what=kind, format=form, tasks=tasks, since_ms=query.since_ms, until_ms=query.until_ms, as_of_seq=past.get("as_of_seq", 0),
+        artifact=query.artifact,
     )
 
 

@@ -137,7 +137,7 @@ async def _rerun_workflow(gateway: Gateway, old: _Rerunnable, body: Rerun) -> tu
     ended = {one.name: one for one in old.parts}
     again = _parts_again(workflow, ended, body)
     taken = {
-        name: Taken(one.taken_from or old.task_id, Outcome(one.outcome), one.value, one.by_host)
+        name: Taken(one.taken_from or old.task_id, Outcome(one.outcome), one.value, one.by_host, one.items)
         for name, one in ended.items()
         if name not in again and one.outcome is not None and any(part.name == name for part in workflow.parts)
     }

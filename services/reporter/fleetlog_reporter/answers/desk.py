@@ -96,6 +96,7 @@ class Desk:
                 raise NoAnswer(503, "busy", f"{QUESTIONS_MAX} questions are being answered: ask again")
             self._open += 1
             try:
+                await self.follower.current()
                 seq, data = await handler(self, _decode(kind, body))
             finally:
                 self._open -= 1

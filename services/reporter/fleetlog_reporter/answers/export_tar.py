@@ -162,6 +162,35 @@ async def _streams(desk: Desk, left: _Left, spools: Spools) -> AsyncIterator[tup
         yield _Entry(path, missing="what it wrote is not kept any more"), spools[reports.Stream.STDOUT]
 
 
+async def write_file(desk: Desk, name: str, task_ids: list[str], path: Path) -> int:
+    """Write the one artifact of this name that tasks left to *path*, and return 1. Raises NoAnswer: there is none, or several differ."""
+    found = [
+        (left, artifact)
+        for task_id in task_ids
+        for left in await _left(desk, task_id)
+        if left.attempt.end is not None and left.is_last_with_artifacts
+        for artifact in left.attempt.end.artifacts
+        if artifact.name == name
+    ]
+    if not found:
+        raise NoAnswer(404, "not-found", f"none of these tasks left an artifact named {name}", "/artifact")
+    if len({artifact.sha256 for _, artifact in found}) > 1:
+        hosts = ", ".join(sorted({left.host for left, _ in found})[:5])
+        raise NoAnswer(
+            422, "too-far", f"{len(found)} different artifacts are named {name} (of {hosts}): export them all, as a tar", "/artifact"
+        )
+    why = ""
+    for left, artifact in found:
+        try:
+            with path.open("wb") as file:
+                async for piece in stored_artifacts.content(desk.bus, left.host_id, left.task_id, left.attempt.number, artifact):
+                    await asyncio.to_thread(file.write, piece)
+            return 1
+        except stored_artifacts.Gone as gone:
+            why = str(gone)
+    raise NoAnswer(404, "not-found", why, "/artifact")
+
+
 def _empty(spool: IO[bytes]) -> None:
     spool.seek(0)
     spool.truncate()
