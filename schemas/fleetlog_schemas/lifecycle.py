@@ -1,4 +1,4 @@
-"""The one lifecycle of tasks, commands and attempts: every transition of all three lives in this file.
+"""The one lifecycle of tasks, commands and attempts: every transition of all three begins in `apply`.
 
 Theory of operation. The log's order settles every race: `apply` takes events in that order and is the only code
 that changes these records, for the dispatcher, the reporter and replay alike. An event that finds no transition
@@ -8,15 +8,26 @@ stands; another end is kept as `late`.
 A task's state follows from its events; a command's from its attempts: it waits until an attempt is dispatched,
 and it has ended when its last attempt has ended and `retry_due_ms` says that no other is due. So nobody can
 forget to end a command, and no event is needed to schedule a retry.
+
+Here is how tasks and attempts go forward. `commands.py` derives commands, `steering.py` has what keeps tasks and commands back,
+`parts.py` the parts of workflows; this module alone calls them, so that what an event does is found from here.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from itertools import islice
 
-from fleetlog_schemas import control_events, events, host_events, limits, parts, policy_events
+from fleetlog_schemas import (
+    commands,
+    control_events,
+    events,
+    host_events,
+    limits,
+    parts,
+    policy_events,
+    steering,
+)
 from fleetlog_schemas.codec import Event
 from fleetlog_schemas.ids import InvalidId, id_ms, is_made
 from fleetlog_schemas.outcomes import Outcome, worst
@@ -30,10 +41,9 @@ from fleetlog_schemas.records import (
     Task,
     Tasks,
     TaskState,
-    Wait,
     Wave,
 )
-from fleetlog_schemas.rollout import failures, needs_approval
+from fleetlog_schemas.rollout import needs_approval
 from fleetlog_schemas.spec import Workflow
 from fleetlog_schemas.workflow_events import PartsDecided
 
@@ -52,30 +62,6 @@ TASK_TRANSITIONS: dict[tuple[TaskState | None, type[events.Data]], TaskState] = 
     (TaskState.SUBMITTED, events.TasksRefused): TaskState.REFUSED,
     (TaskState.PLANNED, events.TasksEnded): TaskState.ENDED,
 }
-
-_OVER = (TaskState.ENDED, TaskState.REFUSED)
-_COMMAND_STATE = {
-    AttemptState.DISPATCHED: CommandState.DISPATCHED,
-    AttemptState.RUNNING: CommandState.RUNNING,
-}
-
-
-def retry_due_ms(task: Task, command: Command) -> int | None:
-    """Return the time of the log from which the next attempt may be dispatched, or None when none is due.
-
-    Backoff doubles from `backoff_ms` to `backoff_ms_max`; the half below it is jitter from the ids, so that every
-    reader computes the same time.
-    """
-    last = command.last
-    if last is None or last.end is None or task.stop or command.stop:
-        return None
-    retry = task.spec.retry
-    if last.number >= retry.attempts_max or last.end.outcome not in retry.on:
-        return None
-    backoff = min(retry.backoff_ms << min(last.number - 1, 40), retry.backoff_ms_max)
-    seed = zlib.crc32(f"{task.task_id}/{command.host_id}/{last.number}".encode())
-    return last.end_ms + backoff // 2 + backoff * seed // (2 * 0xFFFF_FFFF)
-
 
 def same_end(one: events.End, other: events.End) -> bool:
     """Tell whether two ends of one attempt are the same report, delivered twice."""
@@ -118,28 +104,28 @@ def apply(tasks: Tasks, event: Event) -> list[Change]:
         case events.AttemptsEnded(attempts=ends):
             return [c for end in ends if (c := _ended(tasks, event, end))]
         case control_events.CancelRequested():
-            return _cancel_requested(tasks, event, event.data)
+            return steering.cancel_requested(tasks, event, event.data)
         case control_events.AllCancelRequested(reason=reason):
-            return [c for one in list(tasks.by_id) for c in _stop(tasks, one, event, "cancelled", reason)]
+            return [c for one in list(tasks.by_id) for c in steering.stopped(tasks, one, event, "cancelled", reason)]
         case events.TasksTimedOut(task_ids=task_ids):
-            return [c for one in task_ids for c in _stop(tasks, one, event, "timeout", "the task's time is over")]
+            return [c for one in task_ids for c in steering.stopped(tasks, one, event, "timeout", "the task's time is over")]
         case events.TasksReplaced(replacements=replacements):
-            return [c for one in replacements for c in _replaced(tasks, event, one)]
+            return [c for one in replacements for c in steering.replaced(tasks, event, one)]
         case control_events.AbortRequested(task_id=task_id, reason=reason):
-            return _stop(tasks, task_id, event, "aborted", reason)
+            return steering.stopped(tasks, task_id, event, "aborted", reason)
         case control_events.SkipRequested():
-            return _skip_requested(tasks, event, event.data)
+            return steering.skip_requested(tasks, event, event.data)
         case control_events.PauseRequested(task_id=task_id, reason=reason):
-            return _held(tasks, task_id, Hold("paused", event.authid or "", reason, event.time_ms))
+            return steering.held(tasks, task_id, Hold("paused", event.authid or "", reason, event.time_ms))
         case events.TasksHalted(halts=halts):
-            return [c for halt in halts for c in _halted(tasks, event, halt)]
+            return [c for halt in halts for c in steering.halted(tasks, event, halt)]
         case control_events.ResumeRequested(task_id=task_id):
-            return _resumed(tasks, tasks.by_id.get(task_id))
+            return steering.resumed(tasks, tasks.by_id.get(task_id))
         case control_events.TaskApproved(task_id=task_id, wave=wave):
-            return _approved(tasks.by_id.get(task_id), wave)
+            return steering.approved(tasks.by_id.get(task_id), wave)
         case events.CommandsWaiting(groups=groups):
             for group in groups:
-                _waiting(tasks, event.time_ms, group)
+                steering.waiting(tasks, event.time_ms, group)
             return []
         case policy_events.FleetFrozen() | policy_events.WindowSet() | policy_events.QueueLimited() | host_events.MaintenanceSet(on=True):
             tasks.narrowed_seq = event.seq
@@ -256,7 +242,7 @@ def _dispatched(tasks: Tasks, event: Event, one: events.Dispatch) -> Change | No
         dispatched_seq=event.seq,
     )
     command.attempts.append(attempt)
-    _move(task, command, event.time_ms)
+    commands.move(task, command, event.time_ms)
     return Change("dispatched", task, command, attempt)
 
 
@@ -272,7 +258,7 @@ def _started(tasks: Tasks, event: Event, start: events.Start) -> Change | None:
         return None
     attempt.state = state
     attempt.start = start
-    _move(task, command, event.time_ms)
+    commands.move(task, command, event.time_ms)
     return Change("started", task, command, attempt)
 
 
@@ -293,7 +279,7 @@ def _ended(tasks: Tasks, event: Event, end: events.End) -> Change | None:
     else:
         return None
     attempt.end, attempt.end_seq, attempt.end_ms, attempt.decided = end, event.seq, event.time_ms, decided
-    _move(task, command, event.time_ms)
+    commands.move(task, command, event.time_ms)
     return Change("ended", task, command, attempt)
 
 
@@ -304,150 +290,6 @@ def _late(event: Event, end: events.End, attempt: Attempt, change: Change, *, de
     attempt.late.append(end)
     attempt.late_seq.append(event.seq)
     return change
-
-
-def _move(task: Task, command: Command, now_ms: int) -> None:
-    """Derive the command's state from its attempts, and keep the task's counts and waves in step."""
-    before = _count_key(command)
-    last = command.attempts[-1]
-    if last.end is None:
-        command.state = _COMMAND_STATE[last.state]
-    else:
-        due_ms = retry_due_ms(task, command)
-        command.state = CommandState.ENDED if due_ms is None else CommandState.WAITING
-        command.due_ms = due_ms or 0
-    after = _count_key(command)
-    if after == before:
-        return
-    task.counts[before] -= 1
-    if not task.counts[before]:
-        del task.counts[before]
-    task.counts[after] = task.counts.get(after, 0) + 1
-    if command.wait is not None and command.state is not CommandState.WAITING:
-        command.waits[-1].until_ms = now_ms
-    if command.state is CommandState.ENDED:
-        task.open -= 1
-        _leave_wave(task, task.waves[command.wave], now_ms)
-
-
-def _leave_wave(task: Task, wave: Wave, now_ms: int) -> None:
-    wave.open -= 1
-    if not wave.open:
-        wave.ended_ms = now_ms
-    while task.wave < len(task.waves) and not task.waves[task.wave].open:
-        task.wave += 1
-        task.wave_ms = now_ms
-
-
-def _count_key(command: Command) -> str:
-    end = command.attempts[-1].end if command.state is CommandState.ENDED else None
-    return command.state.value if end is None else end.outcome.value
-
-
-def _cancel_requested(tasks: Tasks, event: Event, cancel: control_events.CancelRequested) -> list[Change]:
-    task = tasks.by_id.get(cancel.task_id)
-    if cancel.parts and task is not None:
-        stopped = parts.cancel_parts(tasks, task, cancel.parts)
-        changes = [c for one in stopped for c in _stop(tasks, one.task_id, event, "cancelled", cancel.reason)]
-        return [Change("part", task), *changes]
-    if not cancel.host_ids:
-        return _stop(tasks, cancel.task_id, event, "cancelled", cancel.reason)
-    if task is None or task.stop not in ("", "aborted"):
-        return []
-    if task.state is TaskState.SUBMITTED:
-        task.cancelled_early = tuple(dict.fromkeys((*task.cancelled_early, *cancel.host_ids)))
-        return []
-    return _stop_some(task, cancel.host_ids, "cancelled", event.time_ms)
-
-
-def _skip_requested(tasks: Tasks, event: Event, skip: control_events.SkipRequested) -> list[Change]:
-    task = tasks.by_id.get(skip.task_id)
-    if task is None or task.stop or task.state is not TaskState.PLANNED:
-        return []
-    waiting = [i for i in skip.host_ids if i in task.commands and task.commands[i].state is CommandState.WAITING]
-    return _stop_some(task, waiting, "skipped", event.time_ms)
-
-
-def _stop_some(task: Task, host_ids: Iterable[str], stop: str, now_ms: int) -> list[Change]:
-    changes = []
-    for host_id in host_ids:
-        command = task.commands.get(host_id)
-        if command and not command.stop and command.state is not CommandState.ENDED:
-            command.stop = stop
-            changes.append(_stop_command(task, command, now_ms))
-    return changes
-
-
-def _replaced(tasks: Tasks, event: Event, one: events.Replacement) -> list[Change]:
-    return _stop(tasks, one.task_id, event, "replaced", f"a newer run took its place: {one.by_task_id}")
-
-
-def _stop(tasks: Tasks, task_id: str, event: Event, stop: str, reason: str) -> list[Change]:
-    """Stop a whole task. What an abort let go on can still be stopped; otherwise the first stop stays."""
-    task = tasks.by_id.get(task_id)
-    if task is None or task.state in _OVER or task.stop not in ("", "aborted") or task.stop == stop:
-        return []
-    task.stop, task.stop_by, task.stop_reason, task.stop_ms = stop, event.authid or "", reason, event.time_ms
-    changes = [Change("stop", task)]
-    open_commands = [one for one in task.commands.values() if one.state is not CommandState.ENDED]
-    changes += [_stop_command(task, command, event.time_ms) for command in open_commands]
-    return changes + [c for one in parts.family(tasks, task) for c in _stop(tasks, one.task_id, event, stop, reason)]
-
-
-def _stop_command(task: Task, command: Command, now_ms: int) -> Change:
-    """A command that waited for a retry has now ended; any other goes on until its attempt is ended."""
-    if command.state is CommandState.WAITING and command.attempts:
-        _move(task, command, now_ms)
-    return Change("stop", task, command, command.last)
-
-
-def _held(tasks: Tasks, task_id: str, hold: Hold) -> list[Change]:
-    task = tasks.by_id.get(task_id)
-    if task is None or task.state in _OVER or task.stop or task.hold:
-        return []
-    task.hold = hold
-    return [Change("held", task)] + [c for one in parts.family(tasks, task) for c in _held(tasks, one.task_id, hold)]
-
-
-def _halted(tasks: Tasks, event: Event, halt: events.Halt) -> list[Change]:
-    task = tasks.by_id.get(halt.task_id)
-    where = f", in wave {halt.wave} of {len(task.waves)}" if task is not None and len(task.waves) > 1 else ""
-    failed = f"{halt.failures} host{'s' if halt.failures > 1 else ''} ended badly{where}"
-    return _held(tasks, halt.task_id, Hold("halted", "", f"{failed}; at most {halt.failures_max} may", event.time_ms))
-
-
-def _resumed(tasks: Tasks, task: Task | None) -> list[Change]:
-    if task is None or task.state in _OVER or task.hold is None:
-        return []
-    if task.hold.kind == "halted":
-        task.forgiven = failures(task)
-    # Of a workflow's tasks those go on that were held with it: not one that a person paused, or that halted by itself.
-    with_it = [one for one in parts.family(tasks, task) if one.hold == task.hold]
-    task.hold = None
-    return [Change("resumed", task)] + [c for one in with_it for c in _resumed(tasks, one)]
-
-
-def _approved(task: Task | None, wave: int) -> list[Change]:
-    if task is None or task.state in _OVER or wave <= task.approved:
-        return []
-    task.approved = wave
-    return [Change("approved", task)]
-
-
-def _waiting(tasks: Tasks, now_ms: int, group: events.WaitingFor) -> None:
-    """Note what commands wait for; it moves nothing, so it is no change."""
-    for one in group.commands:
-        task = tasks.by_id.get(one.task_id)
-        named = (task.commands.get(host_id) for host_id in one.host_ids) if task else ()
-        for command in (task.commands.values() if task and not one.host_ids else named):
-            if command is None or command.state is not CommandState.WAITING:
-                continue
-            if (wait := command.wait) is not None:
-                if (wait.reason, wait.message) == (group.reason, group.message):
-                    continue  # said again, it goes on
-                wait.until_ms = now_ms
-            command.waits.append(Wait(group.reason, group.message, now_ms))
-            del command.waits[: -limits.WAITS_PER_COMMAND_MAX]
 
 
 def _task_ended(tasks: Tasks, event: Event, end: events.TaskEnd) -> Change | None:

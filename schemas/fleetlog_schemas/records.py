@@ -1,6 +1,6 @@
 """The records that the lifecycle moves: tasks, commands, attempts, and what one event did to them.
 
-Only `lifecycle.py` changes them. Every reader of the log holds the same ones, and snapshots keep them.
+Only `lifecycle.py` and the modules that it calls change them. Every reader of the log holds the same ones, and snapshots keep them.
 """
 
 from __future__ import annotations

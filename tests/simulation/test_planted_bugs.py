@@ -23,7 +23,7 @@ from fleetlog_dispatcher.queues import Shares
 from fleetlog_keeper import prune, works
 from fleetlog_runtime.pure import segments
 from fleetlog_runtime.pure.bus import Batch
-from fleetlog_schemas import archive_events, events, lifecycle, rollout, tokens
+from fleetlog_schemas import archive_events, commands, events, lifecycle, rollout, tokens
 from fleetlog_schemas.records import Task, Tasks, Wave
 from fleetlog_simulation import directed, histories
 from fleetlog_simulation import world as world_module
@@ -196,14 +196,14 @@ def ignore_the_hold(patch: pytest.MonkeyPatch) -> None:
 
 def let_the_next_wave_begin_early(patch: pytest.MonkeyPatch) -> None:
     """Let the next wave's turn come as soon as a command of this one has ended."""
-    original = lifecycle._leave_wave
+    original = commands._leave_wave
 
     def leave_wave(task: Task, wave: Wave, now_ms: int) -> None:
         original(task, wave, now_ms)
         if task.wave < len(task.waves) and task.waves[task.wave] is wave:
             task.wave, task.wave_ms = task.wave + 1, now_ms
 
-    patch.setattr(lifecycle, "_leave_wave", leave_wave)
+    patch.setattr(commands, "_leave_wave", leave_wave)
 
 
 def ignore_approval(patch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,7 @@ from fleetlog_testing.tree import SHIPPED
 FUNCTION_LINES_MAX = 60
 MODULE_LINES_MAX = 400
 
-LONGER_MODULES = {
-    "schemas/fleetlog_schemas/lifecycle.py": (477, "every transition of task, command and attempt in one file"),
-}
+LONGER_MODULES: dict[str, tuple[int, str]] = {}
 """Module to its lines and why. When it shrinks below the limit, its row goes."""
 
 LONGER_FUNCTIONS: dict[str, tuple[int, str]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_schemas import control_events, events, host_events, lifecycle, limits, records
-from fleetlog_schemas.lifecycle import retry_due_ms
+from fleetlog_schemas.commands import retry_due_ms
 from fleetlog_schemas.outcomes import Outcome, Ran
 from fleetlog_schemas.records import AttemptState, CommandState, TaskState
 from fleetlog_schemas.spec import Retry, Shell, TaskSpec
