@@ -143,7 +143,7 @@ def test_parts_are_shown_cancelled_one_by_one_and_run_again_from_where_it_failed
             _, accepted = await rig.post(f"{TASKS}/{task_id}/rerun", {"failed": True})
             (submitted,) = await log_of(rig, accepted["task_id"])
             spec = submitted["data"]["tasks"][0]["spec"]
-            assert spec["payload"]["taken"] == {"a": {"task_id": task_id, "outcome": "success", "value": '"1.2"'}}
+            assert spec["payload"]["taken"] == {"a": {"task_id": task_id, "outcome": "success", "value": '"1.2"', "items": 1}}
             assert spec["rerun_of"] == task_id
             assert is_problem(await rig.post(f"{TASKS}/{task_id}/rerun", {"parts": ["x"]}), 422, "invalid", "/parts")
 
