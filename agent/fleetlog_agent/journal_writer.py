@@ -16,6 +16,7 @@ from fleetlog_agent.journal import Journal
 from fleetlog_agent.journal_records import Commit, JournalState
 
 QUICK_SECONDS = 0.001
+"""A disk that took no longer for the last commit is waited for by the event loop itself."""
 RETRY_SECONDS = 2.0
 """After a commit did not reach the disk; nothing new happens until one does."""
 

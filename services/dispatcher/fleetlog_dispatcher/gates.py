@@ -173,6 +173,8 @@ def slot_gate(settings: DispatcherSettings, live: Live, task: Task, host_id: str
         return Gate("load", f"the host is busy ({limit.why}): it takes {limit.slots} of {settings.slots_per_host} at once")
     holders = dict.fromkeys(short(task_id) for task_id, _ in flights)
     named = ", ".join(list(holders)[:3]) + (" and others" if len(holders) > 3 else "")
+    if len(flights) > settings.slots_per_host:  # with calls, which wait there for a worker
+        return Gate("slot", f"the host has {len(flights)} commands in flight already, of task {named}")
     return Gate("slot", f"all {settings.slots_per_host} slots of the host are held by task {named}")
 
 

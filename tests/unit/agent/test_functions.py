@@ -133,10 +133,23 @@ def test_workers_are_replaced_between_calls_and_no_call_is_lost_or_made_twice(tm
     run(scenario)
 
 
-async def quick(heard: Heard) -> None:
-    """Make calls until they are known to be quick, so that others are given ahead."""
-    while not heard.pool._quick:
-        await heard.value("pid")
+async def quick(heard: Heard) -> int:
+    """Make calls until they are known to be quick, so that others are given ahead; return the worker of the last one."""
+    while True:
+        pid = int(await heard.value("pid"))
+        if heard.pool._quick:
+            return pid
+
+
+async def given_to_a_dying_one(heard: Heard, count: int, withdrawn: int | None = None) -> tuple[int, list[str]]:
+    """Give calls to the one worker while it stands still, and kill it; return its pid, and the calls."""
+    pid = await quick(heard)
+    os.kill(pid, signal.SIGSTOP)
+    keys = [heard.call("pid") for _ in range(count)]
+    if withdrawn is not None:
+        assert not heard.pool.withdraw(keys[withdrawn]), "the worker has it"
+    os.kill(pid, signal.SIGKILL)
+    return pid, keys
 
 
 def test_calls_given_ahead_of_a_slow_one_are_made_and_those_behind_it_are_made_elsewhere(tmp_path: Path) -> None:
@@ -160,11 +173,7 @@ def test_calls_given_ahead_of_a_slow_one_are_made_and_those_behind_it_are_made_e
 def test_what_a_worker_was_given_ahead_outlives_it_and_what_it_had_begun_is_not_made_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with pool(tmp_path) as heard:
-            await quick(heard)
-            pid = int(await heard.value("pid"))
-            os.kill(pid, signal.SIGSTOP)
-            keys = [heard.call("pid") for _ in range(5)]
-            os.kill(pid, signal.SIGKILL)
+            pid, keys = await given_to_a_dying_one(heard, 5)
             first, *others = [await heard.ended(key) for key in keys]
             assert first["signal"] == signal.SIGKILL, "it may have begun"
             assert all(int(one["value"]) != pid for one in others)
@@ -175,12 +184,7 @@ def test_what_a_worker_was_given_ahead_outlives_it_and_what_it_had_begun_is_not_
 def test_a_call_that_is_withdrawn_while_a_worker_has_it_is_not_made_when_that_gives_it_back(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with pool(tmp_path) as heard:
-            await quick(heard)
-            pid = int(await heard.value("pid"))
-            os.kill(pid, signal.SIGSTOP)
-            keys = [heard.call("pid") for _ in range(3)]
-            assert not heard.pool.withdraw(keys[2])
-            os.kill(pid, signal.SIGKILL)
+            _, keys = await given_to_a_dying_one(heard, 3, withdrawn=2)
             assert (await heard.ended(keys[2]))["error"] == "it was stopped before it ran"
             assert (await heard.ended(keys[1]))["state"] == "exited"
 

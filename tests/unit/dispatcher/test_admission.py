@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleetlog_dispatcher.adapting import slots_of
+from fleetlog_dispatcher.gates import slot_gate
 from fleetlog_runtime.pure.settings import DispatcherSettings
 from fleetlog_schemas import events, host_events, policy_events, pushes, reports
 from fleetlog_schemas.functions import facts_of
@@ -318,6 +319,10 @@ def test_a_host_whose_calls_are_short_is_given_calls_beyond_its_slots_and_one_wh
     for call in calls[2:5]:
         stage.ended(call, "web1", duration_ms=60_000)
     assert len(stage.dispatched()) == 10, "what was dispatched ends first"
+    assert stage.engine.live is not None
+    gate = slot_gate(stage.settings, stage.engine.live, stage.state.tasks.by_id[calls[10]], "h-web1")
+    assert gate is not None
+    assert gate.message.startswith("the host has 5 commands in flight already, of task ")
 
 
 def test_calls_beyond_the_slots_take_none_from_other_commands() -> None:

@@ -1,4 +1,4 @@
-"""Exports: tables, output and artifacts as files, each a function of the log up to one position."""
+"""Exports as files, each a function of the log up to one position: tables, those of tasks, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import hashlib
 import io
 import itertools
 import json
-import tarfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +19,24 @@ import pytest
 from fleetlog_reporter.answers import export_tables
 from fleetlog_reporter.made import FILE_PREFIX
 from fleetlog_reporter.readers import Moment, Reader
-from fleetlog_schemas import events, subjects, wire
+from fleetlog_schemas import events, subjects
 from fleetlog_schemas.exports import FORMATS, Format, What
 from fleetlog_schemas.outcomes import Outcome
 from fleetlog_schemas.questions import unpack_answer
-from fleetlog_schemas.reports import ArtifactChunk
 from fleetlog_schemas.spec import Export, TaskSpec
+from fleetlog_testing.exporting import (
+    PASSING,
+    exported,
+    files_in,
+    lines,
+    piece,
+    untarred,
+    with_reporter,
+    written,
+)
 from fleetlog_testing.reporter_rig import LogBus, Running, reporter
 
 NASTY = 'a,"b"\n=1+1 \u00e9\u2028\ud7ff \\ \x01'
-
-
-PASSING = ("export-being-made", "behind")
-
-
-def with_reporter(tmp_path: Path, bus: LogBus, story: Callable[[Running], Awaitable[None]]) -> None:
-    async def run() -> None:
-        async with reporter(bus, tmp_path) as running:
-            await story(running)
-
-    asyncio.run(run())
-
-
-async def piece(running: Running, **fields: Any) -> dict[str, Any]:
-    """Ask until the export is made."""
-    while (answer := await running.ask("export", **fields)).problem:
-        assert answer.problem["code"] == "export-being-made", answer.problem
-    found: dict[str, Any] = answer.data
-    return found
-
-
-async def exported(running: Running, what: str, form: str, limit_bytes: int = 524_288, **fields: Any) -> tuple[bytes, dict[str, Any]]:
-    """Return an export, fetched piece by piece."""
-    content, first = b"", None
-    selection = {"what": what, "format": form, **fields}
-    while first is None or len(content) < first["size"]:
-        got = await piece(running, selection=selection, offset=len(content), limit_bytes=limit_bytes)
-        first = first or got
-        selection = got["selection"]
-        content += base64.b64decode(got["data"])
-    assert hashlib.sha256(content).hexdigest() == first["sha256"]
-    return content, first
-
-
-def lines(content: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in content.splitlines()]
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob(f"{FILE_PREFIX}*"))
 
 
 def parquet(tmp_path: Path, content: bytes) -> list[tuple[Any, ...]]:
@@ -233,119 +201,6 @@ def test_what_has_nothing_in_it_is_a_file_all_the_same(tmp_path: Path, what: str
     with_reporter(tmp_path, bus, story)
 
 
-# --- what commands left ----------------------------------------------------------------------------------------------
-
-
-def written(bus: LogBus, *frames: tuple[str, int, bytes], kept: bool = True, **fields: Any) -> str:
-    """Run a task that writes."""
-    task = bus.planned("web01")
-    bus.dispatched(task, "web01")
-    seqs = [bus.frame("web01", 3, task, stream, offset, 1, data) if kept else 7 for stream, offset, data in frames]
-    size = sum(len(data) for _, _, data in frames)
-    summary = events.OutputSummary(
-        slot=3, bytes=size, lines=1, frames=len(frames), sha256="0" * 64, first_seq=seqs[0], last_seq=seqs[-1], **fields
-    )
-    bus.ended(task, "web01", output=summary)
-    bus.task_ended(task)
-    return task
-
-
-def untarred(content: bytes) -> dict[str, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        return {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
-
-
-def test_output_is_a_tar_of_the_very_bytes_with_a_manifest(tmp_path: Path) -> None:
-    bus = LogBus()
-    task = written(bus, ("stdout", 0, b"a\xff"), ("stderr", 0, b"e"), ("stdout", 2, b"b"), ("stdout", 0, b"a\xff"))
-    lost = written(bus, ("stdout", 0, b"gone"), kept=False)
-    gap = written(bus, ("stdout", 10, b"end"))
-    bus.whole("web02")
-
-    async def story(running: Running) -> None:
-        content, said = await exported(running, "output", "tar")
-        files = untarred(content)
-        manifest = lines(files.pop("MANIFEST.ndjson"))
-        assert files == {
-            f"{task}/web01/1.stdout": b"a\xffb", f"{task}/web01/1.stderr": b"e", f"{gap}/web01/1.stdout": b"end",
-        }
-        assert manifest[0] == {"path": f"{task}/web01/1.stdout", "size": 3, "sha256": hashlib.sha256(b"a\xffb").hexdigest()}
-        assert manifest[2] == {"path": f"{lost}/web01/1", "missing": "what it wrote is not kept any more"}
-        assert manifest[3]["missing"] == "10 bytes were dropped, or are not kept any more"
-        assert (said["rows"], said["missing"]) == (3, 2)
-
-    with_reporter(tmp_path, bus, story)
-
-
-def test_output_as_lines_says_of_each_piece_where_it_stood(tmp_path: Path) -> None:
-    bus = LogBus()
-    task = written(bus, ("stdout", 0, b"caf\xc3"), ("stderr", 0, b"e\n"), ("stdout", 4, b"\xa9 \xff\n"))
-
-    async def story(running: Running) -> None:
-        content, said = await exported(running, "output", "ndjson", tasks=[task])
-        rows = lines(content)
-        assert [(row["stream"], row["offset"], row["text"]) for row in rows] == [
-            ("stdout", 0, "caf"), ("stderr", 0, "e\n"), ("stdout", 4, "\u00e9 \ufffd\n")
-        ]
-        assert {(row["task_id"], row["host"], row["attempt"]) for row in rows} == {(task, "web01", 1)}
-        assert said["rows"] == 3
-
-    with_reporter(tmp_path, bus, story)
-
-
-def test_artifacts_are_a_tar_and_what_is_gone_is_named(tmp_path: Path) -> None:
-    bus = LogBus()
-    task = bus.planned("web01")
-    bus.dispatched(task, "web01")
-    chunk = ArtifactChunk(task, 1, "app", 0, b"binary\x00")
-    seq = bus.raw(subjects.artifacts("h-web01"), wire.encode(chunk))
-    kept = events.Artifact("app", 7, hashlib.sha256(b"binary\x00").hexdigest(), seq, seq)
-    empty = events.Artifact("empty", 0, hashlib.sha256(b"").hexdigest(), 0, 0)
-    gone = events.Artifact("old", 3, "0" * 64, 900, 901)
-    bus.ended(task, "web01", artifacts=(kept, gone, empty))
-    bus.task_ended(task)
-
-    async def story(running: Running) -> None:
-        content, said = await exported(running, "artifacts", "tar")
-        files = untarred(content)
-        manifest = lines(files.pop("MANIFEST.ndjson"))
-        assert files == {f"{task}/web01/app": b"binary\x00", f"{task}/web01/empty": b""}
-        assert manifest[1]["path"] == f"{task}/web01/old"
-        assert "not kept any more" in manifest[1]["missing"]
-        assert (said["rows"], said["missing"]) == (2, 1)
-
-    with_reporter(tmp_path, bus, story)
-
-
-def test_one_artifact_is_the_file_itself_unless_several_differ_or_none_is_kept(tmp_path: Path) -> None:
-    bus = LogBus()
-
-    def left(content: bytes, *, kept: bool = True) -> str:
-        task = bus.planned("web01")
-        bus.dispatched(task, "web01")
-        seq = bus.raw(subjects.artifacts("h-web01"), wire.encode(ArtifactChunk(task, 1, "app", 0, content))) if kept else 900
-        bus.ended(task, "web01", artifacts=(events.Artifact("app", len(content), hashlib.sha256(content).hexdigest(), seq, seq),))
-        bus.task_ended(task)
-        return task
-
-    first, same, other, gone = left(b"binary\x00"), left(b"binary\x00"), left(b"other"), left(b"old", kept=False)
-
-    async def story(running: Running) -> None:
-        for tasks in ([first], [first, same]):
-            content, said = await exported(running, "artifacts", "file", tasks=tasks, artifact="app")
-            assert (content, said["rows"]) == (b"binary\x00", 1)
-        for tasks, name, why in (
-            ([first, other], "app", "different artifacts are named app"), ([first], "none", "left an artifact named none"),
-            ([gone], "app", "not kept any more"),
-        ):
-            selection = {"what": "artifacts", "format": "file", "tasks": tasks, "artifact": name}
-            while (problem := await running.problem("export", selection=selection))["code"] in PASSING:
-                pass
-            assert why in problem["message"], problem
-
-    with_reporter(tmp_path, bus, story)
-
-
 # --- of a task -------------------------------------------------------------------------------------------------------
 
 
@@ -406,7 +261,7 @@ def test_pieces_may_come_from_either_of_two_reporters(tmp_path: Path, what: str,
                 body = await next(turn).service.answer("export", json.dumps(question).encode())
                 answer = json.loads(unpack_answer(body))
                 if problem := answer.get("problem"):
-                    assert problem["code"] in ("behind", "export-being-made")
+                    assert problem["code"] in PASSING
                     continue
                 said.append(answer["data"])
                 content += base64.b64decode(answer["data"]["data"])
