@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -108,4 +109,4 @@ def test_what_ended_attempts_left_is_swept_and_what_is_under_way_is_not(tmp_path
 
 def test_a_process_is_not_ended_by_somebody_who_opens_such_a_file_meanwhile(tmp_path: Path) -> None:
     OutputFiles(str(tmp_path))
-    os.kill(os.getpid(), 29)  # SIGIO; by default it ends the process
+    os.kill(os.getpid(), signal.SIGIO)  # by default it ends the process
