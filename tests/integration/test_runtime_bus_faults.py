@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from fleetlog_runtime.pure.bus import AppendUnsettled, Batch, Draft, NotSent
+from fleetlog_runtime.shell import supervisor
 from fleetlog_runtime.shell.log_copies import compare_log
 from fleetlog_runtime.shell.publisher import Publisher
 from fleetlog_runtime.shell.supervisor import NatsServer, ServerError
@@ -132,6 +133,48 @@ def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_on(tmp
                 await second.start()
             async with connected(server.home, "operator") as bus:
                 assert (await bus.state("EVENTS")).last_seq == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_is_hit_again_while_it_starts_again_is_started_until_it_serves(tmp_path, monkeypatch):
+    async def scenario():
+        async with running_server(tmp_path) as server:
+            hits, served = [signal.SIGKILL, signal.SIGTERM], asyncio.Event()
+            until_ready = server._until_ready
+
+            async def hit_again():
+                if hits:
+                    os.kill(server.pid, hits.pop())
+                    await until(lambda: server.pid == 0)
+                await until_ready()
+                served.set()
+
+            monkeypatch.setattr(server, "_until_ready", hit_again)
+            watching = asyncio.create_task(server.watch())
+            with capture_logs() as logs:
+                await kill(server)
+                async with asyncio.timeout(60):
+                    await served.wait()
+                async with connected(server.home, "operator") as bus:
+                    assert (await bus.state("EVENTS")).last_seq == 0
+            assert [line["event"] for line in logs].count("nats-server ended while it started") == 2
+            watching.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_always_ends_while_it_starts_again_ends_the_watch_and_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "RESTART_TRIES_MAX", 2)
+
+    async def scenario():
+        async with running_server(tmp_path) as server:
+            (server.home.path / "nats" / "server.conf").unlink()
+            monkeypatch.setattr(supervisor, "server_config", lambda *_, **__: "nonsense {")
+            watching = asyncio.create_task(server.watch())
+            await kill(server)
+            with pytest.raises(ServerError, match="ended at once"):
+                await watching
 
     asyncio.run(scenario())
 

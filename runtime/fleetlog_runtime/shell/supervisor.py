@@ -49,6 +49,8 @@ START_TRIES_MAX = 3
 """A free port may be taken by somebody else between finding and using it."""
 RESTART_SECONDS_MIN = 0.2
 RESTART_SECONDS_MAX = 5.0
+RESTART_TRIES_MAX = 12
+"""Of a server that ran before, and ends while it starts again: it may have been hit a second time. About 45 s."""
 POLL_SECONDS = 0.02
 STEADY_SECONDS = 10.0
 """Whoever lived this long did start well: the next pause is short again."""
@@ -60,6 +62,10 @@ LOG_TAIL_LINES = 12
 
 class ServerError(Exception):
     """The bus cannot run; the message carries the end of its log and what to do."""
+
+
+class ServerEnded(ServerError):
+    """The server ended before it served."""
 
 
 class NatsServer:
@@ -135,8 +141,9 @@ class NatsServer:
             if not self._apart:
                 await self._provide_streams(sizes)
         except (OSError, StreamError, NatsError, HomeError) as error:
+            kind = ServerError if self.pid else ServerEnded
             await self.stop()
-            raise ServerError(f"nats-server on {self.home.path / 'nats'}: {error}") from error
+            raise kind(f"nats-server on {self.home.path / 'nats'}: {error}") from error
         except BaseException:
             await self.stop()
             raise
@@ -208,11 +215,23 @@ class NatsServer:
                 process.terminate()
                 await _ended(process, STOP_SECONDS_MAX)
             self._log.error("nats-server is started again", exit_code=process.poll(), pause_seconds=pause_seconds)
+            pause_seconds = await self._start_again(pause_seconds)
+            began = time.monotonic()
+
+    async def _start_again(self, pause_seconds: float) -> float:
+        """Start it after a pause, and again if it ends meanwhile; return the next pause. Raises ServerError."""
+        for tries_left in reversed(range(RESTART_TRIES_MAX)):
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(RESTART_SECONDS_MAX, pause_seconds * 2)
             self._unlock()
-            await self.start()
-            began = time.monotonic()
+            try:
+                await self.start()
+                break
+            except ServerEnded as error:
+                if not tries_left:
+                    raise
+                self._log.error("nats-server ended while it started", error=str(error), pause_seconds=pause_seconds)
+        return pause_seconds
 
     async def _is_stuck_for_good(self) -> bool:
         """Tell whether it stores nothing any more and a restart would help: it never tries a failed disk again."""
@@ -333,7 +352,7 @@ class NatsServer:
         """Raise ServerError when it has ended."""
         if self._process is None or self._process.poll() is not None:
             code = self._process.returncode if self._process else "none"
-            raise ServerError(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
+            raise ServerEnded(f"nats-server ended at once (exit {code}):\n{self._log_tail()}")
 
     async def _connect_admin(self, account: str = "account-core") -> Client:
         return await connect_admin(self.home, self.url, tls=self.tls, account=account)
